@@ -1,0 +1,1 @@
+"""Builds everything from Settings; the only place that knows all rooms."""

@@ -1,0 +1,222 @@
+"""Every setting of Parley, in one typed tree.
+
+Sources, the first that has a value wins: keyword arguments, `PARLEY_*` environment variables
+(`PARLEY_ASR__URI`, nested by a double underscore), the YAML file named by `PARLEY_CONFIG`, the
+defaults below. Times are milliseconds (`_ms`) or seconds (`_s`), levels dB or dBFS (`_db`, `_dbfs`).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    YamlConfigSettingsSource,
+)
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class AsrSettings(_Part):
+    """The gateway's recogniser: any Riva-compatible gRPC endpoint (ours, NVIDIA Riva, a Riva NIM)."""
+
+    uri: str = Field("127.0.0.1:50051", description="host:port of the Riva ASR service")
+    model: str = Field("", description="Riva model name; empty lets the server choose by language")
+    language: str = Field("en-US", description="BCP-47 language asked for when a client names none")
+    api_key: SecretStr = Field(SecretStr(""), description="sent as `authorization: Bearer …`")
+    ssl: bool = Field(False, description="use TLS towards the service")
+    deadline_ms: int = Field(5_000, gt=0, description="longest wait for a final after the end of a turn")
+    silence_ms: int = Field(
+        8_000, gt=0, description="speech fed for this long without any answer: the service is silent"
+    )
+    replay_s: float = Field(8.0, gt=0, description="audio kept for replay when the service fails")
+    retry_budget_ms: int = Field(
+        10_000, gt=0, description="how long an utterance may be retried before an error"
+    )
+
+
+class TtsSettings(_Part):
+    """The voice: a Triton decoupled model, or a Riva-compatible TTS service."""
+
+    kind: Literal["triton", "riva"] = "triton"
+    uri: str = Field("127.0.0.1:8001", description="host:port: Triton's gRPC, or the Riva TTS service")
+    model: str = Field("", description="Triton model name; empty takes the best ready `tts_*`")
+    voice: str = Field("", description="voice name; empty takes the model's first")
+    language: str = Field("en-US", description="BCP-47")
+    api_key: SecretStr = Field(SecretStr(""), description="sent as `authorization: Bearer …` (riva)")
+    ssl: bool = False
+    first_chunk_ms: int = Field(5_000, gt=0, description="longest wait for a sentence's first chunk")
+    chunk_ms: int = Field(5_000, gt=0, description="longest wait for each later chunk")
+
+
+class LlmSettings(_Part):
+    """Any OpenAI-compatible chat endpoint: NIM, vLLM, Ollama, the stand-in."""
+
+    base_url: str = Field("http://127.0.0.1:8090/v1", description="base URL ending in /v1")
+    api_key: SecretStr = SecretStr("")
+    model: str = "stand-in"
+    temperature: float = 0.7
+    max_tokens: int = Field(512, gt=0)
+    system_prompt: str = (
+        "You are a helpful voice assistant. Answer in a few short spoken sentences, without lists or markup."
+    )
+    first_token_ms: int = Field(8_000, gt=0, description="longest wait for the first token, all tries")
+    token_ms: int = Field(5_000, gt=0, description="longest wait between tokens")
+    retries: int = Field(2, ge=0, description="tries after a failure, only before the first token")
+    apology: str = Field("", description="spoken when a reply failed before a word of it; empty says nothing")
+    history_turns: int = Field(32, gt=0, description="turns kept in the prompt")
+
+
+class VadSettings(_Part):
+    """Silero, batched over all sessions."""
+
+    threshold: float = Field(0.5, gt=0, lt=1)
+    speaking_threshold: float = Field(0.6, gt=0, lt=1, description="while a reply is audible")
+    release: float = Field(0.15, ge=0, description="speech ends this far below the threshold")
+    onset_windows: int = Field(1, ge=1, description="32 ms windows in a row that make an onset")
+    pre_roll_ms: int = Field(300, ge=0, description="audio before the onset that the recogniser gets")
+
+
+class GateSettings(_Part):
+    """Adaptive noise gate in front of the detector: it silences input, it never stops the clock."""
+
+    enabled: bool = True
+    margin_db: float = Field(
+        6.0, description="opens this far above the noise floor, times the state's factor"
+    )
+    percentile: float = Field(20.0, description="of the recent levels: the noise floor")
+    window_s: float = Field(3.0, gt=0, description="how far back the floor looks")
+    hold_ms: int = Field(240, ge=0, description="stays open after the level fell")
+    factor_listening: float = 1.0
+    factor_waiting: float = 1.0
+    factor_speaking: float = 2.0
+    factor_barged_in: float = 1.2
+
+
+class EchoSettings(_Part):
+    """Server-side echo defence: our own playout heard through the microphone is no speech."""
+
+    enabled: bool = True
+    max_delay_ms: int = Field(500, description="longest way out of the gateway and back in")
+
+
+class TurnSettings(_Part):
+    """End of turn: silence and transcript together."""
+
+    hangover_ms: int = Field(
+        280, gt=0, description="silence that ends a turn whose transcript looks finished"
+    )
+    hangover_long_ms: int = Field(640, gt=0, description="silence that ends any other turn")
+    max_utterance_s: float = Field(60.0, gt=0, description="a turn is ended after this much speech")
+    eager: bool = Field(False, description="start the LLM on a stable partial, use it if the final agrees")
+    automatic: bool = Field(True, description="false: turns end only on commit (push to talk)")
+
+
+class BargeInSettings(_Part):
+    enabled: bool = True
+    confirm_ms: int = Field(250, gt=0, description="voiced audio that confirms an interruption")
+    confirm_backchannel_ms: int = Field(700, gt=0, description="the same while only backchannels were said")
+    backchannels: tuple[str, ...] = (
+        "uh huh", "uh-huh", "mm hmm", "mhm", "mm", "hmm", "yeah", "yes", "yep", "ok", "okay", "right",
+        "sure", "i see", "got it", "ah", "oh", "aha",
+    )  # fmt: skip
+
+
+class PlayoutSettings(_Part):
+    lead_ms: int = Field(60, ge=0, description="how far ahead of real time frames are sent")
+    tick_ms: int = Field(5, gt=0, description="the shared timer of all paced sends")
+    buffer_s: float = Field(
+        30.0, gt=0, description="synthesised audio held per session; then synthesis waits"
+    )
+    loudness_dbfs: float = Field(
+        -20.0, description="target RMS of voiced speech (about -16 LUFS mono speech)"
+    )
+    first_sentence_chars: int = Field(24, ge=1, description="shortest first piece handed to synthesis")
+
+
+class SessionSettings(_Part):
+    max_sessions: int = Field(200, gt=0)
+    handshake_s: float = Field(10.0, gt=0, description="a stream that says nothing is closed")
+    idle_s: float = Field(300.0, gt=0, description="no speech, text or reply for this long ends a session")
+    max_duration_s: float = Field(4 * 3600.0, gt=0)
+    max_turns: int = Field(1_000, gt=0)
+    max_message_bytes: int = Field(256 * 1024, gt=0)
+    max_text_chars: int = Field(8_000, gt=0)
+    outbox_ms: int = Field(
+        2_000, gt=0, description="unsent audio held for a slow client; then oldest dropped"
+    )
+    slow_client_s: float = Field(
+        30.0, gt=0, description="a client that takes nothing for this long is closed"
+    )
+    drain_s: float = Field(30.0, ge=0, description="grace for replies to end on shutdown or end of input")
+
+
+class ListenSettings(_Part):
+    """Addresses of our own servers; port 0 takes any."""
+
+    grpc: str = Field("127.0.0.1:50050", description="parley.v1")
+    riva: str = Field("127.0.0.1:50051", description="Riva ASR and TTS")
+    http: str = Field("127.0.0.1:8080", description="health, metrics, sessions")
+    llm: str = Field("127.0.0.1:8090", description="the stand-in LLM")
+
+
+class TritonSettings(_Part):
+    """The Triton that `parley serve speech` uses, and the embedded server of `parley up`."""
+
+    uri: str = Field("127.0.0.1:8001", description="host:port of Triton's gRPC endpoint")
+    repository: Path = Field(Path("model_repository"), description="model repository (embedded server)")
+    models: tuple[str, ...] = Field((), description="loaded at start; empty: every model that can run here")
+    log_dir: Path | None = Field(None, description="server logs; default ~/.local/state/parley")
+    request_ms: int = Field(5_000, gt=0, description="deadline of one ASR chunk")
+
+
+class StandInSettings(_Part):
+    """The stand-in LLM's timing."""
+
+    first_token_ms: float = Field(0.0, ge=0)
+    tokens_per_s: float = Field(0.0, ge=0, description="0: as fast as possible")
+
+
+class Settings(BaseSettings):
+    """The whole tree. `Settings()` reads the environment; unknown `PARLEY_*` section keys are refused."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="PARLEY_", env_nested_delimiter="__", extra="ignore", frozen=True
+    )
+
+    asr: AsrSettings = AsrSettings()
+    tts: TtsSettings = TtsSettings()
+    llm: LlmSettings = LlmSettings()
+    vad: VadSettings = VadSettings()
+    gate: GateSettings = GateSettings()
+    echo: EchoSettings = EchoSettings()
+    turn: TurnSettings = TurnSettings()
+    barge_in: BargeInSettings = BargeInSettings()
+    playout: PlayoutSettings = PlayoutSettings()
+    session: SessionSettings = SessionSettings()
+    listen: ListenSettings = ListenSettings()
+    triton: TritonSettings = TritonSettings()
+    stand_in: StandInSettings = StandInSettings()
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        sources: list[PydanticBaseSettingsSource] = [init_settings, env_settings]
+        path = os.environ.get("PARLEY_CONFIG")
+        if path:
+            sources.append(YamlConfigSettingsSource(settings_cls, yaml_file=path))
+        return tuple(sources)

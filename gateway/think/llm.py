@@ -1,0 +1,52 @@
+"""What the session asks of a language model. `openai_llm.py` is the real one."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class LlmError(Exception):
+    """The model failed or fell silent. `str()` is fit for the client: no secret, no traceback."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    role: str
+    """`system`, `user`, `assistant` or `tool`."""
+    content: str
+    """Text; an interrupted assistant message holds what was heard."""
+    tool_call_id: str = ""
+    """The call a `tool` message answers."""
+    tool_calls: tuple[ToolRequest, ...] = ()
+    """Calls an `assistant` message made."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolRequest:
+    call_id: str
+    """Chosen by the model."""
+    name: str
+    """Function name."""
+    arguments: str
+    """JSON."""
+
+
+class LanguageModel(Protocol):
+    """One per process; shared by all sessions."""
+
+    def stream(self, messages: Sequence[Message]) -> AsyncGenerator[str | ToolRequest, None]:
+        """One reply, text as it is made.
+
+        Retries only before the first token and within `llm.first_token_ms` in all. `aclose()` (and
+        cancellation) ends the HTTP stream, so that the server stops generating.
+        Raises: LlmError.
+        """
+        ...
+
+    async def check(self) -> None:
+        """Raises LlmError when the endpoint cannot be reached (readiness)."""
+        ...
+
+    async def close(self) -> None: ...

@@ -1,0 +1,71 @@
+# Shared by the scripts beside it (sourced, not run): the checkout's own environment.
+# PARLEY_PYTHON chooses the interpreter; PARLEY_VENV another place than .venv.
+
+say() { printf '\033[1m[parley]\033[0m %s\n' "$*" >&2; }
+die() { printf '\033[1;31m[parley]\033[0m %s\n' "$*" >&2; exit 1; }
+
+venv="${PARLEY_VENV:-$PWD/.venv}"
+
+# The embedded Triton's Python stub needs CPython 3.11 or 3.12 with a shared libpython of the same build.
+python_fits() {
+  "$1" - <<'PY' 2>/dev/null
+import os, sys, glob, ensurepip, venv
+v = "%d.%d" % sys.version_info[:2]
+lib = "libpython%s.so.1.0" % v
+where = [sys.base_prefix + "/lib"] + glob.glob("/usr/lib/*-linux-gnu") + glob.glob("/lib/*-linux-gnu")
+sys.exit(0 if v in ("3.11", "3.12") and any(os.path.exists(d + "/" + lib) for d in where) else 1)
+PY
+}
+
+find_python() {
+  local p
+  for p in ${PARLEY_PYTHON:-} python3.11 python3.12 python3 "$HOME"/.pyenv/versions/3.1[12].*/bin/python3 /usr/bin/python3.1[12]; do
+    command -v "$p" >/dev/null 2>&1 && python_fits "$p" && { command -v "$p"; return; }
+  done
+  return 1
+}
+
+as_root() { if [ "$(id -u)" = 0 ]; then "$@"; elif command -v sudo >/dev/null; then sudo -n "$@"; else return 1; fi; }
+
+apt_install() { # packages...; false when it cannot
+  command -v apt-get >/dev/null || return 1
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get update -qq >/dev/null 2>&1 || true
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$@" >/dev/null 2>&1
+}
+
+# ensure_env LOCK...: .venv holds exactly these locks' packages and Parley itself, editable.
+ensure_env() {
+  local python stamp want lock
+  if [ ! -x "$venv/bin/python" ]; then
+    python=$(find_python) || {
+      say "no CPython 3.11 or 3.12 with a shared libpython was found; trying the system's packages"
+      apt_install python3 python3-venv libpython3-dev || true
+      python=$(find_python) || die "need CPython 3.11 or 3.12 with libpython (Debian/Ubuntu: apt-get install python3.12 python3.12-venv libpython3.12). Set PARLEY_PYTHON to choose one."
+    }
+    say "making $venv with $("$python" -V)"
+    "$python" -m venv "$venv"
+  fi
+  want=$(cat pyproject.toml gateway/__init__.py $(printf 'requirements/%s.lock ' "$@") | sha256sum; echo "$*")
+  stamp="$venv/.parley-locks"
+  [ "$(cat "$stamp" 2>/dev/null)" = "$want" ] && return
+  say "installing the locked packages ($*)"
+  for lock in "$@"; do
+    "$venv/bin/python" -m pip install -q --disable-pip-version-check --require-hashes --only-binary :all: -r "requirements/$lock.lock"
+  done
+  "$venv/bin/python" -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e . ||
+    "$venv/bin/python" -m pip install -q --disable-pip-version-check --no-deps -e .
+  printf '%s\n' "$want" > "$stamp"
+}
+
+# flite is the more intelligible, permissively licensed voice; it exists as a system library only.
+ensure_flite() {
+  ldconfig -p 2>/dev/null | grep -q 'libflite_cmu_us_slt\.so\.1' && return 0
+  say "installing libflite1 (the second voice)"
+  apt_install libflite1 || return 1
+}
+
+uv_path() { # for development only: locks are compiled with uv
+  command -v uv && return
+  [ -x "$venv/bin/uv" ] || "$venv/bin/python" -m pip install -q --disable-pip-version-check uv >&2
+  echo "$venv/bin/uv"
+}
