@@ -1,0 +1,63 @@
+"""Streaming resampling for the live path: 1 ms of delay, where soxr holds back up to 40."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import av
+import numpy as np
+from av.audio.resampler import AudioResampler
+
+from gateway.audio.pcm import Int16
+
+MIN_RATE = 8_000
+MAX_RATE = 48_000
+
+
+class Resampler:
+    """Mono int16 from `in_rate` to `out_rate` Hz; the state is carried from chunk to chunk.
+
+    Raises ValueError for a rate outside 8,000…48,000. The same rate on both sides passes through.
+    """
+
+    def __init__(self, in_rate: int, out_rate: int) -> None:
+        for rate in (in_rate, out_rate):
+            if not MIN_RATE <= rate <= MAX_RATE:
+                raise ValueError(f"sample rate {rate} Hz is not supported: use {MIN_RATE} to {MAX_RATE} Hz")
+        self.in_rate = in_rate
+        self.out_rate = out_rate
+        self._swr: AudioResampler | None = None
+
+    def push(self, samples: Int16) -> Int16:
+        """The output that `samples` [n] completes: [about n · out/in], 1 ms late; may be empty."""
+        if self.in_rate == self.out_rate or not samples.size:
+            return samples
+        if self._swr is None:
+            self._swr = AudioResampler(format="s16", layout="mono", rate=self.out_rate)
+        frame = av.AudioFrame.from_ndarray(
+            np.ascontiguousarray(samples).reshape(1, -1), format="s16", layout="mono"
+        )
+        frame.sample_rate = self.in_rate
+        return _joined(self._swr.resample(frame))
+
+    def flush(self) -> Int16:
+        """What is still held back; the resampler starts afresh after it."""
+        if self._swr is None:
+            return np.zeros(0, np.int16)
+        rest = _joined(self._swr.resample(None))
+        self._swr = None
+        return rest
+
+
+def _joined(frames: list[av.AudioFrame]) -> Int16:
+    parts = [cast(Int16, frame.to_ndarray().ravel()) for frame in frames]
+    if len(parts) == 1:
+        return parts[0]
+    return np.concatenate(parts) if parts else np.zeros(0, np.int16)
+
+
+def resample(samples: Int16, in_rate: int, out_rate: int) -> Int16:
+    """A whole recording at once."""
+    resampler = Resampler(in_rate, out_rate)
+    out = resampler.push(samples)
+    return np.concatenate([out, resampler.flush()])

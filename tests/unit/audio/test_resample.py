@@ -1,0 +1,75 @@
+"""The live resampler: state across chunks, delay, level, aliasing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gateway.audio.pcm import Int16
+from gateway.audio.resample import Resampler, resample
+
+PAIRS = [
+    (48_000, 16_000),
+    (8_000, 16_000),
+    (22_050, 16_000),
+    (24_000, 48_000),
+    (44_100, 16_000),
+    (11_025, 48_000),
+]
+
+
+def noise(n: int) -> Int16:
+    return (np.random.default_rng(1).standard_normal(n) * 3000).astype(np.int16)
+
+
+def tone(hz: float, rate: int, seconds: float = 1.0) -> Int16:
+    return np.asarray(8000 * np.sin(2 * np.pi * hz * np.arange(int(rate * seconds)) / rate), np.int16)
+
+
+@pytest.mark.parametrize(("rate_in", "rate_out"), PAIRS)
+@pytest.mark.parametrize("chunk_ms", [20, 7, 33])
+def test_resampler_state_across_chunks_equals_one_shot(rate_in: int, rate_out: int, chunk_ms: int) -> None:
+    x = noise(rate_in)
+    chunked = Resampler(rate_in, rate_out)
+    step = rate_in * chunk_ms // 1000
+    parts = [chunked.push(x[k : k + step]) for k in range(0, len(x), step)]
+    parts.append(chunked.flush())
+    np.testing.assert_array_equal(np.concatenate(parts), resample(x, rate_in, rate_out))
+
+
+@pytest.mark.parametrize(("rate_in", "rate_out"), PAIRS)
+def test_every_frame_comes_out_at_once(rate_in: int, rate_out: int) -> None:
+    live = Resampler(rate_in, rate_out)
+    fed = out = 0
+    for _ in range(50):
+        fed += rate_in // 50
+        out += len(live.push(noise(rate_in // 50)))
+        assert fed / rate_in - out / rate_out <= 0.0025
+
+
+def test_same_rate_passes_through() -> None:
+    x = noise(320)
+    assert Resampler(16_000, 16_000).push(x) is x
+
+
+def test_usable_again_after_flush() -> None:
+    live = Resampler(48_000, 16_000)
+    first = np.concatenate([live.push(noise(960)), live.flush()])
+    second = np.concatenate([live.push(noise(960)), live.flush()])
+    np.testing.assert_array_equal(first, second)
+    assert live.flush().size == 0
+
+
+def test_keeps_the_level_and_does_not_alias() -> None:
+    kept = resample(tone(1_000, 48_000), 48_000, 16_000).astype(float)
+    folded = resample(tone(10_400, 48_000), 48_000, 16_000).astype(float)
+    assert np.sqrt(np.mean(kept[1000:-1000] ** 2)) == pytest.approx(8000 / np.sqrt(2), rel=0.02)
+    assert np.sqrt(np.mean(folded[1000:-1000] ** 2)) < 10
+
+
+@pytest.mark.parametrize("rate", [0, 7_999, 48_001, -16_000])
+def test_unknown_rates_are_refused(rate: int) -> None:
+    with pytest.raises(ValueError, match="8000 to 48000"):
+        Resampler(rate, 16_000)
+    with pytest.raises(ValueError, match="8000 to 48000"):
+        Resampler(16_000, rate)
