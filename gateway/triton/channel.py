@@ -1,0 +1,35 @@
+"""The one way to open a channel to Triton, embedded or NVIDIA's."""
+
+from __future__ import annotations
+
+import grpc.aio
+from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
+
+__all__ = ["GRPCInferenceServiceStub", "open_channel"]
+
+_OPTIONS: list[tuple[str, int]] = [
+    # A restarted server must be found again at once: the default backoff grows to two minutes, and
+    # the process-wide subchannel pool hands an old backoff even to a new channel.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 500),
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    # Only while a call is open: a stock Triton counts a ping without data more often than every
+    # 300 s as abuse, and closes the connection after the second.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 0),
+    ("grpc.http2.max_pings_without_data", 2),
+]
+
+
+def open_channel(address: str, *, ssl: bool = False) -> grpc.aio.Channel:
+    """A channel to `address` ("host:port") for any number of concurrent calls; nothing is dialled yet.
+
+    ssl: TLS with the system's trusted roots.
+    """
+    if ssl:
+        return grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(), options=_OPTIONS)
+    return grpc.aio.insecure_channel(address, options=_OPTIONS)

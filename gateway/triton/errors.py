@@ -1,0 +1,54 @@
+"""What can go wrong with Triton, as one clear sentence each."""
+
+from __future__ import annotations
+
+import grpc
+import grpc.aio
+
+_LOST = "must specify the START flag"
+
+
+class TritonError(Exception):
+    """Triton refused or failed. `str()` is one sentence, fit for a person; no traceback, no secret."""
+
+
+class TritonUnavailable(TritonError):
+    """No answer from Triton, or the model is not loaded: the same request may succeed later."""
+
+
+class TritonTimeout(TritonUnavailable):
+    """Triton said nothing within the deadline."""
+
+
+class SequenceLost(TritonError):
+    """The model no longer knows this sequence (idle, re-loaded or restarted): start again and replay."""
+
+
+def from_status(what: str, code: grpc.StatusCode | None, details: str) -> TritonError:
+    """The error for an RPC that ended with `code`; `what` says what was asked ("load asr_x")."""
+    text = first_line(details)
+    if _LOST in details:
+        return SequenceLost(f"{what}: the sequence is gone, start it again")
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return TritonTimeout(f"{what}: no answer from Triton within the deadline")
+    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.NOT_FOUND):
+        return TritonUnavailable(f"{what}: {text or 'Triton cannot be reached'}")
+    if "Stub process" in details and "not healthy" in details:
+        return TritonUnavailable(f"{what}: the model's process died")
+    return TritonError(f"{what}: {text or 'failed'}")
+
+
+def from_rpc(what: str, error: grpc.aio.AioRpcError) -> TritonError:
+    return from_status(what, error.code(), error.details() or "")
+
+
+def from_message(what: str, message: str) -> TritonError:
+    """The error for an `error_message` on a stream, which carries no status code."""
+    if "unknown model" in message or "no available versions" in message or "not at ready state" in message:
+        return TritonUnavailable(f"{what}: {first_line(message)}")
+    return from_status(what, None, message)
+
+
+def first_line(text: str) -> str:
+    """The message without the Python stack that Triton appends to it."""
+    return text.split("\n\nAt:", 1)[0].strip().replace("\n", " ")
