@@ -1,0 +1,94 @@
+"""What was said in a session, as the messages of the next prompt."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, replace
+
+from gateway.think.llm import Message, ToolRequest
+
+INTERRUPTED_NOTE = "[The user interrupted your last reply; they heard it only up to the “…”.]"
+"""Opens the user message after an interrupted reply. It stands there, not in the reply, so that no model learns to say it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    message: Message
+    interrupted: bool = False
+
+
+class History:
+    """The system prompt and the last `max_turns` turns; what is older is dropped, a turn at a time.
+
+    A turn, with its tool calls and their results, stays together.
+    """
+
+    def __init__(self, system_prompt: str, max_turns: int) -> None:
+        if max_turns < 1:
+            raise ValueError("max_turns must be at least 1")
+        self._system = system_prompt
+        self._turns: deque[list[_Entry]] = deque(maxlen=max_turns)
+
+    def set_system(self, text: str) -> None:
+        """Replaces the system prompt; an empty one is left out."""
+        self._system = text
+
+    def user(self, text: str) -> None:
+        """What the user said; begins a turn. Whitespace alone adds nothing."""
+        if text.strip():
+            self._turns.append([_Entry(Message("user", text.strip()))])
+
+    def assistant(self, text: str, interrupted: bool = False) -> None:
+        """What the user heard of a reply; nothing heard adds nothing."""
+        text = text.strip()
+        if not text:
+            return
+        if interrupted and not text.endswith(("…", "...")):
+            text += "…"
+        entry = _Entry(Message("assistant", text), interrupted)
+        if self._turns and not _is_answered(self._turns[-1]):
+            self._turns[-1].append(entry)
+        else:
+            self._turns.append([entry])
+
+    def tool(self, request: ToolRequest, output: str) -> None:
+        """A call the model made and its result, JSON or text."""
+        if not self._turns:
+            self._turns.append([])
+        self._turns[-1] += [
+            _Entry(Message("assistant", "", tool_calls=(request,))),
+            _Entry(Message("tool", output, tool_call_id=request.call_id)),
+        ]
+
+    def messages(self, pending_user: str = "") -> list[Message]:
+        """The prompt; `pending_user` is added as the user's words without being kept.
+
+        Roles alternate, as some models' chat templates demand: what the user said before and after a
+        reply that nobody heard is one message.
+        """
+        entries = [entry for turn in self._turns for entry in turn]
+        if pending_user.strip():
+            entries.append(_Entry(Message("user", pending_user.strip())))
+        messages = [Message("system", self._system)] if self._system else []
+        interrupted = False
+        for entry in entries:
+            message = entry.message
+            if message.role == "user" and interrupted:
+                message = replace(message, content=f"{INTERRUPTED_NOTE}\n{message.content}")
+            interrupted = entry.interrupted
+            if messages and _may_join(messages[-1], message):
+                last = messages[-1]
+                messages[-1] = replace(last, content=f"{last.content}\n{message.content}")
+            else:
+                messages.append(message)
+        return messages
+
+
+def _is_answered(turn: list[_Entry]) -> bool:
+    last = turn[-1].message if turn else None
+    return last is not None and last.role == "assistant" and not last.tool_calls
+
+
+def _may_join(last: Message, message: Message) -> bool:
+    plain = not last.tool_calls and not message.tool_calls
+    return plain and last.role == message.role and message.role in ("user", "assistant")
