@@ -8,6 +8,7 @@ faster than it is served meets HTTP/2 flow control, not a queue.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Any, NoReturn, Protocol
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 SERVICE = "parley.v1.Voice"
 _ABORT_S = 2.0
 """How long a status may wait behind unread messages before the request is left to its fate."""
+_EOF_SETTLE_S = 0.1
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
 
@@ -68,6 +70,7 @@ class VoiceConnection:
         )
         self._on_gone = on_gone
         self._writing: asyncio.Timeout | None = None
+        self._gone = asyncio.Event()
         self.refusal: tuple[grpc.StatusCode, str] | None = None
         """What the client did wrong, once it did, and the status that says so."""
 
@@ -161,13 +164,18 @@ class VoiceConnection:
         if self.failure:
             raise ConnectionError(self.failure)
         if raw is grpc.aio.EOF:
-            if self._context.cancelled():
-                raise ConnectionError("the client cancelled the stream")
+            # A cancelled stream reads like an ended one at first; the cancel itself is right behind.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_EOF_SETTLE_S):
+                    await self._gone.wait()
+            if self.failure or self._context.cancelled():
+                raise ConnectionError(self.failure or "the client cancelled the stream")
             raise StopAsyncIteration
         assert isinstance(raw, bytes)
         return raw
 
     def _failed(self) -> None:
+        self._gone.set()
         if self._writing is not None and not self._writing.expired():
             self._writing.reschedule(asyncio.get_running_loop().time())
         self._on_gone()
