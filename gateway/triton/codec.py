@@ -18,9 +18,7 @@ _NAMES: dict[str, str] = {
     "int8": "INT8", "int16": "INT16", "int32": "INT32", "int64": "INT64",
     "float16": "FP16", "float32": "FP32", "float64": "FP64",
 }  # fmt: skip
-_TYPES: dict[str, np.dtype[Any]] = {
-    name: np.dtype(numpy).newbyteorder("<") for numpy, name in _NAMES.items()
-}
+_TYPES: dict[str, np.dtype[Any]] = {name: np.dtype(numpy).newbyteorder("<") for numpy, name in _NAMES.items()}
 
 
 def text(*values: str) -> Array:

@@ -1,0 +1,114 @@
+"""What a model says about itself: its `config.pbtxt`, read from a server or from the disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from google.protobuf import text_format
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+from gateway.triton.errors import TritonError
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """The part of a model's config that people and routing care about."""
+
+    name: str
+    """Of its folder."""
+    backend: str
+    """python, onnxruntime, …; "" where the server chooses."""
+    decoupled: bool
+    """Any number of responses per request: ModelStreamInfer only. Others: never ModelStreamInfer."""
+    max_batch_size: int
+    """0: tensors have no batch dimension."""
+    sequence: bool
+    """Requests belong to sequences (`sequence_batching`)."""
+    inputs: tuple[str, ...]
+    """Input tensors, optional ones too."""
+    outputs: tuple[str, ...]
+    """Output tensors."""
+    family: str
+    """asr, tts, vad, … as the config's parameters say."""
+    languages: tuple[str, ...]
+    """BCP-47."""
+    voices: tuple[str, ...]
+    """The first is the default."""
+    sample_rate: int
+    """Hz of its audio; 0 when not given."""
+    tags: tuple[str, ...]
+    needs_gpu: bool
+    memory_mb: int
+    """Resident memory; 0 when not given."""
+    license: str
+    """SPDX expression."""
+
+
+def model_info(config: ModelConfig) -> ModelInfo:
+    """Raises: TritonError when a number in the parameters is none."""
+
+    def value(key: str) -> str:
+        return str(config.parameters[key].string_value).strip() if key in config.parameters else ""
+
+    def values(key: str) -> tuple[str, ...]:
+        return tuple(item.strip() for item in value(key).split(",") if item.strip())
+
+    def number(key: str) -> int:
+        try:
+            return int(value(key) or 0)
+        except ValueError:
+            raise TritonError(f"{config.name}: parameter {key} in config.pbtxt is not a number") from None
+
+    return ModelInfo(
+        name=config.name,
+        backend=config.backend or config.platform.partition("_")[0],
+        decoupled=config.model_transaction_policy.decoupled,
+        max_batch_size=config.max_batch_size,
+        sequence=config.HasField("sequence_batching"),
+        inputs=tuple(tensor.name for tensor in config.input),
+        outputs=tuple(tensor.name for tensor in config.output),
+        family=value("family"),
+        languages=values("languages"),
+        voices=values("voices"),
+        sample_rate=number("sample_rate"),
+        tags=values("tags"),
+        needs_gpu=value("needs_gpu").lower() in ("true", "1", "yes"),
+        memory_mb=number("memory_mb"),
+        license=value("license"),
+    )
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """The config of the model in `folder`; an empty one named after it where there is no config.pbtxt.
+
+    Raises: TritonError naming the file and the line.
+    """
+    config = ModelConfig()
+    path = folder / "config.pbtxt"
+    try:
+        text_format.Parse(path.read_text("utf-8"), config)
+    except FileNotFoundError:
+        pass
+    except (text_format.ParseError, UnicodeDecodeError, OSError) as error:
+        raise TritonError(f"{path} cannot be read: {error}") from None
+    config.name = config.name or folder.name
+    return config
+
+
+def read_repository(folder: Path) -> dict[str, ModelConfig]:
+    """Every model folder of a repository that can be read, by name; unreadable configs are left out."""
+    found = {}
+    for model in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if not model.is_dir() or model.name.startswith((".", "_")):
+            continue
+        try:
+            found[model.name] = read_config(model)
+        except TritonError:
+            continue
+    return found
+
+
+def is_complete(config: ModelConfig) -> bool:
+    """False: Triton must ask the model's graph for its inputs and outputs before it can load it."""
+    return bool(config.input and config.output and (config.backend or config.platform))

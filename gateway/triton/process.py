@@ -1,0 +1,229 @@
+"""One run of `tritonserver` under its warden: spawn, events, end. No policy; see server.py."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway.triton.host import STUB, Wheel, server_environment
+
+_WARDEN = Path(__file__).with_name("warden.py")
+OUR_BACKENDS = Path(__file__).parents[2] / "triton" / "backends"
+"""Python-based backends that are offered beside the wheel's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    grpc: int
+    http: int
+    metrics: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    status: int
+    """Exit status; negative: the signal that killed it."""
+    reason: str
+    """The last error line of its log, or ""."""
+
+    def __str__(self) -> str:
+        how = f"exit status {self.status}"
+        if self.status < 0:
+            how = f"killed by {signal.Signals(-self.status).name}"
+        return f"{how}: {self.reason}" if self.reason else how
+
+
+class ServerProcess:
+    """Made by `spawn`; over when `ended` is done."""
+
+    def __init__(
+        self, warden: subprocess.Popen[bytes], run_dir: Path, on_stubs: Callable[[str], None]
+    ) -> None:
+        self.pid = 0
+        """Of tritonserver itself."""
+        self.log: Path | None = None
+        self.stubs: dict[int, str] = {}
+        """Living Python stubs: pid to instance name ("asr_x_0_0")."""
+        self._warden = warden
+        self._run_dir = run_dir
+        self._on_stubs = on_stubs
+        self._shm: list[str] = []
+        self._started = asyncio.Event()
+        self.ended: asyncio.Task[Ended] = asyncio.create_task(self._listen(), name="triton warden")
+
+    @classmethod
+    async def spawn(
+        cls,
+        wheel: Wheel,
+        *,
+        repositories: Sequence[Path],
+        ports: Ports,
+        server_id: str,
+        log_dir: Path,
+        exit_s: int,
+        auto_complete: bool,
+        on_stubs: Callable[[str], None],
+    ) -> ServerProcess:
+        """on_stubs: called with the instance name of each Python stub that died or ended."""
+
+        def launch() -> tuple[subprocess.Popen[bytes], Path]:
+            run_dir = _make_run_dir(wheel)
+            order = {
+                "command": _command(wheel, run_dir, repositories, ports, server_id, exit_s, auto_complete),
+                "run_dir": str(run_dir),
+                "log_dir": str(log_dir),
+                "grace_s": exit_s + 3,
+            }
+            # Not the loop's own subprocess: uvloop's forks, and runs gRPC's fork handlers in this
+            # process; Popen without preexec_fn does neither.
+            warden = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(_WARDEN), json.dumps(order)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                cwd=run_dir / "cwd",
+                env=server_environment(wheel, run_dir / "tmp"),
+                start_new_session=True,
+                bufsize=0,
+            )
+            return warden, run_dir
+
+        launching = asyncio.create_task(asyncio.to_thread(launch))
+        try:
+            warden, run_dir = await asyncio.shield(launching)
+        except asyncio.CancelledError:
+            warden, run_dir = await launching
+            cls(warden, run_dir, on_stubs).end(at_once=True)
+            raise
+        process = cls(warden, run_dir, on_stubs)
+        await process._started.wait()
+        return process
+
+    def end(self, *, at_once: bool = False) -> None:
+        """Ask for the end; `ended` says when everything is gone. at_once: no grace for requests."""
+        pipe = self._warden.stdin
+        if pipe is not None and not pipe.closed:
+            try:
+                if at_once:
+                    pipe.write(b"kill\n")  # a few bytes into an empty pipe: never waits
+                pipe.close()
+            except BrokenPipeError:
+                pass
+
+    def abandon(self) -> None:
+        """Last resort when the warden does not answer: SIGKILL for it, and by that for the server."""
+        self._kill(self._warden.pid)
+
+    async def _listen(self) -> Ended:
+        reader = asyncio.StreamReader()
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), self._warden.stdout
+        )
+        ended: Ended | None = None
+        try:
+            async for raw in reader:
+                word, _, rest = raw.decode("utf-8", "replace").rstrip("\n").partition(" ")
+                if word == "server":
+                    self.pid = int(rest)
+                    self._started.set()
+                elif word == "log":
+                    self.log = Path(rest)
+                elif word == "shm":
+                    self._shm.append(rest)
+                elif word == "stub":
+                    pid, _, instance = rest.partition(" ")
+                    self.stubs[int(pid)] = instance
+                    self._on_stubs("")
+                elif word == "gone":
+                    pid, _, instance = rest.partition(" ")
+                    self.stubs.pop(int(pid), None)
+                    self._on_stubs(instance)
+                elif word == "exit":
+                    status, _, reason = rest.partition(" ")
+                    ended = Ended(int(status), reason)
+            if ended is None:  # the warden was killed, and the server with it: do its work
+                self._kill(self.pid)
+                await asyncio.to_thread(self._sweep)
+            await asyncio.to_thread(self._warden.wait)
+        finally:
+            transport.close()
+            self.end()
+            self.stubs.clear()
+            self._started.set()
+        return ended or Ended(-signal.SIGKILL, "its warden was killed")
+
+    def _kill(self, group: int) -> None:
+        try:
+            if group:
+                os.killpg(group, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+    def _sweep(self) -> None:
+        for name in self._shm:
+            Path(name).unlink(missing_ok=True)
+        shutil.rmtree(self._run_dir, ignore_errors=True)
+
+
+def _make_run_dir(wheel: Wheel) -> Path:
+    """A private folder for one run: the backends, an empty working directory, scratch space.
+
+    The working directory must be empty: the stub puts it first on its module path, so that a
+    `model.py` in it would be run in place of every model's.
+    """
+    run_dir = Path(tempfile.mkdtemp(prefix="parley-triton-"))
+    for name in ("cwd", "tmp", "backends/python"):
+        (run_dir / name).mkdir(parents=True)
+    python = run_dir / "backends" / "python"
+    for part in wheel.python_backend.iterdir():
+        if part.is_file():
+            (python / part.name).symlink_to(part)
+    if os.statvfs(run_dir).f_flag & os.ST_NOEXEC:
+        (python / STUB).symlink_to(wheel.stub)
+    else:  # Triton changes the mode of a stub it cannot start: let that be a copy
+        shutil.copy(wheel.stub, python / STUB)
+    if OUR_BACKENDS.is_dir():
+        for backend in OUR_BACKENDS.iterdir():
+            if (backend / "model.py").is_file():
+                (run_dir / "backends" / backend.name).symlink_to(backend)
+    return run_dir
+
+
+def _command(
+    wheel: Wheel,
+    run_dir: Path,
+    repositories: Sequence[Path],
+    ports: Ports,
+    server_id: str,
+    exit_s: int,
+    auto_complete: bool,
+) -> list[str]:
+    local = "127.0.0.1"
+    return [
+        str(wheel.server),
+        *(f"--model-repository={folder.resolve()}" for folder in repositories),
+        f"--id={server_id}",
+        f"--backend-directory={run_dir / 'backends'}",
+        "--model-control-mode=explicit",
+        "--strict-readiness=false",
+        *([] if auto_complete else ["--disable-auto-complete-config"]),
+        f"--grpc-address={local}", f"--grpc-port={ports.grpc}",
+        f"--http-address={local}", f"--http-port={ports.http}",
+        f"--metrics-address={local}", f"--metrics-port={ports.metrics}",
+        "--allow-gpu-metrics=false",
+        "--backend-config=python,shm-default-byte-size=4194304",
+        "--backend-config=python,thread-pool-size=4",
+        # Clients may ping an open call more often than a stock server likes.
+        "--grpc-http2-min-recv-ping-interval-without-data=5000",
+        "--grpc-http2-max-ping-strikes=0",
+        f"--exit-timeout-secs={exit_s}",
+    ]  # fmt: skip

@@ -1,0 +1,381 @@
+"""The embedded server: NVIDIA's real `tritonserver` from the nvidia-pytriton wheel, supervised.
+
+A crashed server is started again on the same ports and gets its models back; a model whose process
+died is loaded again. See warden.py for how nothing is left behind, whichever side dies first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import socket
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+
+import grpc.aio
+from tritonclient.grpc import service_pb2 as pb
+
+from gateway.triton.channel import GRPCInferenceServiceStub, open_channel
+from gateway.triton.errors import TritonError, TritonUnavailable
+from gateway.triton.host import Wheel, find_wheel
+from gateway.triton.model_info import is_complete, read_repository
+from gateway.triton.preflight import check_host
+from gateway.triton.process import Ports, ServerProcess
+from gateway.triton.repository import Repository
+
+_LOG = logging.getLogger(__name__)
+
+_START_S = 20.0
+"""Longest wait for a started server to answer."""
+_START_TRIES = 4
+"""A free port can be taken by another before the server has it."""
+_BACKOFF_S = (0.1, 0.5, 1.0, 2.0, 5.0)
+"""Pauses before the restarts of a server, and the repairs of a model, that fails again and again."""
+_HEALTHY_S = 60.0
+"""After this long without trouble the pauses start over."""
+_SETTLE_S = 0.05
+"""Stubs come and go in bursts: look at the index once, after it."""
+
+
+class EmbeddedTriton:
+    """One supervised server on 127.0.0.1. `async with`, or `start()` and `stop()`.
+
+    repositories: model repositories, each a folder of model folders.
+    models: loaded at start, side by side. One that fails is reported, kept in `failed`, and harms
+        nothing else.
+    log_dir: holds `triton.log` and a few older ones, each of at most 8 MiB.
+    on_event: one sentence for a person whenever something happens (started, died, repaired, …).
+    exit_s: grace that requests in flight get at `stop()`.
+    """
+
+    def __init__(
+        self,
+        repositories: Sequence[Path],
+        *,
+        models: Sequence[str] = (),
+        log_dir: Path | None = None,
+        on_event: Callable[[str], None] = _LOG.info,
+        exit_s: int = 10,
+    ) -> None:
+        self._repositories = [Path(folder) for folder in repositories]
+        self._log_dir = log_dir or default_log_dir()
+        self._on_event = on_event
+        self._exit_s = exit_s
+        self._wanted: set[str] = set(models)
+        self._auto_complete = False
+        self._ports = Ports(0, 0, 0)
+        self._process: ServerProcess | None = None
+        self._channel: grpc.aio.Channel | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._changed = asyncio.Event()
+        self._lost: set[str] = set()
+        self._repairs: dict[str, tuple[int, float]] = {}
+        self._steady = False
+        self.restarts = 0
+        """How often a dead server was started again."""
+        self.failed: dict[str, str] = {}
+        """Models that could not be loaded, with the reason."""
+
+    @property
+    def grpc(self) -> str:
+        """host:port"""
+        return f"127.0.0.1:{self._ports.grpc}"
+
+    @property
+    def http(self) -> str:
+        """URL"""
+        return f"http://127.0.0.1:{self._ports.http}"
+
+    @property
+    def metrics(self) -> str:
+        """URL; Prometheus text lies under /metrics"""
+        return f"http://127.0.0.1:{self._ports.metrics}"
+
+    @property
+    def pid(self) -> int:
+        """Of tritonserver; 0 while none runs."""
+        running = self._process is not None and not self._process.ended.done()
+        return self._process.pid if self._process is not None and running else 0
+
+    @property
+    def log(self) -> Path | None:
+        """The file with the server's and the models' output."""
+        return self._process.log if self._process is not None else None
+
+    def stub_pids(self) -> dict[str, list[int]]:
+        """Living Python processes by model."""
+        found: dict[str, list[int]] = {}
+        for pid, instance in self._process.stubs.items() if self._process is not None else ():
+            found.setdefault(_model_of(instance), []).append(pid)
+        return found
+
+    async def start(self) -> None:
+        """Start, wait until the server answers, load the models.
+
+        Raises: TritonError when this machine cannot run it, or the server does not come up.
+        """
+        if self._process is not None:
+            raise TritonError("the embedded Triton was started already")
+        problems = [p for p in await asyncio.to_thread(check_host) if p.fatal]
+        wheel = find_wheel()
+        if problems or wheel is None:
+            raise TritonError("; ".join(f"{p.detail} ({p.fix})" for p in problems) or "no Triton here")
+        missing = next((folder for folder in self._repositories if not folder.is_dir()), None)
+        if missing is not None or not self._repositories:
+            raise TritonError(f"model repository {missing or ''} is not a folder")
+        self._auto_complete = await asyncio.to_thread(_needs_auto_complete, self._repositories)
+        if self._auto_complete:
+            self._on_event("a model's config.pbtxt is incomplete: every load asks its graph (1.3 s each)")
+        try:
+            await self._start_somewhere(wheel)
+            await self._load_wanted()
+        except BaseException:
+            await self.stop(at_once=True)
+            raise
+        self._tasks = [
+            asyncio.create_task(self._supervise(wheel), name="triton supervisor"),
+            asyncio.create_task(self._watch_stubs(), name="triton stubs"),
+        ]
+
+    async def stop(self, *, at_once: bool = False) -> None:
+        """Stop the server and everything it started; may be called twice.
+
+        Requests in flight get `exit_s`. at_once: none, everything is killed.
+        """
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        process = self._process
+        try:
+            if process is not None and not process.ended.done():
+                if not at_once:
+                    # tritonserver looks once a second whether its models are gone: faster before it.
+                    await self._unload_all()
+                process.end(at_once=at_once)
+                done, _ = await asyncio.wait({process.ended}, timeout=self._exit_s + 8.0)
+                if not done:
+                    process.abandon()
+                    await asyncio.wait({process.ended}, timeout=5.0)
+        finally:
+            if process is not None and not process.ended.done():
+                process.end(at_once=True)
+            self._process = None
+            await self._close_channel()
+
+    async def __aenter__(self) -> EmbeddedTriton:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def _start_somewhere(self, wheel: Wheel) -> None:
+        for attempt in range(1, _START_TRIES + 1):
+            self._ports = _free_ports()
+            try:
+                return await self._start_once(wheel)
+            except TritonUnavailable as error:
+                if attempt == _START_TRIES:
+                    raise TritonError(f"Triton does not start: {error}") from None
+
+    async def _start_once(self, wheel: Wheel) -> None:
+        """Raises: TritonUnavailable when the server ended or does not answer; nothing is left of it."""
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        server_id = f"parley-{secrets.token_hex(8)}"
+        self._lost.clear()
+        process = self._process = await ServerProcess.spawn(
+            wheel,
+            repositories=self._repositories,
+            ports=self._ports,
+            server_id=server_id,
+            log_dir=self._log_dir,
+            exit_s=self._exit_s,
+            auto_complete=self._auto_complete,
+            on_stubs=self._stubs_changed,
+        )
+        await self._close_channel()
+        channel = self._channel = open_channel(self.grpc)
+        up = asyncio.create_task(self._answers(channel, server_id))
+        try:
+            await asyncio.wait({up, process.ended}, return_when=asyncio.FIRST_COMPLETED)
+            if process.ended.done():
+                raise TritonUnavailable(f"{process.ended.result()} (log: {process.log})")
+            if not up.result():
+                raise TritonUnavailable(f"no answer within {_START_S:g} s (log: {process.log})")
+        except BaseException:
+            up.cancel()
+            process.end(at_once=True)
+            await asyncio.wait({process.ended}, timeout=10.0)
+            raise
+        self._on_event(f"Triton answers on {self.grpc} after {loop.time() - begun:.2f} s")
+
+    async def _answers(self, channel: grpc.aio.Channel, server_id: str) -> bool:
+        """True once this very server serves gRPC and, started last, its metrics."""
+        try:
+            async with asyncio.timeout(_START_S):
+                reply = await GRPCInferenceServiceStub(channel).ServerMetadata(
+                    pb.ServerMetadataRequest(), wait_for_ready=True, timeout=_START_S
+                )
+                while True:
+                    try:
+                        _, writer = await asyncio.open_connection("127.0.0.1", self._ports.metrics)
+                        writer.close()
+                        return bool(reply.name == server_id)
+                    except ConnectionError:
+                        await asyncio.sleep(0.02)
+        except (TimeoutError, grpc.aio.AioRpcError):
+            return False
+
+    async def _load_wanted(self) -> None:
+        """Load what should be there, side by side; a failure stays with its model."""
+        self._steady = False
+        try:
+            await asyncio.gather(*(self._load(name) for name in sorted(self._wanted)))
+        finally:
+            self._steady = True
+            self._changed.set()
+
+    async def _load(self, name: str) -> None:
+        try:
+            await self._repository().load(name)
+            self.failed.pop(name, None)
+        except TritonUnavailable:
+            raise  # the server went away: not this model's fault
+        except TritonError as error:
+            self.failed[name] = str(error)
+            self._on_event(str(error))
+
+    async def _unload_all(self) -> None:
+        try:
+            async with asyncio.timeout(self._exit_s):
+                repository = self._repository()
+                names = {m.name for m in await repository.index() if m.state == "READY"}
+                await asyncio.gather(*(repository.unload(name, deadline_s=self._exit_s) for name in names))
+        except (TritonError, TimeoutError):
+            pass  # the server's own end comes next, and after that the warden's
+
+    async def _supervise(self, wheel: Wheel) -> None:
+        loop = asyncio.get_running_loop()
+        failures = 0
+        while True:
+            process = self._process
+            assert process is not None
+            begun = loop.time()
+            ended = await asyncio.shield(process.ended)
+            failures = 0 if loop.time() - begun > _HEALTHY_S else failures
+            self._on_event(f"Triton ended ({ended}); starting it again")
+            while True:
+                await asyncio.sleep(_BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)])
+                failures += 1
+                try:
+                    await self._start_once(wheel)
+                    self.restarts += 1
+                    await self._load_wanted()
+                    break
+                except TritonError as error:
+                    self._on_event(f"Triton does not come back yet: {error}")
+                    if self.pid:
+                        break  # it runs, a model did not answer in time; its end is waited for as ever
+
+    def _stubs_changed(self, gone: str) -> None:
+        if gone:
+            self._lost.add(gone)
+        self._changed.set()
+
+    async def _watch_stubs(self) -> None:
+        while True:
+            await self._changed.wait()
+            await asyncio.sleep(_SETTLE_S)
+            self._changed.clear()
+            if not self._steady:
+                continue  # _load_wanted() sets the event when it is done
+            try:
+                await self._reconcile()
+            except TritonError as error:
+                _LOG.debug("reconcile: %s", error)  # a dead server is the supervisor's business
+
+    async def _reconcile(self) -> None:
+        """Remember what is loaded, by whomever, and repair the models whose process died."""
+        process = self._process
+        index = await self._repository().index()
+        if process is not self._process or not self._steady:
+            return
+        ready = {m.name for m in index if m.state == "READY"}
+        self._wanted = ready | {m.name for m in index if m.state == "LOADING"} | set(self.failed)
+        for name in ready:
+            self.failed.pop(name, None)
+        alive = set(process.stubs.values()) if process is not None else set()
+        broken = {_model_of(instance) for instance in self._lost - alive} & ready
+        self._lost.clear()
+        for name in sorted(broken):
+            await self._repair(name)
+
+    async def _repair(self, name: str) -> None:
+        loop = asyncio.get_running_loop()
+        count, last = self._repairs.get(name, (0, 0.0))
+        count = 0 if loop.time() - last > _HEALTHY_S else count
+        self._on_event(f"the process of {name} died; loading it again")
+        if count:
+            await asyncio.sleep(_BACKOFF_S[min(count, len(_BACKOFF_S) - 1)])
+        self._repairs[name] = (count + 1, loop.time())
+        try:
+            # A plain load of unchanged files does nothing, whatever became of the process. A changed
+            # config makes Triton load a new copy beside the dead one; the next plain load, whenever
+            # it comes, goes back to the file on the disk.
+            config = await self._repository().config(name)
+            config.parameters["parley_repair"].string_value = secrets.token_hex(4)
+            await self._repository().load(name, config)
+        except TritonUnavailable:
+            raise
+        except TritonError as error:
+            self.failed[name] = str(error)
+            self._on_event(str(error))
+        else:
+            self._on_event(f"{name} is back")
+
+    def _repository(self) -> Repository:
+        if self._channel is None:
+            raise TritonUnavailable("the embedded Triton is not running")
+        return Repository(self._channel)
+
+    async def _close_channel(self) -> None:
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            await channel.close()
+
+
+def default_log_dir() -> Path:
+    """`$XDG_STATE_HOME/parley`, else `~/.local/state/parley`."""
+    import os
+
+    state = os.environ.get("XDG_STATE_HOME")
+    return (Path(state) if state else Path.home() / ".local" / "state") / "parley"
+
+
+def _model_of(instance: str) -> str:
+    """asr_x of "asr_x_0_1"."""
+    return instance.rsplit("_", 2)[0]
+
+
+def _needs_auto_complete(repositories: Sequence[Path]) -> bool:
+    return any(
+        not is_complete(config) for folder in repositories for config in read_repository(folder).values()
+    )
+
+
+def _free_ports() -> Ports:
+    """Three ports that are free now; held together so that they differ."""
+    sockets = [socket.socket() for _ in range(3)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return Ports(*(one.getsockname()[1] for one in sockets))
+    finally:
+        for one in sockets:
+            one.close()
