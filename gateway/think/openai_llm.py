@@ -36,6 +36,8 @@ class OpenAiLlm:
         self._settings = settings
         self._url = shown_url(settings.base_url)
         self._client = _client(settings)
+        has_key = bool(settings.api_key.get_secret_value())
+        self._headers: dict[str, str | openai.Omit] = {} if has_key else {"Authorization": openai.Omit()}
 
     async def stream(self, messages: Sequence[Message]) -> AsyncGenerator[str | ToolRequest, None]:
         """See `LanguageModel.stream`."""
@@ -79,7 +81,7 @@ class OpenAiLlm:
         """Lists the models. Raises LlmError when the endpoint cannot be reached or refuses the key."""
         try:
             async with asyncio.timeout(CHECK_S):
-                await self._client.get("/models", cast_to=object)
+                await self._client.get("/models", cast_to=object, options={"headers": self._headers})
         except TimeoutError as error:
             raise LlmError(f"The LLM at {self._url} did not answer within {CHECK_S:g} s.") from error
         except openai.APIStatusError as error:
@@ -110,6 +112,7 @@ class OpenAiLlm:
                 temperature=settings.temperature,
                 max_tokens=settings.max_tokens,
                 stream=True,
+                extra_headers=self._headers,
             )
         try:
             while not reply.finish:
@@ -226,7 +229,6 @@ def _client(settings: LlmSettings) -> AsyncOpenAI:
         api_key=key or "none",  # an empty one would make the client look for another's in the environment
         organization="",
         project="",
-        default_headers=cast("dict[str, str]", {} if key else {"Authorization": openai.Omit()}),
         max_retries=0,
         timeout=None,
         http_client=openai.DefaultAsyncHttpxClient(trust_env=False) if local else None,

@@ -1,0 +1,86 @@
+"""uvicorn inside a running event loop: no signal handlers, no access log, no polling while it serves."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import uvicorn
+from starlette.types import ASGIApp
+
+_GRACE_S = 1
+"""Responses still running this long after `stop()` are cancelled."""
+_KEEP_ALIVE_S = 75
+
+
+def serve_http(app: ASGIApp, host: str, port: int) -> HttpServer:
+    """A server for `app`, not started yet. Port 0 takes any free one."""
+    return HttpServer(app, host, port)
+
+
+class HttpServer:
+    """`port = await server.start()` … `await server.stop()`."""
+
+    def __init__(self, app: ASGIApp, host: str, port: int) -> None:
+        self._host = host
+        self._port = port
+        self._socket: socket.socket | None = None
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                app,
+                http="h11",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                log_level="warning",
+                access_log=False,
+                server_header=False,
+                date_header=False,
+                timeout_keep_alive=_KEEP_ALIVE_S,
+                timeout_graceful_shutdown=_GRACE_S,
+            )
+        )
+
+    async def start(self) -> int:
+        """Listens; returns the port. Raises OSError when the address is taken or not ours."""
+        self._socket = await _bound_socket(self._host, self._port)
+        server = self._server
+        server.config.load()
+        server.lifespan = server.config.lifespan_class(server.config)
+        await server.startup(sockets=[self._socket])
+        return int(self._socket.getsockname()[1])
+
+    async def stop(self) -> None:
+        """Stops listening, ends what still runs after a short grace. May be called twice."""
+        listening, self._socket = self._socket, None
+        if listening is None:
+            return
+        state = self._server.server_state
+        if state.connections:
+            await self._server.shutdown(sockets=[listening])
+        else:  # nothing to wait for, so not even uvicorn's tenth of a second
+            for server in self._server.servers:
+                server.close()
+            listening.close()
+        for task in list(state.tasks):
+            task.cancel()
+        await asyncio.gather(*state.tasks, return_exceptions=True)
+        for connection in list(state.connections):
+            transport: asyncio.Transport | None = getattr(connection, "transport", None)
+            if transport is not None:
+                transport.abort()
+
+
+async def _bound_socket(host: str, port: int) -> socket.socket:
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, kind, protocol, _, address = found[0]
+    bound = socket.socket(family, kind, protocol)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.setblocking(False)
+        bound.bind(address)
+    except OSError:
+        bound.close()
+        raise
+    return bound
