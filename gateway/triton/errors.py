@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import grpc
 import grpc.aio
 
+_PREAMBLE = re.compile(
+    r"^(load failed for model '[^']*': )?(version \d+ is at UNAVAILABLE state: )?(Internal: |Invalid argument: )?"
+)
 _LOST = "must specify the START flag"
 
 
@@ -50,5 +55,5 @@ def from_message(what: str, message: str) -> TritonError:
 
 
 def first_line(text: str) -> str:
-    """The message without the Python stack that Triton appends to it."""
-    return text.split("\n\nAt:", 1)[0].strip().replace("\n", " ")
+    """The message without Triton's preamble, and without the Python stack that it appends."""
+    return _PREAMBLE.sub("", text.split("\n\nAt:", 1)[0].strip().replace("\n", " "))

@@ -36,10 +36,9 @@ class Ended:
     """The last error line of its log, or ""."""
 
     def __str__(self) -> str:
-        how = f"exit status {self.status}"
         if self.status < 0:
-            how = f"killed by {signal.Signals(-self.status).name}"
-        return f"{how}: {self.reason}" if self.reason else how
+            return f"killed by {signal.Signals(-self.status).name}"
+        return f"exit status {self.status}" + (f": {self.reason}" if self.reason else "")
 
 
 class ServerProcess:
@@ -159,7 +158,7 @@ class ServerProcess:
             self.end()
             self.stubs.clear()
             self._started.set()
-        return ended or Ended(-signal.SIGKILL, "its warden was killed")
+        return ended or Ended(-signal.SIGKILL, "")
 
     def _kill(self, group: int) -> None:
         try:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import secrets
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
-import grpc.aio
+from grpc.aio import AioRpcError, Channel
 from tritonclient.grpc import service_pb2 as pb
 
 from gateway.triton.channel import GRPCInferenceServiceStub, open_channel
@@ -67,7 +68,7 @@ class EmbeddedTriton:
         self._auto_complete = False
         self._ports = Ports(0, 0, 0)
         self._process: ServerProcess | None = None
-        self._channel: grpc.aio.Channel | None = None
+        self._channel: Channel | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._changed = asyncio.Event()
         self._lost: set[str] = set()
@@ -178,7 +179,8 @@ class EmbeddedTriton:
         for attempt in range(1, _START_TRIES + 1):
             self._ports = _free_ports()
             try:
-                return await self._start_once(wheel)
+                await self._start_once(wheel)
+                return
             except TritonUnavailable as error:
                 if attempt == _START_TRIES:
                     raise TritonError(f"Triton does not start: {error}") from None
@@ -215,7 +217,7 @@ class EmbeddedTriton:
             raise
         self._on_event(f"Triton answers on {self.grpc} after {loop.time() - begun:.2f} s")
 
-    async def _answers(self, channel: grpc.aio.Channel, server_id: str) -> bool:
+    async def _answers(self, channel: Channel, server_id: str) -> bool:
         """True once this very server serves gRPC and, started last, its metrics."""
         try:
             async with asyncio.timeout(_START_S):
@@ -229,7 +231,7 @@ class EmbeddedTriton:
                         return bool(reply.name == server_id)
                     except ConnectionError:
                         await asyncio.sleep(0.02)
-        except (TimeoutError, grpc.aio.AioRpcError):
+        except (TimeoutError, AioRpcError):
             return False
 
     async def _load_wanted(self) -> None:
@@ -352,8 +354,6 @@ class EmbeddedTriton:
 
 def default_log_dir() -> Path:
     """`$XDG_STATE_HOME/parley`, else `~/.local/state/parley`."""
-    import os
-
     state = os.environ.get("XDG_STATE_HOME")
     return (Path(state) if state else Path.home() / ".local" / "state") / "parley"
 

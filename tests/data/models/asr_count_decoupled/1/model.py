@@ -1,0 +1,51 @@
+"""A stateful recogniser for tests that keeps the ASR contract: its transcript counts what it heard.
+
+"LANGUAGE HINT… SAMPLES": the sum of the samples' number since START. WORDS holds one word a chunk.
+The same model, decoupled: one FINAL response a chunk.
+"""
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        self.states = {}
+
+    def execute(self, requests):
+        for request in requests:
+            request.get_response_sender().send(
+                self.step(request), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+            )
+
+    def step(self, request):
+        key = request.correlation_id()
+        start, end = self.flag(request, "START"), self.flag(request, "END")
+        if start:
+            self.states[key] = {
+                "said": self.strings(request, "LANGUAGE") + self.strings(request, "HINTS"),
+                "n": [],
+            }
+        state = self.states[key]
+        state["n"].append(pb_utils.get_input_tensor_by_name(request, "AUDIO").as_numpy().size)
+        if end:
+            del self.states[key]
+        transcript = " ".join([*state["said"], str(sum(state["n"]))])
+        words = [str(n) for n in state["n"]]
+        times = [[i * 160, i * 160 + 160] for i in range(len(words))]
+        return pb_utils.InferenceResponse(
+            [
+                pb_utils.Tensor("TRANSCRIPT", np.array([[transcript.encode()]], dtype=object)),
+                pb_utils.Tensor("STABLE", np.array([[len(transcript)]], dtype=np.int32)),
+                pb_utils.Tensor("IS_FINAL", np.array([[end]])),
+                pb_utils.Tensor("WORDS", np.array([[w.encode() for w in words]], dtype=object)),
+                pb_utils.Tensor("WORD_TIMES", np.array([times], dtype=np.int32)),
+            ]
+        )
+
+    def flag(self, request, name):
+        return bool(pb_utils.get_input_tensor_by_name(request, name).as_numpy().ravel()[0])
+
+    def strings(self, request, name):
+        tensor = pb_utils.get_input_tensor_by_name(request, name)
+        return [] if tensor is None else [value.decode() for value in tensor.as_numpy().ravel()]
