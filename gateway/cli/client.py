@@ -1,0 +1,216 @@
+"""A parley.v1 client: events out and in, with the times they arrived.
+
+Used by `parley talk`, the demo, the benchmarks and the tests. It speaks PCM16; times are the event
+loop's clock in seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from gateway.cli.player import Player
+from gateway.protocol import voice_pb2 as pb
+from gateway.session.events import (
+    AudioIn,
+    ClientEvent,
+    Close,
+    Flushed,
+    Hello,
+    Ready,
+    ReplyAudio,
+    ServerEvent,
+    Truncate,
+)
+from gateway.transports import voice_wire as wire
+
+
+class CallFailed(Exception):
+    """The call could not be made or broke; `str()` is one sentence for a person."""
+
+    def __init__(self, message: str, status: grpc.StatusCode | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        """gRPC's code, where there was one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    at: float
+    """Loop time (s) at which the event came out of the wire."""
+    event: ServerEvent
+
+
+class VoiceClient:
+    """`async with VoiceClient(address, hello) as client:`, then `async for arrival in client`.
+
+    The player follows by itself: audio is played as it comes, a flush drops what was not heard and is
+    answered with the position reached.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        hello: Hello | None = None,
+        *,
+        connect_s: float = 10.0,
+        jitter_s: float = 0.0,
+        keep_audio: bool = True,
+        report_heard: bool = True,
+    ) -> None:
+        self.address = address
+        self.hello = hello or Hello()
+        self._connect_s = connect_s
+        self._report_heard = report_heard
+        self.player = Player(self.hello.output_rate, jitter_s=jitter_s, keep=keep_audio)
+        self.ready: Ready | None = None
+        self._channel: grpc.aio.Channel | None = None
+        self._call: Any = None
+        self._writing = asyncio.Lock()
+        self._ended_input = False
+
+    async def __aenter__(self) -> VoiceClient:
+        try:
+            await self.connect()
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def connect(self) -> Ready:
+        """Open the stream and shake hands. Raises CallFailed."""
+        self._channel = grpc.aio.insecure_channel(
+            self.address,
+            options=[
+                ("grpc.use_local_subchannel_pool", 1),
+                ("grpc.keepalive_time_ms", 20_000),
+                ("grpc.keepalive_timeout_ms", 10_000),
+                ("grpc.http2.max_pings_without_data", 0),
+            ],
+        )
+        try:
+            async with asyncio.timeout(self._connect_s):
+                self._call = self._channel.stream_stream(
+                    "/parley.v1.Voice/Converse",
+                    request_serializer=pb.ClientMessage.SerializeToString,
+                    response_deserializer=pb.ServerMessage.FromString,
+                )()
+                await self._call.write(self._start())
+                first = await self._receive()
+        except TimeoutError:
+            raise CallFailed(
+                f"no answer from {self.address} within {self._connect_s:g} s; is Parley running there?",
+                grpc.StatusCode.UNAVAILABLE,
+            ) from None
+        except (grpc.RpcError, asyncio.InvalidStateError) as error:
+            raise await self._failure() from error
+        if first is None or not isinstance(first.event, Ready):
+            raise CallFailed(f"{self.address} did not answer with `ready`; is it a Parley gateway?")
+        self.ready = first.event
+        return first.event
+
+    async def send(self, event: ClientEvent) -> None:
+        """Raises CallFailed when the stream is over."""
+        async with self._writing:
+            try:
+                await self._call.write(wire.client_message(event))
+            except (grpc.RpcError, asyncio.InvalidStateError, asyncio.CancelledError) as error:
+                task = asyncio.current_task()
+                if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                    raise
+                raise await self._failure() from None
+
+    async def send_audio(self, pcm: bytes) -> None:
+        """PCM16 at the session's input rate, any length. Raises CallFailed."""
+        await self.send(AudioIn(pcm))
+
+    async def end_input(self) -> None:
+        """Nothing more will be said: a reply in progress ends, then the server closes."""
+        if not self._ended_input:
+            self._ended_input = True
+            async with self._writing:
+                try:
+                    await self._call.done_writing()
+                except (grpc.RpcError, asyncio.InvalidStateError):
+                    return  # over already
+
+    async def hang_up(self, reason: str = "client hung up") -> None:
+        """Close now. Raises CallFailed when the stream is over already."""
+        await self.send(Close(reason))
+        await self.end_input()
+
+    def __aiter__(self) -> AsyncIterator[Arrival]:
+        return self._arrivals()
+
+    async def _arrivals(self) -> AsyncIterator[Arrival]:
+        """Everything after `ready`, to the end of the stream. Raises CallFailed when it broke."""
+        while (arrival := await self._receive()) is not None:
+            event = arrival.event
+            if isinstance(event, ReplyAudio):
+                self.player.push(arrival.at, event)
+            elif isinstance(event, Flushed):
+                self.player.flush(arrival.at, event.generation)
+                if self._report_heard and event.reply_id and not self._ended_input:
+                    heard_ms = self.player.heard_ms(arrival.at, event.reply_id)
+                    await self.send(Truncate(event.reply_id, heard_ms))
+            yield arrival
+
+    async def close(self) -> None:
+        """Cut the stream, if it is still open, and the connection."""
+        if self._call is not None:
+            self._call.cancel()
+        if self._channel is not None:
+            await self._channel.close(grace=None)
+
+    def _start(self) -> pb.ClientMessage:
+        hello = self.hello
+        return pb.ClientMessage(
+            start=pb.Start(
+                session_id=hello.session_id,
+                input=pb.AudioFormat(encoding=pb.PCM16, sample_rate=hello.input_rate),
+                output=pb.AudioFormat(encoding=pb.PCM16, sample_rate=hello.output_rate),
+                settings=wire.settings_message(hello.configure),
+                lead_ms=hello.lead_ms,
+            )
+        )
+
+    async def _receive(self) -> Arrival | None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                message = await self._call.read()
+            except grpc.RpcError:
+                raise await self._failure() from None
+            now = loop.time()
+            if message is grpc.aio.EOF:
+                if await self._call.code() != grpc.StatusCode.OK:
+                    raise await self._failure()
+                return None
+            event = wire.server_event(message)
+            if event is not None:
+                return Arrival(now, event)
+
+    async def _failure(self) -> CallFailed:
+        if self._call is None or not self._call.done():
+            return CallFailed("the stream is closed")
+        status, details = await self._call.code(), await self._call.details()
+        if status == grpc.StatusCode.OK:
+            return CallFailed("the server has ended the session", status)
+        if status == grpc.StatusCode.UNIMPLEMENTED:
+            return CallFailed(f"{self.address} is a gRPC server, but not a Parley gateway", status)
+        if status == grpc.StatusCode.UNAVAILABLE and self.ready is None and "connect" in (details or ""):
+            return CallFailed(f"nobody answers at {self.address}; start Parley with `parley up`", status)
+        if status == grpc.StatusCode.UNAVAILABLE and not details:
+            details = "the server went away"
+        return CallFailed(f"{details or status.name} ({status.name})", status)

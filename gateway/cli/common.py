@@ -1,0 +1,67 @@
+"""What the subcommands share: faults that end a command with one sentence, settings, addresses."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import re
+import sys
+from collections.abc import Coroutine
+from typing import Any
+
+from pydantic import ValidationError
+
+from gateway.settings import Settings
+
+OK, FAILED, USAGE = 0, 1, 2
+"""Exit codes: done; tried and failed; asked for something that cannot be."""
+
+
+class Fault(Exception):
+    """Ends the command: `str()` is one sentence for a person, without a traceback."""
+
+    def __init__(self, message: str, code: int = FAILED) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Help(argparse.RawDescriptionHelpFormatter):
+    """Keeps the examples' line breaks."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=32, width=100)
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Settings from the environment and file, `overrides` first. Raises Fault naming what is wrong."""
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        # Names and rules only: the value might be a key.
+        wrong = [
+            f"PARLEY_{'__'.join(str(part).upper() for part in e['loc'])}: {e['msg'].lower()}"
+            for e in error.errors(include_input=False, include_url=False)
+        ]
+        raise Fault("the settings are wrong: " + "; ".join(wrong), USAGE) from None
+    except (OSError, ValueError) as error:
+        raise Fault(f"the settings cannot be read: {error}", USAGE) from None
+
+
+def address(text: str) -> str:
+    """argparse type: host:port (a bare port means 127.0.0.1)."""
+    found = re.fullmatch(r"(?:(?P<host>[^\s:/]+|\[[0-9A-Fa-f:.]+\]):)?(?P<port>\d{1,5})", text)
+    if found is None or int(found["port"]) > 65_535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no address; write host:port, as in 127.0.0.1:50050")
+    return f"{found['host'] or '127.0.0.1'}:{found['port']}"
+
+
+def run(main: Coroutine[Any, Any, int]) -> int:
+    """Run a client command; Ctrl-C ends it quietly with the shell's code for it."""
+    try:
+        return asyncio.run(main)
+    except KeyboardInterrupt:
+        return 130
+
+
+def complain(message: str) -> None:
+    print(f"parley: {message}", file=sys.stderr)
