@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 STAGES: dict[str, str] = {
+    "end_of_turn": "End of the user's speech to the decision that the turn is over: the hangover",
     "speech_end_to_final": "End of the user's speech to the final transcript",
     "final_to_first_token": "Final transcript to the first token of the LLM",
     "first_token_to_first_sentence": "First token to the first piece that can be spoken",
     "sentence_to_first_chunk": "A piece handed to synthesis to its first audio chunk",
+    "first_chunk_to_first_audio": "First audio chunk to the first reply audio on its way to the client",
     "final_to_first_audio": "Final transcript to the first reply audio on its way to the client",
     "voice_to_voice": "End of the user's speech to the first reply audio on its way to the client",
-    "barge_in_detect_to_flush": "Onset of speech over a reply to the flush on its way to the client",
+    "barge_in_detect_to_flush": "Arrival of the audio that held the onset of speech over a reply to the flush",
 }
-"""Stages of a turn that are timed, each a histogram `parley_<stage>_seconds`."""
+"""Stages of a turn that are timed, each a histogram `parley_<stage>_seconds`; a reply's timings have the same names."""
 
 BUCKETS_S = (
     0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.45, 0.6, 0.8, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0,
@@ -31,74 +35,80 @@ class Metrics:
             stage: Histogram(f"parley_{stage}_seconds", help_text, buckets=BUCKETS_S, registry=registry)
             for stage, help_text in STAGES.items()
         }
-        self.turns = Counter(
+        self._turns = Counter(
             "parley_turns",
-            "Turns by how they ended: completed, interrupted, cancelled, failed",
+            "Replies by how they ended: completed, interrupted, cancelled, failed",
             ["outcome"],
             registry=registry,
         )
-        self.barge_ins = Counter(
+        self._barge_ins = Counter(
             "parley_barge_ins",
             "Speech over a reply: true ones cut it, false ones let it go on",
             ["kind"],
             registry=registry,
         )
-        self.drops = Counter(
+        self._drops = Counter(
             "parley_dropped", "Audio frames and events that were given up", ["reason"], registry=registry
         )
-        self.errors = Counter(
+        self._errors = Counter(
             "parley_part_errors",
             "Failures of the parts behind the gateway: asr, llm, tts, vad",
             ["part", "code"],
             registry=registry,
         )
-        self.llm_chunks = Counter(
+        self._llm_chunks = Counter(
             "parley_llm_chunks",
             "Pieces of text received from the LLM (server-sent events, about a token each)",
             registry=registry,
         )
-        self.sessions = Counter(
+        self._sessions = Counter(
             "parley_sessions", "Sessions ended, by close reason", ["reason"], registry=registry
         )
-        self.sessions_active = Gauge("parley_sessions_active", "Sessions open now", registry=registry)
-        self.vad_backlog = Gauge(
+        self._active = Gauge("parley_sessions_active", "Sessions open now", registry=registry)
+        self._vad_backlog = Gauge(
             "parley_vad_backlog_seconds",
             "Age of the oldest audio the detector has not answered: the first sign of overload",
             registry=registry,
         )
+        # there from the start, so that a rate over them needs no first event
         for outcome in ("completed", "interrupted", "cancelled", "failed"):
-            self.turns.labels(outcome)
+            self._turns.labels(outcome)
         for kind in ("true", "false"):
-            self.barge_ins.labels(kind)
+            self._barge_ins.labels(kind)
 
     def observe(self, stage: str, seconds: float) -> None:
         """Times one stage. stage: a key of STAGES, else KeyError. Negative times count as 0."""
         self._stages[stage].observe(max(0.0, seconds))
 
     def turn_ended(self, outcome: str) -> None:
-        """Counts a turn, once. outcome: completed, interrupted, cancelled or failed."""
-        self.turns.labels(outcome).inc()
+        """Counts a reply, once. outcome: completed, interrupted, cancelled or failed."""
+        self._turns.labels(outcome).inc()
 
     def barge_in(self, *, real: bool) -> None:
         """Counts speech over a reply when it is decided: real ones cut the reply."""
-        self.barge_ins.labels("true" if real else "false").inc()
+        self._barge_ins.labels("true" if real else "false").inc()
 
     def dropped(self, reason: str, count: int = 1) -> None:
         """Counts frames or events given up. reason: a short stable word."""
-        self.drops.labels(reason).inc(count)
+        self._drops.labels(reason).inc(count)
 
     def part_failed(self, part: str, code: str) -> None:
         """Counts a failure. part: asr, llm, tts or vad; code: the event's."""
-        self.errors.labels(part, code).inc()
+        self._errors.labels(part, code).inc()
 
     def llm_chunk(self) -> None:
         """Counts a piece of reply text."""
-        self.llm_chunks.inc()
+        self._llm_chunks.inc()
 
     def session_started(self) -> None:
-        self.sessions_active.inc()
+        """One more session is open."""
+        self._active.inc()
 
     def session_ended(self, reason: str) -> None:
         """Counts a session, once. reason: that of the `Closed` event."""
-        self.sessions_active.dec()
-        self.sessions.labels(reason).inc()
+        self._active.dec()
+        self._sessions.labels(reason).inc()
+
+    def watch_vad(self, backlog_ms: Callable[[], float]) -> None:
+        """Has the detector's backlog read whenever the metrics are."""
+        self._vad_backlog.set_function(lambda: backlog_ms() / 1000)
