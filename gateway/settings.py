@@ -32,6 +32,7 @@ class AsrSettings(_Part):
     language: str = Field("en-US", description="BCP-47 language asked for when a client names none")
     api_key: SecretStr = Field(SecretStr(""), description="sent as `authorization: Bearer …`")
     ssl: bool = Field(False, description="use TLS towards the service")
+    metadata: dict[str, SecretStr] = Field({}, description="further gRPC metadata, as JSON: {\"function-id\": …}")
     deadline_ms: int = Field(5_000, gt=0, description="longest wait for a final after the end of a turn")
     silence_ms: int = Field(
         8_000, gt=0, description="speech fed for this long without any answer: the service is silent"
@@ -52,8 +53,17 @@ class TtsSettings(_Part):
     language: str = Field("en-US", description="BCP-47")
     api_key: SecretStr = Field(SecretStr(""), description="sent as `authorization: Bearer …` (riva)")
     ssl: bool = False
+    metadata: dict[str, SecretStr] = Field({}, description="further gRPC metadata, as JSON (riva)")
     first_chunk_ms: int = Field(5_000, gt=0, description="longest wait for a sentence's first chunk")
     chunk_ms: int = Field(5_000, gt=0, description="longest wait for each later chunk")
+
+
+def call_metadata(service: AsrSettings | TtsSettings) -> list[tuple[str, str]]:
+    """gRPC metadata of every call to a Riva service: the API key and what else is set. Holds secrets."""
+    pairs = [(key, value.get_secret_value()) for key, value in service.metadata.items()]
+    if service.api_key.get_secret_value():
+        pairs.append(("authorization", f"Bearer {service.api_key.get_secret_value()}"))
+    return pairs
 
 
 class LlmSettings(_Part):
@@ -116,6 +126,9 @@ class TurnSettings(_Part):
     hangover_long_ms: int = Field(640, gt=0, description="silence that ends any other turn")
     max_utterance_s: float = Field(60.0, gt=0, description="a turn is ended after this much speech")
     eager: bool = Field(False, description="start the LLM on a stable partial, use it if the final agrees")
+    eager_ms: int = Field(96, gt=0, description="silence after which a partial counts as stable for that")
+    stable_ms: int = Field(80, ge=0, description="a partial unchanged for this long may end a turn early")
+    stall_ms: int = Field(300, gt=0, description="no audio for this long in mid-speech counts as silence")
     automatic: bool = Field(True, description="false: turns end only on commit (push to talk)")
 
 
@@ -123,6 +136,12 @@ class BargeInSettings(_Part):
     enabled: bool = True
     confirm_ms: int = Field(250, gt=0, description="voiced audio that confirms an interruption")
     confirm_backchannel_ms: int = Field(700, gt=0, description="the same while only backchannels were said")
+    confirm_word_ms: int = Field(
+        96, ge=0, description="voiced audio that a recognised word needs beside it: noise alone also yields words"
+    )
+    judge_wait_ms: int = Field(
+        400, gt=0, description="after the user fell silent: longest wait for the words that decide"
+    )
     backchannels: tuple[str, ...] = (
         "uh huh", "uh-huh", "mm hmm", "mhm", "mm", "hmm", "yeah", "yes", "yep", "ok", "okay", "right",
         "sure", "i see", "got it", "ah", "oh", "aha",

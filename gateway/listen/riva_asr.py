@@ -1,0 +1,247 @@
+"""The recogniser behind any Riva-compatible gRPC endpoint: ours, NVIDIA Riva, a Riva NIM.
+
+One StreamingRecognize call per utterance. Where the service ends utterances on its own, its finals
+are joined, since the end of a turn is the session's decision.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from typing import Any
+
+import grpc
+import grpc.aio
+from riva.client.proto import riva_asr_pb2, riva_asr_pb2_grpc, riva_audio_pb2
+
+from gateway.audio.pcm import rms_dbfs, to_float
+from gateway.listen.asr import RATE, AsrError, HeardWord, Hypothesis
+from gateway.settings import AsrSettings, call_metadata
+from gateway.triton.channel import open_channel
+
+_CHECK_S = 2.0
+_LOUD_DBFS = -45.0
+"""Audio above this may be speech and deserves an answer."""
+_STABLE = 0.8
+"""Riva marks the part of a partial that will not change with a stability near 1."""
+_HINT_BOOST = 10.0
+_HOPELESS = (
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.NOT_FOUND,
+    grpc.StatusCode.UNIMPLEMENTED,
+    grpc.StatusCode.PERMISSION_DENIED,
+    grpc.StatusCode.UNAUTHENTICATED,
+    grpc.StatusCode.FAILED_PRECONDITION,
+)
+
+
+class RivaRecognizer:
+    """One channel for all sessions of the process."""
+
+    def __init__(self, settings: AsrSettings) -> None:
+        self._settings = settings
+        self._channel = open_channel(settings.uri, ssl=settings.ssl)
+        self._stub = riva_asr_pb2_grpc.RivaSpeechRecognitionStub(self._channel)
+        self._metadata = call_metadata(settings)
+
+    async def recognize(
+        self, audio: AsyncIterator[bytes], *, language: str, hints: Sequence[str] = ()
+    ) -> AsyncGenerator[Hypothesis, None]:
+        """See `Recognizer.recognize`; `language` empty means the one in the settings."""
+        call = self._stub.StreamingRecognize(metadata=self._metadata)
+        feed = _Feed(call, self._settings)
+        config = riva_asr_pb2.StreamingRecognizeRequest(
+            streaming_config=self._config(language or self._settings.language, hints)
+        )
+        writer = asyncio.create_task(feed.run(config, audio))
+        heard = _Heard()
+        try:
+            while (response := await feed.answer()) is not None:
+                partial = heard.add(response)
+                # After the end of audio a complete text is the final, which follows at once.
+                if partial is not None and not (feed.half_closed and partial.stable == len(partial.text)):
+                    yield partial
+            if not feed.half_closed:
+                raise AsrError("the speech recogniser ended the stream before the audio did")
+        except grpc.aio.AioRpcError as error:
+            raise self._error(error) from error
+        finally:
+            call.cancel()
+            writer.cancel()
+            await asyncio.wait([writer])
+        yield heard.final()
+
+    async def check(self) -> None:
+        """Raises AsrError when no streaming recogniser answers within 2 s."""
+        try:
+            response = await self._stub.GetRivaSpeechRecognitionConfig(
+                riva_asr_pb2.RivaSpeechRecognitionConfigRequest(model_name=self._settings.model),
+                metadata=self._metadata,
+                timeout=_CHECK_S,
+            )
+        except grpc.aio.AioRpcError as error:
+            raise self._error(error) from error
+        if not any(model.parameters.get("type", "online") == "online" for model in response.model_config):
+            raise AsrError(f"the speech service at {self._settings.uri} has no streaming recogniser loaded")
+
+    async def close(self) -> None:
+        """Cancels what still runs."""
+        await self._channel.close(None)
+
+    def _config(self, language: str, hints: Sequence[str]) -> riva_asr_pb2.StreamingRecognitionConfig:
+        config = riva_asr_pb2.RecognitionConfig(
+            encoding=riva_audio_pb2.AudioEncoding.LINEAR_PCM,
+            sample_rate_hertz=RATE,
+            language_code=language,
+            max_alternatives=1,
+            audio_channel_count=1,
+            enable_word_time_offsets=True,
+            enable_automatic_punctuation=True,
+            model=self._settings.model,
+        )
+        if hints:
+            config.speech_contexts.add(phrases=list(hints), boost=_HINT_BOOST)
+        return riva_asr_pb2.StreamingRecognitionConfig(config=config, interim_results=True)
+
+    def _error(self, error: grpc.aio.AioRpcError) -> AsrError:
+        code, details = error.code(), (error.details() or "").strip().split("\n", 1)[0][:200]
+        uri = self._settings.uri
+        if "Unavailable model requested" in details:
+            return AsrError(f"the speech service at {uri} has no such recogniser: {details}", retryable=False)
+        if code is grpc.StatusCode.UNAVAILABLE:
+            return AsrError(
+                f"no speech recogniser answers at {uri}: start it, or set PARLEY_ASR__URI ({details})"
+            )
+        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            return AsrError(f"the speech recogniser at {uri} did not answer in time")
+        if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+            return AsrError(
+                f"the speech recogniser at {uri} refused the credentials: set PARLEY_ASR__API_KEY",
+                retryable=False,
+            )
+        return AsrError(
+            f"the speech recogniser at {uri} failed: {details or code.name}", retryable=code not in _HOPELESS
+        )
+
+
+class _Feed:
+    """Audio into one call, and how long its answers may take."""
+
+    def __init__(self, call: Any, settings: AsrSettings) -> None:
+        self._call = call
+        self._silence_s = settings.silence_ms / 1000
+        self._final_s = settings.deadline_ms / 1000
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.Timeout | None = None
+        self._due: float | None = None
+        self._unanswered_since: float | None = None
+        self._loud_s = 0.0
+        self._failure: BaseException | None = None
+        self.half_closed = False
+
+    async def run(self, config: riva_asr_pb2.StreamingRecognizeRequest, audio: AsyncIterator[bytes]) -> None:
+        """The writer's task: ends with the audio, or with the call, whose status the reader reports."""
+        try:
+            await self._write(config)
+            async for chunk in audio:
+                if chunk:
+                    self._count(chunk)
+                    await self._write(riva_asr_pb2.StreamingRecognizeRequest(audio_content=chunk))
+            await self._call.done_writing()
+            self.half_closed = True
+            self._arm(self._loop.time() + self._final_s)
+        except (grpc.aio.AioRpcError, grpc.aio.InternalError, asyncio.InvalidStateError):
+            pass
+        except Exception as error:
+            self._failure = error
+            self._call.cancel()
+
+    async def answer(self) -> riva_asr_pb2.StreamingRecognizeResponse | None:
+        """The next response; None at the end of the stream. Raises AioRpcError, AsrError."""
+        try:
+            async with asyncio.timeout_at(self._due) as self._timer:
+                response = await self._call.read()
+        except TimeoutError:
+            late = "no final transcript" if self.half_closed else "nothing"
+            raise AsrError(f"the speech recogniser fell silent: {late} within the deadline") from None
+        except asyncio.CancelledError:
+            if self._failure is None:
+                raise
+            raise self._failure from None
+        finally:
+            self._timer = None
+        if response is grpc.aio.EOF:
+            return None
+        self._unanswered_since, self._loud_s = None, 0.0
+        if not self.half_closed:
+            self._due = None
+        return response
+
+    async def _write(self, request: riva_asr_pb2.StreamingRecognizeRequest) -> None:
+        try:
+            async with asyncio.timeout(self._silence_s):
+                await self._call.wait_for_connection()
+                # Not `write`: into a call that has just failed it would put "Internal error from Core"
+                # in the place of the server's own status, which the reader is about to get.
+                await self._call._cython_call.send_serialized_message(request.SerializeToString())
+        except TimeoutError:
+            raise AsrError("the speech recogniser fell silent: it takes no more audio") from None
+
+    def _count(self, chunk: bytes) -> None:
+        """Noise and pauses need no answer; much loud audio without one for `silence_ms` is a dead service."""
+        if rms_dbfs(to_float(chunk[: len(chunk) // 2 * 2])) < _LOUD_DBFS:
+            return
+        if self._unanswered_since is None:
+            self._unanswered_since = self._loop.time()
+        self._loud_s += len(chunk) / (2 * RATE)
+        if self._due is None and self._loud_s >= self._silence_s / 2:
+            self._arm(self._unanswered_since + self._silence_s)
+
+    def _arm(self, due: float) -> None:
+        self._due = due
+        if self._timer is not None and not self._timer.expired():
+            self._timer.reschedule(due)
+
+
+class _Heard:
+    """Everything one call has recognised."""
+
+    def __init__(self) -> None:
+        self._finals: list[str] = []
+        self._interim = ""
+        self._words: list[HeardWord] = []
+        self._last: Hypothesis | None = None
+
+    def add(self, response: riva_asr_pb2.StreamingRecognizeResponse) -> Hypothesis | None:
+        """The new partial, if the response changed anything."""
+        interim, stable = "", ""
+        for result in response.results:
+            if not result.alternatives:
+                continue
+            best = result.alternatives[0]
+            if result.is_final:
+                interim = stable = ""
+                if best.transcript.strip():
+                    self._finals.append(best.transcript.strip())
+                self._words += [HeardWord(w.word, w.start_time, w.end_time) for w in best.words]
+            else:
+                if result.stability >= _STABLE and stable == interim:
+                    stable += best.transcript
+                interim += best.transcript
+        if response.results:
+            self._interim = interim
+        partial = Hypothesis(
+            self._joined(self._interim), False, len(self._joined(stable)), tuple(self._words)
+        )
+        if partial == self._last or (self._last is None and not partial.text):
+            return None
+        self._last = partial
+        return partial
+
+    def final(self) -> Hypothesis:
+        """What no final covered is kept as its last partial had it."""
+        text = self._joined(self._interim)
+        return Hypothesis(text, True, len(text), tuple(self._words))
+
+    def _joined(self, tail: str) -> str:
+        return " ".join([*self._finals, *([tail.strip()] if tail.strip() else [])])
