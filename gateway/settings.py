@@ -54,6 +54,7 @@ class TtsSettings(_Part):
     api_key: SecretStr = Field(SecretStr(""), description="sent as `authorization: Bearer …` (riva)")
     ssl: bool = False
     metadata: dict[str, SecretStr] = Field({}, description="further gRPC metadata, as JSON (riva)")
+    sample_rate: int = Field(22_050, ge=8_000, le=48_000, description="Hz asked for (riva)")
     first_chunk_ms: int = Field(5_000, gt=0, description="longest wait for a sentence's first chunk")
     chunk_ms: int = Field(5_000, gt=0, description="longest wait for each later chunk")
 

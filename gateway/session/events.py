@@ -241,7 +241,7 @@ class ReplyDone:
     heard_ms: int = 0
     """Audio heard, ms."""
     timings: dict[str, float] = field(default_factory=dict)
-    """Stage latencies, ms: see docs/reference/timings.md."""
+    """Stage latencies, ms: keys and meaning in docs/reference/metrics.md."""
 
 
 @dataclass(frozen=True, slots=True)

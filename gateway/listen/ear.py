@@ -1,0 +1,135 @@
+"""From microphone bytes to windows with a verdict: the front half of listening, one per session.
+
+bytes → whole samples → 16 kHz → windows of 32 ms → echo guard → noise gate → shared detector. What
+the recogniser gets is the audio before guard and gate; they only keep the detector honest. Time is
+counted in windows of input audio, so a closed gate or a late detector never shifts it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from gateway.audio.pcm import SampleCarry
+from gateway.audio.resample import Resampler
+from gateway.listen.asr import RATE
+from gateway.listen.vad import WINDOW, Vad
+from gateway.settings import VadSettings
+
+WINDOW_MS = WINDOW * 1000 // RATE
+_RING_WINDOWS = 96
+"""About 3 s: pre-roll plus the most a detector may be behind."""
+
+
+class Guard(Protocol):
+    """The echo guard, as a session knows it."""
+
+    def played(self, pcm: npt.NDArray[np.float32]) -> None:
+        """What was sent to the client, float32 [n] at 16 kHz, in the order of time."""
+        ...
+
+    def suppress(self, window: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]: ...
+
+
+class Gate(Protocol):
+    def process(self, window: npt.NDArray[np.float32], factor: float) -> npt.NDArray[np.float32]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The detector's verdict on 32 ms of input."""
+
+    index: int
+    """Counts windows since the session began."""
+    probability: float
+    """Of speech, 0…1."""
+    arrived_s: float
+    """Loop time at which its last sample came in."""
+
+    @property
+    def end_ms(self) -> int:
+        return (self.index + 1) * WINDOW_MS
+
+
+class Ear:
+    """Takes bytes, hands out verdicts; keeps the last seconds of audio for pre-roll."""
+
+    def __init__(
+        self,
+        vad: Vad,
+        settings: VadSettings,
+        *,
+        input_rate: int,
+        guard: Guard | None,
+        gate: Gate | None,
+        on_window: Callable[[Window], None],
+    ) -> None:
+        self._settings = settings
+        self._resampler = Resampler(input_rate, RATE)
+        self._carry = SampleCarry()
+        self._pending = np.empty(0, dtype=np.int16)
+        self._guard, self._gate, self._on_window = guard, gate, on_window
+        self._waiting: deque[tuple[int, float]] = deque()  # (index, arrival) of windows at the detector
+        self._ring: deque[bytes] = deque(maxlen=_RING_WINDOWS)
+        self._count = 0
+        self._input_rate = input_rate
+        self._stream = vad.open(self._on_probability)
+        self.gate_factor = 1.0
+        """Of the gate's margin; follows the session's state."""
+        self.tap: Callable[[bytes], None] | None = None
+        """Gets every window's PCM16 at 16 kHz from now on, before its verdict."""
+
+    @property
+    def heard_ms(self) -> int:
+        """Input audio so far."""
+        return self._count * WINDOW_MS
+
+    def feed(self, pcm: bytes) -> None:
+        """PCM16 at the input rate, any length; an odd byte waits for its other half."""
+        whole = self._carry.feed(pcm)
+        if not whole:
+            return
+        samples = self._resampler.push(np.frombuffer(whole, dtype="<i2").astype(np.int16, copy=False))
+        self._pending = np.concatenate((self._pending, samples)) if self._pending.size else samples
+        whole_windows = self._pending.size // WINDOW
+        for k in range(whole_windows):
+            self._push(self._pending[k * WINDOW : (k + 1) * WINDOW])
+        if whole_windows:
+            self._pending = self._pending[whole_windows * WINDOW :].copy()
+
+    def feed_silence(self, ms: int) -> None:
+        """The client sent nothing for this long: the detector's clock goes on."""
+        for _ in range(ms // WINDOW_MS):
+            self._push(np.zeros(WINDOW, dtype=np.int16))
+
+    def since(self, index: int) -> list[bytes]:
+        """PCM16 windows from window `index` on, as far back as they are kept."""
+        oldest = self._count - len(self._ring)
+        return list(self._ring)[max(0, index - oldest) :]
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def _push(self, samples: npt.NDArray[np.int16]) -> None:
+        pcm = samples.tobytes()
+        self._ring.append(pcm)
+        self._waiting.append((self._count, asyncio.get_running_loop().time()))
+        self._count += 1
+        if self.tap is not None:
+            self.tap(pcm)
+        window = samples.astype(np.float32) / 32768.0
+        if self._guard is not None:
+            window = self._guard.suppress(window)
+        if self._gate is not None:
+            window = self._gate.process(window, self.gate_factor)
+        self._stream.push(window)
+
+    def _on_probability(self, probability: float) -> None:
+        index, arrived = self._waiting.popleft()
+        self._on_window(Window(index, probability, arrived))

@@ -1,0 +1,153 @@
+"""What the parts of one session share: its state, its settings, its tasks and timers, its way out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, ParamSpec
+
+from gateway.listen.asr import Recognizer
+from gateway.listen.vad import Vad
+from gateway.session import events as ev
+from gateway.session.states import step
+from gateway.settings import Settings
+from gateway.speak.ticker import Ticker
+from gateway.speak.tts import Synthesizer
+from gateway.telemetry.metrics import Metrics
+from gateway.think.llm import LanguageModel
+
+log = logging.getLogger(__name__)
+P = ParamSpec("P")
+
+INTERNAL = ev.Closed("internal", "the session failed; connect again", retryable=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What every session of the process shares."""
+
+    settings: Settings
+    recognizer: Recognizer
+    llm: LanguageModel
+    synthesizer: Synthesizer
+    vad: Vad
+    metrics: Metrics
+    ticker: Ticker
+
+
+class Core:
+    """One per session; made by it, used by its hearing and its answering."""
+
+    def __init__(self, session_id: str, connection: ev.Connection, parts: Parts) -> None:
+        self.session_id, self.connection, self.parts = session_id, connection, parts
+        self.settings = parts.settings
+        self.hello = connection.hello
+        self.chosen = connection.hello.configure
+        self.state = ev.State.IDLE
+        self.ended: asyncio.Future[ev.Closed] = asyncio.get_running_loop().create_future()
+        self.group: asyncio.TaskGroup | None = None
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.on_state: Callable[[ev.State], None] = lambda state: None
+
+    # ---- out ----
+
+    def send(self, event: ev.ServerEvent) -> None:
+        self.connection.send(event)
+
+    def refuse(self, message: str) -> None:
+        """A request that makes no sense; the session lives on."""
+        self.send(ev.Error("bad_request", message))
+
+    def enter(self, state: ev.State) -> None:
+        """Raises IllegalTransition; entering the state one is in does nothing."""
+        if state is not self.state:
+            self.state = step(self.state, state)
+            self.on_state(state)
+            self.send(ev.StateChanged(state))
+
+    def end(self, closed: ev.Closed) -> None:
+        """Stop now. The first reason stays."""
+        if not self.ended.done():
+            self.ended.set_result(closed)
+
+    # ---- time and tasks ----
+
+    @staticmethod
+    def now() -> float:
+        """The event loop's time, s."""
+        return asyncio.get_running_loop().time()
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """A task that ends with the session; an exception in it ends the session."""
+        assert self.group is not None
+        task = self.group.create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        return task
+
+    def later(self, delay_s: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
+        return asyncio.get_running_loop().call_later(delay_s, self.guarded(callback))
+
+    def guarded(self, callback: Callable[P, None]) -> Callable[P, None]:
+        """A timer's or detector's call has nobody to raise to: a bug ends this session, not the timer."""
+
+        def call(*args: P.args, **kwargs: P.kwargs) -> None:
+            if self.ended.done():
+                return
+            try:
+                callback(*args, **kwargs)
+            except Exception:
+                log.exception("session %s failed", self.session_id)
+                self.end(INTERNAL)
+
+        return call
+
+    # ---- settings, as the client changed them ----
+
+    def configure(self, change: ev.Configure) -> None:
+        merged = {
+            name: getattr(self.chosen, name) if getattr(change, name) is None else getattr(change, name)
+            for name in ev.Configure.__slots__
+        }
+        self.chosen = ev.Configure(**merged)
+
+    @property
+    def instructions(self) -> str:
+        return self.chosen.instructions or self.settings.llm.system_prompt
+
+    @property
+    def asr_language(self) -> str:
+        return self.chosen.language or self.settings.asr.language
+
+    @property
+    def tts_language(self) -> str:
+        return self.chosen.language or self.settings.tts.language
+
+    @property
+    def voice(self) -> str:
+        return self.chosen.voice or self.settings.tts.voice
+
+    @property
+    def hangover_ms(self) -> int:
+        return self.chosen.hangover_ms or self.settings.turn.hangover_ms
+
+    @property
+    def hangover_long_ms(self) -> int:
+        return max(self.chosen.hangover_long_ms or self.settings.turn.hangover_long_ms, self.hangover_ms)
+
+    @property
+    def automatic_turns(self) -> bool:
+        chosen = self.chosen.automatic_turns
+        return self.settings.turn.automatic if chosen is None else chosen
+
+    @property
+    def barge_in(self) -> bool:
+        chosen = self.chosen.barge_in
+        return self.settings.barge_in.enabled if chosen is None else chosen
+
+    @property
+    def eager(self) -> bool:
+        chosen = self.chosen.eager
+        return self.settings.turn.eager if chosen is None else chosen

@@ -1,0 +1,212 @@
+"""One reply: LLM ▸ pieces ▸ synthesis ▸ playout, each working while the next one does.
+
+A reply may be prepared before it is known to be wanted (`hold`): nothing of it is audible until
+`release`. Whatever ends it, `heard()` says which words reached the user.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from gateway.audio.loudness import Leveler
+from gateway.audio.resample import Resampler
+from gateway.settings import PlayoutSettings
+from gateway.speak.playout import Playout
+from gateway.speak.tts import Synthesizer, TtsError
+from gateway.think.llm import LlmError
+from gateway.think.sentences import SentenceSplitter, spoken
+
+_PIECES_AHEAD = 8
+"""Pieces of text the LLM may be ahead of synthesis; then its stream is not read."""
+
+Tokens = AsyncGenerator[str, None]
+
+
+@dataclass(slots=True)
+class Piece:
+    """A stretch of reply text and where its audio lies."""
+
+    text: str
+    start_ms: int = -1
+    """In the reply's audio; −1: not synthesised yet."""
+    end_ms: int = -1
+    """−1: not synthesised to its end yet."""
+
+
+@dataclass(slots=True)
+class Marks:
+    """Loop times (s) at which a reply's stages were reached; None: not reached."""
+
+    speech_end: float | None = None
+    turn_end: float | None = None
+    final: float | None = None
+    first_token: float | None = None
+    first_piece: float | None = None
+    first_chunk: float | None = None
+    first_audio: float | None = None
+
+    def ask(self, turn: Marks) -> None:
+        """Take over what the user's side of the turn knows."""
+        self.speech_end, self.turn_end, self.final = turn.speech_end, turn.turn_end, turn.final
+
+    def timings_ms(self) -> dict[str, float]:
+        """Stage latencies; the keys are those of telemetry.metrics.STAGES."""
+        stages = {
+            "end_of_turn": (self.speech_end, self.turn_end),
+            "speech_end_to_final": (self.speech_end, self.final),
+            "final_to_first_token": (self.final, self.first_token),
+            "first_token_to_first_sentence": (self.first_token, self.first_piece),
+            "sentence_to_first_chunk": (self.first_piece, self.first_chunk),
+            "first_chunk_to_first_audio": (self.first_chunk, self.first_audio),
+            "final_to_first_audio": (self.final, self.first_audio),
+            "voice_to_voice": (self.speech_end, self.first_audio),
+        }
+        return {
+            name: round(max(0.0, b - a) * 1000, 1)
+            for name, (a, b) in stages.items()
+            if a is not None and b is not None
+        }
+
+
+@dataclass(slots=True)
+class Reply:
+    """State of one reply. `run()` is a task of the session's."""
+
+    reply_id: str
+    turn_id: str
+    question: str
+    """The user's words answered; empty for words spoken as given."""
+    playout: Playout
+    on_text: Callable[[Reply, str], None]
+    """A piece's audio starts to be sent."""
+    on_failure: Callable[[str, str], None]
+    """(part, message for people): `llm` or `tts` failed."""
+    interruptible: bool = True
+    marks: Marks = field(default_factory=Marks)
+    pieces: list[Piece] = field(default_factory=list)
+    task: asyncio.Task[None] | None = None
+    failed: bool = False
+    """A part failed; what it had made before is still heard."""
+    texts_sent: int = 0
+    """Pieces whose audio started to be sent."""
+    announced: bool = False
+    """`ReplyStarted` was sent."""
+
+    def fail(self, part: str, message: str) -> None:
+        self.failed = True
+        self.on_failure(part, message)
+
+    def split_heard(self, heard_ms: int) -> tuple[str, str]:
+        """(heard, unheard) text at `heard_ms`: a piece cut in the middle is cut between words, by its share."""
+        heard: list[str] = []
+        for number, piece in enumerate(self.pieces):
+            if piece.start_ms < 0 or (piece.start_ms >= heard_ms and piece.end_ms != piece.start_ms):
+                break
+            if 0 <= piece.end_ms <= heard_ms:
+                heard.append(piece.text)
+                continue
+            length = (piece.end_ms if piece.end_ms >= 0 else self.playout.total_ms) - piece.start_ms
+            share = (heard_ms - piece.start_ms) / length if length > 0 else 0.0
+            words = piece.text.split(" ")
+            keep = int(len(words) * min(share, 1.0))
+            rest = [" ".join(words[keep:])] + [p.text for p in self.pieces[number + 1 :]]
+            if keep:
+                heard.append(" ".join(words[:keep]))
+            return "".join(heard).strip(), "".join(rest).strip()
+        return "".join(heard).strip(), "".join(p.text for p in self.pieces[len(heard) :]).strip()
+
+    def text_begun(self, number: int) -> None:
+        """Playout's mark: piece `number` starts to be sent."""
+        self.on_text(self, self.pieces[number].text)
+
+    async def run(
+        self,
+        tokens: Tokens,
+        synthesizer: Synthesizer,
+        settings: PlayoutSettings,
+        *,
+        output_rate: int,
+        voice: str,
+        language: str,
+    ) -> None:
+        """Returns when all audio is in playout or a part failed; the rest is playout's."""
+        queue: asyncio.Queue[str | None] = asyncio.Queue(_PIECES_AHEAD)
+        speaker = _Speaker(self, synthesizer, settings, output_rate, voice, language)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._think(tokens, queue, settings.first_sentence_chars))
+                group.create_task(speaker.run(queue))
+        except* _SynthesisFailed:
+            self.playout.finish()
+
+    async def _think(self, tokens: Tokens, queue: asyncio.Queue[str | None], first_chars: int) -> None:
+        loop = asyncio.get_running_loop()
+        splitter = SentenceSplitter(first_chars)
+        try:
+            async with aclosing(tokens):
+                async for token in tokens:
+                    if self.marks.first_token is None:
+                        self.marks.first_token = loop.time()
+                    for piece in splitter.feed(token):
+                        await self._hand_over(piece, queue)
+        except LlmError as error:
+            self.fail("llm", str(error))
+        else:
+            for piece in splitter.flush():
+                await self._hand_over(piece, queue)
+        await queue.put(None)
+
+    async def _hand_over(self, piece: str, queue: asyncio.Queue[str | None]) -> None:
+        if self.marks.first_piece is None:
+            self.marks.first_piece = asyncio.get_running_loop().time()
+        await queue.put(piece)
+
+
+@dataclass(slots=True)
+class _Speaker:
+    reply: Reply
+    synthesizer: Synthesizer
+    settings: PlayoutSettings
+    output_rate: int
+    voice: str
+    language: str
+
+    async def run(self, queue: asyncio.Queue[str | None]) -> None:
+        leveler = Leveler(self.output_rate, self.settings.loudness_dbfs)
+        while (text := await queue.get()) is not None:
+            piece = Piece(text)
+            self.reply.pieces.append(piece)
+            piece.start_ms = self.reply.playout.total_ms
+            self.reply.playout.mark(len(self.reply.pieces) - 1)
+            words = spoken(text)
+            if words:
+                try:
+                    await self._speak(words, leveler)
+                except TtsError as error:
+                    self.reply.fail("tts", str(error))
+                    raise _SynthesisFailed from error
+            piece.end_ms = self.reply.playout.total_ms
+        self.reply.playout.finish()
+
+    async def _speak(self, words: str, leveler: Leveler) -> None:
+        resampler: Resampler | None = None
+        chunks = self.synthesizer.synthesize(words, voice=self.voice, language=self.language)
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                if self.reply.marks.first_chunk is None:
+                    self.reply.marks.first_chunk = asyncio.get_running_loop().time()
+                if resampler is None:
+                    resampler = Resampler(chunk.rate, self.output_rate)
+                samples = resampler.push(np.frombuffer(chunk.pcm, dtype="<i2").astype(np.int16, copy=False))
+                await self.reply.playout.write(leveler.process(samples).tobytes())
+        if resampler is not None:
+            await self.reply.playout.write(leveler.process(resampler.flush()).tobytes())
+
+
+class _SynthesisFailed(Exception):
+    """Ends the reply's task group, and with it the LLM's stream."""

@@ -1,0 +1,197 @@
+"""One conversation, from `Ready` to `Closed`.
+
+Everything happens on the event loop: client events, detector verdicts and the ends of tasks call
+plain methods that decide; slow work (recognition, replies) runs in tasks of the session's own group.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from gateway.listen.echo import EchoGuard
+from gateway.session import events as ev
+from gateway.session.answering import Answering
+from gateway.session.core import INTERNAL, Core, Parts
+from gateway.session.hearing import Hearing
+
+log = logging.getLogger(__name__)
+
+_AHEAD_OF_REAL_TIME_S = 2.0
+"""A client may send audio this far ahead of the clock; then its stream is read more slowly."""
+
+
+class Session:
+    """Make it on the running loop; run it with `run()`, once."""
+
+    def __init__(self, session_id: str, connection: ev.Connection, parts: Parts) -> None:
+        self.session_id = session_id
+        self._connection, self._settings = connection, parts.settings
+        self._core = core = Core(session_id, connection, parts)
+        guard = EchoGuard(parts.settings.echo) if parts.settings.echo.enabled else None
+        self._hearing = Hearing(core, guard)
+        self._answering = Answering(
+            core, guard, user_is_speaking=lambda: self._hearing.user_is_speaking, on_over=self._reply_over
+        )
+        self._hearing.answering = self._answering
+        core.on_state = self._on_state
+        self._idle: asyncio.TimerHandle | None = None
+        self._draining: ev.Closed | None = None
+        self._started_s = core.now()
+        self._input_clock_s = 0.0
+
+    async def run(self) -> ev.Closed:
+        """The whole conversation; returns why it ended. One clean-up path, whatever ended it."""
+        core, closed = self._core, INTERNAL
+        limit = core.later(self._settings.session.max_duration_s, self._duration_over)
+        try:
+            self._begin()
+            async with asyncio.TaskGroup() as group:
+                core.group = group
+                core.spawn(self._read())
+                closed = await core.ended
+                for task in list(core.tasks):
+                    task.cancel()
+        except Exception:
+            log.exception("session %s failed", self.session_id)
+        finally:
+            limit.cancel()
+            core.end(closed)
+            self._clean_up(closed)
+        return closed
+
+    def end(self, closed: ev.Closed) -> None:
+        """Stop now. The first reason stays."""
+        self._core.end(closed)
+
+    def drain(self, closed: ev.Closed) -> None:
+        """Stop as soon as no reply is being prepared or spoken."""
+        self._draining = self._draining or closed
+        self._end_if_drained()
+
+    def describe(self) -> dict[str, object]:
+        """For /v1/sessions: nothing that was said."""
+        return {
+            "session_id": self.session_id,
+            "state": str(self._core.state),
+            "turns": self._answering.replies,
+            "age_s": round(self._core.now() - self._started_s, 1),
+        }
+
+    def _begin(self) -> None:
+        core, hello = self._core, self._connection.hello
+        core.send(
+            ev.Ready(self.session_id, hello.input_rate, hello.output_rate, core.asr_language, core.voice)
+        )
+        core.enter(ev.State.LISTENING)
+        self._touch()
+
+    def _clean_up(self, closed: ev.Closed) -> None:
+        if self._idle is not None:
+            self._idle.cancel()
+        self._answering.cancel(ev.Outcome.CANCELLED)
+        self._hearing.close()
+        if self._core.state is not ev.State.TERMINATED:
+            self._core.enter(ev.State.TERMINATED)
+        self._core.send(closed)
+
+    # ---- what ends it ----------------------------------------------------------------------------
+
+    def _touch(self) -> None:
+        """Something happened: the idle clock starts again."""
+        if self._idle is not None:
+            self._idle.cancel()
+        self._idle = self._core.later(self._settings.session.idle_s, self._idle_over)
+
+    def _idle_over(self) -> None:
+        if self._answering.busy or self._hearing.user_is_speaking:
+            self._touch()  # not while a reply is prepared
+        else:
+            self.end(ev.Closed("idle", "nothing was said for the idle timeout"))
+
+    def _duration_over(self) -> None:
+        self.drain(ev.Closed("duration", "the session reached its longest duration"))
+
+    def _end_if_drained(self) -> None:
+        if self._draining is None:
+            return
+        if not self._answering.busy and not self._hearing.user_is_speaking:
+            self.end(self._draining)
+
+    def _on_state(self, state: ev.State) -> None:
+        self._hearing.set_gate(state)
+        self._touch()
+        if state is ev.State.SPEAKING:
+            self._hearing.close_turn()
+        elif state is ev.State.WAITING_FOR_INPUT and self._draining is not None:
+            # Asked again once everything that this step is part of has happened.
+            asyncio.get_running_loop().call_soon(self._end_if_drained)
+
+    def _reply_over(self, outcome: ev.Outcome) -> None:
+        core = self._core
+        if core.ended.done():
+            return
+        if outcome is not ev.Outcome.INTERRUPTED:
+            self._hearing.close_turn()
+        if core.state in (ev.State.SPEAKING, ev.State.BARGED_IN):
+            speaking_on = core.state is ev.State.BARGED_IN and self._hearing.speech_is_open
+            core.enter(ev.State.LISTENING if speaking_on else ev.State.WAITING_FOR_INPUT)
+        self._touch()
+        if self._answering.replies >= self._settings.session.max_turns:
+            self.drain(ev.Closed("turns", "the session reached its largest number of turns"))
+        if outcome is not ev.Outcome.INTERRUPTED:  # the interruption comes first
+            self._answering.go_on()
+        self._end_if_drained()
+
+    # ---- what the client sends -------------------------------------------------------------------
+
+    async def _read(self) -> None:
+        try:
+            async for event in self._connection.events():
+                if isinstance(event, ev.AudioIn):
+                    self._hearing.hear(event.pcm)
+                    await self._keep_to_real_time(len(event.pcm))
+                else:
+                    self._on_client_event(event)
+        except ConnectionError as error:
+            self.end(ev.Closed("client", str(error) or "the connection was lost"))
+        else:
+            self._hearing.commit()
+            self.drain(ev.Closed("client", "the client ended its side"))
+
+    async def _keep_to_real_time(self, pcm_bytes: int) -> None:
+        """Slows the reading of a client that floods: it costs itself, and nothing is lost."""
+        now = self._core.now()
+        self._input_clock_s = max(self._input_clock_s, now)
+        self._input_clock_s += pcm_bytes / (2 * self._connection.hello.input_rate)
+        ahead = self._input_clock_s - now
+        if ahead > _AHEAD_OF_REAL_TIME_S:
+            await asyncio.sleep(ahead - _AHEAD_OF_REAL_TIME_S)
+
+    def _on_client_event(self, event: ev.ClientEvent) -> None:
+        core = self._core
+        self._touch()
+        match event:
+            case ev.TextIn(text):
+                if text.strip():
+                    self._hearing.type(text)
+                else:
+                    core.refuse("text is empty: send what the user typed")
+            case ev.Say():
+                self._answering.say(event)
+            case ev.Configure():
+                core.configure(event)
+                self._answering.set_instructions()
+            case ev.Commit():
+                if not self._hearing.commit():
+                    core.send(ev.Warning("nothing_to_commit", "no speech was heard since the last turn"))
+            case ev.Cancel():
+                self._answering.cancel(ev.Outcome.CANCELLED)
+            case ev.Truncate(reply_id, heard_ms):
+                self._answering.truncate(reply_id, heard_ms)
+            case ev.ToolResult(call_id, output):
+                self._answering.tool_result(call_id, output)
+            case ev.Close(reason):
+                self.end(ev.Closed("client", reason))
+            case ev.AudioIn():
+                pass  # handled where it is read

@@ -1,0 +1,236 @@
+"""Paced sending of one session's reply audio, and the only place that knows what was heard.
+
+Frames leave at real time, `lead` ahead of it. What left is kept until it is surely heard, so that a
+reply paused by a false alarm goes on from the first frame that was not. "Heard" follows the pacing
+clock unless the client reports its own position.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gateway.speak.ticker import FRAME_S, Ticker
+
+FRAME_MS = 20
+_KEEP_HEARD_FRAMES = 100
+"""2 s: a client may report that it is this far behind the pacing clock."""
+_TIMER_SLACK_S = 0.001
+"""uvloop's timers have a resolution of 1 ms."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    generation: int
+    """Changes with every reply and every flush."""
+    sequence: int
+    """Counts a generation's frames from 0."""
+    offset_ms: int
+    """Place in the reply's audio."""
+    pcm: bytes
+    """PCM16, 20 ms."""
+
+
+class Playout:
+    """One reply at a time: `start`, `write`…, `finish`; `pause`/`resume` and `drop` in between."""
+
+    def __init__(
+        self,
+        ticker: Ticker,
+        *,
+        rate: int,
+        lead_ms: int,
+        buffer_s: float,
+        send: Callable[[Frame], None],
+        on_mark: Callable[[int], None],
+        on_heard: Callable[[], None],
+    ) -> None:
+        """send: takes a frame, must not block. on_mark(n): the n-th mark's audio starts to be sent.
+        on_heard: the finished reply was heard to its end."""
+        self._ticker = ticker
+        self._frame_bytes = rate * FRAME_MS // 1000 * 2
+        self._lead_s = lead_ms / 1000
+        self._limit = max(2, int(buffer_s / FRAME_S))
+        self._send, self._on_mark, self._on_heard = send, on_mark, on_heard
+        self._room = asyncio.Event()
+        self.generation = 0
+        self._clear()
+
+    def _clear(self) -> None:
+        self._frames: deque[bytes] = deque()  # all frames from `_base` on, heard ones pruned
+        self._base = 0
+        self._next = 0  # index of the next frame to send
+        self._partial = bytearray()
+        self._marks: deque[tuple[int, int]] = deque()  # (first frame index, mark)
+        self._finished = False
+        self._paused = False
+        self._sequence = 0
+        self._anchor_s: float | None = None  # loop time at which frame `_anchor` is heard
+        self._anchor = 0
+        self._reported_ms: int | None = None  # fixed while paused or dropped
+        self._lag_ms = 0  # the client is this far behind the pacing clock
+        self._room.set()
+
+    # ---- filling ----
+
+    def start(self) -> int:
+        """Begin a new reply; returns its generation. Anything left of the last one is gone."""
+        self._clear()
+        self.generation += 1
+        return self.generation
+
+    def mark(self, number: int) -> None:
+        """What is written from here on belongs to piece `number`."""
+        self._marks.append((self._base + len(self._frames), number))
+
+    async def write(self, pcm: bytes) -> None:
+        """PCM16 at the output rate, any length. Waits while `buffer_s` of audio is unsent."""
+        while self._base + len(self._frames) - self._next >= self._limit:
+            self._room.clear()
+            await self._room.wait()
+        self._partial += pcm
+        size = self._frame_bytes
+        whole = len(self._partial) // size * size
+        for at in range(0, whole, size):
+            self._frames.append(bytes(self._partial[at : at + size]))
+        del self._partial[:whole]
+        self._wake()
+
+    def finish(self) -> None:
+        """No more audio will come; the rest is padded to a whole frame."""
+        if self._partial:
+            self._partial += bytes(self._frame_bytes - len(self._partial))
+            self._frames.append(bytes(self._partial))
+            self._partial.clear()
+        self._finished = True
+        self._wake()
+
+    # ---- interruption ----
+
+    def hold(self) -> None:
+        """Nothing is sent until `resume`; what was sent stays sent."""
+        self._paused = True
+        self._ticker.leave(self._tick)
+
+    def pause(self) -> int:
+        """Stop now; returns the generation given up. No frame of it will follow."""
+        self._freeze_heard()
+        self.hold()
+        return self.generation
+
+    def resume(self) -> int:
+        """Go on from the first frame not heard, under a new generation (the same if none was sent)."""
+        if self._next:
+            heard = self.heard_ms() // FRAME_MS
+            self._next = min(max(heard, self._base), self._base + len(self._frames))
+            self.generation += 1
+            self._sequence = 0
+        self._reported_ms = None
+        self._anchor_s, self._anchor = None, self._next
+        self._paused = False
+        self._wake()
+        return self.generation
+
+    def drop(self) -> int:
+        """Forget everything unsent; returns the generation given up. Until `start`, nothing is sent."""
+        self._ticker.leave(self._tick)
+        given_up = self.generation
+        heard = self.heard_ms()
+        self._clear()
+        self._paused = True
+        self._reported_ms = heard
+        return given_up
+
+    # ---- what was heard ----
+
+    @property
+    def begun(self) -> bool:
+        """A frame of this reply was sent."""
+        return self._next > 0
+
+    @property
+    def left(self) -> bool:
+        """Something of this reply is or may still be unheard."""
+        return not self._finished or self.heard_ms() < self.total_ms
+
+    @property
+    def total_ms(self) -> int:
+        """Audio written so far."""
+        return (self._base + len(self._frames)) * FRAME_MS
+
+    def heard_ms(self) -> int:
+        """Of this reply's audio, by the client's report or the pacing clock."""
+        if self._reported_ms is not None:
+            return self._reported_ms
+        if self._anchor_s is None:
+            return self._anchor * FRAME_MS
+        return max(0, self._paced_ms() - self._lag_ms)
+
+    def report(self, heard_ms: int) -> bool:
+        """The client's own position; False when it cannot be (beyond what was sent)."""
+        if not 0 <= heard_ms <= self._next * FRAME_MS:
+            return False
+        if self._anchor_s is None:
+            self._reported_ms = heard_ms
+        else:
+            self._lag_ms = max(0, self._paced_ms() - heard_ms)
+        return True
+
+    def _paced_ms(self) -> int:
+        assert self._anchor_s is not None
+        passed = (asyncio.get_running_loop().time() - self._anchor_s) * 1000
+        return int(min(max(passed, 0) + self._anchor * FRAME_MS, self._next * FRAME_MS))
+
+    def _freeze_heard(self) -> None:
+        self._reported_ms = self.heard_ms()
+        self._anchor_s = None
+
+    # ---- sending ----
+
+    def _wake(self) -> None:
+        if self._paused or not (self._finished or self._next < self._base + len(self._frames)):
+            return
+        self._ticker.join(self._tick)
+        self._tick(asyncio.get_running_loop().time())
+
+    def _tick(self, now: float) -> None:
+        end = self._base + len(self._frames)
+        while self._next < end and not self._paused:
+            if self._anchor_s is None or self._heard_at(self._next + 1) < now:
+                # First frame, or the audio came a frame too late: what follows is heard from now on.
+                self._anchor_s, self._anchor = now, self._next
+            if self._heard_at(self._next) - self._lead_s > now:
+                break
+            self._send_next()
+        self._prune()
+        if self._next == end and not self._paused:
+            if not self._finished:
+                self._ticker.leave(self._tick)  # `write` wakes it again
+            elif self._anchor_s is None or now >= self._heard_at(self._next) - _TIMER_SLACK_S:
+                self._ticker.leave(self._tick)
+                self._paused = True
+                self._on_heard()
+
+    def _heard_at(self, index: int) -> float:
+        """Loop time at which the frame starts to be heard, by the pacing clock."""
+        assert self._anchor_s is not None
+        return self._anchor_s + (index - self._anchor) * FRAME_S
+
+    def _send_next(self) -> None:
+        while self._marks and self._marks[0][0] <= self._next:
+            self._on_mark(self._marks.popleft()[1])
+        frame = Frame(
+            self.generation, self._sequence, self._next * FRAME_MS, self._frames[self._next - self._base]
+        )
+        self._next += 1
+        self._sequence += 1
+        self._send(frame)
+        if not self._room.is_set() and self._base + len(self._frames) - self._next < self._limit:
+            self._room.set()
+
+    def _prune(self) -> None:
+        while self._next - self._base > _KEEP_HEARD_FRAMES:
+            self._frames.popleft()
+            self._base += 1
