@@ -29,6 +29,15 @@ class Ports:
 
 
 @dataclass(frozen=True, slots=True)
+class Stub:
+    """A Python process of a model: one per instance, and a passing one that completes a config."""
+
+    model: str
+    instance: str
+    """"asr_x_0_0", unique among the living; the model's own name for the one that completes a config."""
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     status: int
     """Exit status; negative: the signal that killed it."""
@@ -45,13 +54,13 @@ class ServerProcess:
     """Made by `spawn`; over when `ended` is done."""
 
     def __init__(
-        self, warden: subprocess.Popen[bytes], run_dir: Path, on_stubs: Callable[[str], None]
+        self, warden: subprocess.Popen[bytes], run_dir: Path, on_stubs: Callable[[Stub | None], None]
     ) -> None:
         self.pid = 0
         """Of tritonserver itself."""
         self.log: Path | None = None
-        self.stubs: dict[int, str] = {}
-        """Living Python stubs: pid to instance name ("asr_x_0_0")."""
+        self.stubs: dict[int, Stub] = {}
+        """Living Python stubs by pid."""
         self._warden = warden
         self._run_dir = run_dir
         self._on_stubs = on_stubs
@@ -70,9 +79,9 @@ class ServerProcess:
         log_dir: Path,
         exit_s: int,
         auto_complete: bool,
-        on_stubs: Callable[[str], None],
+        on_stubs: Callable[[Stub | None], None],
     ) -> ServerProcess:
-        """on_stubs: called with the instance name of each Python stub that died or ended."""
+        """on_stubs: called with each Python stub that died or ended, and with None for a new one."""
 
         def launch() -> tuple[subprocess.Popen[bytes], Path]:
             run_dir = _make_run_dir(wheel)
@@ -139,13 +148,11 @@ class ServerProcess:
                 elif word == "shm":
                     self._shm.append(rest)
                 elif word == "stub":
-                    pid, _, instance = rest.partition(" ")
-                    self.stubs[int(pid)] = instance
-                    self._on_stubs("")
+                    pid, instance, file = rest.split("\t", 2)
+                    self.stubs[int(pid)] = Stub(Path(file).parent.parent.name, instance)
+                    self._on_stubs(None)
                 elif word == "gone":
-                    pid, _, instance = rest.partition(" ")
-                    self.stubs.pop(int(pid), None)
-                    self._on_stubs(instance)
+                    self._on_stubs(self.stubs.pop(int(rest), None))
                 elif word == "exit":
                     status, _, reason = rest.partition(" ")
                     ended = Ended(int(status), reason)
@@ -185,7 +192,7 @@ def _make_run_dir(wheel: Wheel) -> Path:
     python = run_dir / "backends" / "python"
     for part in wheel.python_backend.iterdir():
         if part.is_file():
-            (python / part.name).symlink_to(part)
+            shutil.copy(part, python)  # a link would "escape the backend directory" for Triton
     if os.statvfs(run_dir).f_flag & os.ST_NOEXEC:
         (python / STUB).symlink_to(wheel.stub)
     else:  # Triton changes the mode of a stub it cannot start: let that be a copy

@@ -23,7 +23,7 @@ from gateway.triton.errors import TritonError, TritonUnavailable
 from gateway.triton.host import Wheel, find_wheel
 from gateway.triton.model_info import is_complete, read_repository
 from gateway.triton.preflight import check_host
-from gateway.triton.process import Ports, ServerProcess
+from gateway.triton.process import Ports, ServerProcess, Stub
 from gateway.triton.repository import Repository
 
 _LOG = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class EmbeddedTriton:
         self._channel: Channel | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._changed = asyncio.Event()
-        self._lost: set[str] = set()
+        self._lost: set[Stub] = set()
         self._repairs: dict[str, tuple[int, float]] = {}
         self._steady = False
         self.restarts = 0
@@ -108,8 +108,8 @@ class EmbeddedTriton:
     def stub_pids(self) -> dict[str, list[int]]:
         """Living Python processes by model."""
         found: dict[str, list[int]] = {}
-        for pid, instance in self._process.stubs.items() if self._process is not None else ():
-            found.setdefault(_model_of(instance), []).append(pid)
+        for pid, stub in self._process.stubs.items() if self._process is not None else ():
+            found.setdefault(stub.model, []).append(pid)
         return found
 
     async def start(self) -> None:
@@ -285,8 +285,8 @@ class EmbeddedTriton:
                     if self.pid:
                         break  # it runs, a model did not answer in time; its end is waited for as ever
 
-    def _stubs_changed(self, gone: str) -> None:
-        if gone:
+    def _stubs_changed(self, gone: Stub | None) -> None:
+        if gone is not None and gone.instance != gone.model:
             self._lost.add(gone)
         self._changed.set()
 
@@ -313,7 +313,7 @@ class EmbeddedTriton:
         for name in ready:
             self.failed.pop(name, None)
         alive = set(process.stubs.values()) if process is not None else set()
-        broken = {_model_of(instance) for instance in self._lost - alive} & ready
+        broken = {stub.model for stub in self._lost - alive} & ready
         self._lost.clear()
         for name in sorted(broken):
             await self._repair(name)
@@ -356,11 +356,6 @@ def default_log_dir() -> Path:
     """`$XDG_STATE_HOME/parley`, else `~/.local/state/parley`."""
     state = os.environ.get("XDG_STATE_HOME")
     return (Path(state) if state else Path.home() / ".local" / "state") / "parley"
-
-
-def _model_of(instance: str) -> str:
-    """asr_x of "asr_x_0_1"."""
-    return instance.rsplit("_", 2)[0]
 
 
 def _needs_auto_complete(repositories: Sequence[Path]) -> bool:

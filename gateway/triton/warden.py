@@ -14,8 +14,8 @@ parent that outlives the server can clean up behind it:
   and unlinks those files and no others.
 - It writes the server's output to a log of bounded size.
 
-On stdout it reports one event a line: `log PATH`, `server PID`, `shm PATH`, `stub PID INSTANCE`,
-`gone PID INSTANCE`, and last `exit STATUS LAST_ERROR_LINE`.
+On stdout it reports one event a line: `log PATH`, `server PID`, `shm PATH`, `stub PID INSTANCE FILE`
+(separated by tabs), `gone PID`, and last `exit STATUS LAST_ERROR_LINE`.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Warden:
         self._log = Log(str(config["log_dir"]))
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._poll = select.poll()
-        self._stubs: dict[int, tuple[int, str]] = {}  # pidfd -> pid, instance
+        self._stubs: dict[int, int] = {}  # pidfd -> pid
         self._shm: set[str] = set()
         self._server = 0
         self._kill_at = 0.0
@@ -133,8 +133,7 @@ class Warden:
                 elif fd in self._stubs:
                     self._poll.unregister(fd)
                     os.close(fd)
-                    pid, instance = self._stubs.pop(fd)
-                    self._say(f"gone {pid} {instance}")
+                    self._say(f"gone {self._stubs.pop(fd)}")
             if look_at and now() >= look_at:
                 look_at = 0.0
                 self._look()
@@ -174,7 +173,7 @@ class Warden:
 
     def _look(self) -> None:
         """Take note of the server's stubs and shared-memory files."""
-        known = {pid for pid, _ in self._stubs.values()}
+        known = set(self._stubs.values())
         for pid, parent in _group(self._server):
             for line in _lines(f"/proc/{pid}/maps"):
                 at = line.find(f"{SHM}/triton_")
@@ -191,9 +190,9 @@ class Warden:
                     fd = os.pidfd_open(pid)
                 except ProcessLookupError:
                     continue
-                self._stubs[fd] = (pid, arguments[8])
+                self._stubs[fd] = pid
                 self._poll.register(fd, select.POLLIN)
-                self._say(f"stub {pid} {arguments[8]}")
+                self._say(f"stub {pid}\t{arguments[8]}\t{arguments[1]}")
 
     def _kill_group(self) -> None:
         try:
