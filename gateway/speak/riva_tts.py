@@ -1,0 +1,97 @@
+"""Synthesis by any Riva-compatible TTS endpoint: ours, NVIDIA Riva, a Riva NIM."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+import grpc
+import grpc.aio
+from riva.client.proto import riva_audio_pb2, riva_tts_pb2, riva_tts_pb2_grpc
+
+from gateway.audio.pcm import SampleCarry
+from gateway.settings import TtsSettings, call_metadata
+from gateway.speak.tts import Chunk, TtsError
+from gateway.triton.channel import open_channel
+
+_CHECK_S = 2.0
+
+
+class RivaSynthesizer:
+    """One channel for all sessions of the process; one SynthesizeOnline call per sentence."""
+
+    def __init__(self, settings: TtsSettings) -> None:
+        self._settings = settings
+        self._channel = open_channel(settings.uri, ssl=settings.ssl)
+        self._stub = riva_tts_pb2_grpc.RivaSpeechSynthesisStub(self._channel)
+        self._metadata = call_metadata(settings)
+
+    async def synthesize(
+        self, text: str, *, voice: str = "", language: str = ""
+    ) -> AsyncGenerator[Chunk, None]:
+        """See `Synthesizer.synthesize`; empty `voice` and `language` mean those of the settings."""
+        if not any(character.isalnum() for character in text):
+            return
+        settings = self._settings
+        request = riva_tts_pb2.SynthesizeSpeechRequest(
+            text=text,
+            language_code=language or settings.language,
+            encoding=riva_audio_pb2.AudioEncoding.LINEAR_PCM,
+            sample_rate_hz=settings.sample_rate,
+            voice_name=voice or settings.voice,
+        )
+        # A stream of one request: older services take a single one, which looks the same on the wire.
+        call = self._stub.SynthesizeOnline([request], metadata=self._metadata)
+        carry = SampleCarry()
+        empty = True
+        wait_ms = settings.first_chunk_ms
+        try:
+            while True:
+                async with asyncio.timeout(wait_ms / 1000):
+                    response = await call.read()
+                if response is grpc.aio.EOF:
+                    break
+                pcm = carry.feed(response.audio)
+                if pcm:
+                    empty, wait_ms = False, settings.chunk_ms
+                    yield Chunk(pcm, settings.sample_rate)
+        except TimeoutError:
+            raise TtsError(
+                f"the speech synthesiser at {settings.uri} fell silent: no audio for {wait_ms} ms"
+            ) from None
+        except grpc.aio.AioRpcError as error:
+            raise self._error(error) from error
+        finally:
+            call.cancel()
+        if empty:
+            raise TtsError(
+                f"the speech synthesiser at {settings.uri} made no audio: try another voice or language"
+            )
+
+    async def check(self) -> None:
+        """Raises TtsError when no voice answers within 2 s."""
+        try:
+            response = await self._stub.GetRivaSynthesisConfig(
+                riva_tts_pb2.RivaSynthesisConfigRequest(model_name=self._settings.model),
+                metadata=self._metadata,
+                timeout=_CHECK_S,
+            )
+        except grpc.aio.AioRpcError as error:
+            raise self._error(error) from error
+        if not response.model_config:
+            raise TtsError(f"the speech service at {self._settings.uri} has no voice loaded")
+
+    async def close(self) -> None:
+        """Cancels what still runs."""
+        await self._channel.close(None)
+
+    def _error(self, error: grpc.aio.AioRpcError) -> TtsError:
+        code, details = error.code(), (error.details() or "").strip().split("\n", 1)[0][:200]
+        uri = self._settings.uri
+        if code is grpc.StatusCode.UNAVAILABLE:
+            return TtsError(f"no speech synthesiser answers at {uri}: start it, or set PARLEY_TTS__URI")
+        if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+            return TtsError(
+                f"the speech synthesiser at {uri} refused the credentials: set PARLEY_TTS__API_KEY"
+            )
+        return TtsError(f"the speech synthesiser at {uri} failed: {details or code.name}")
