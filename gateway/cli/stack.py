@@ -1,0 +1,215 @@
+"""The whole stack of `parley up`: embedded Triton, Riva front, stand-in LLM, gateway.
+
+The gateway, the Riva front and the LLM are processes of their own: what each costs can be seen, and
+what breaks in one harms no other. They import while Triton starts and learn their addresses then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from gateway.app import split_address
+from gateway.cli.child import Child
+from gateway.cli.common import Fault
+from gateway.settings import ListenSettings, Settings
+from gateway.triton.errors import TritonError
+from gateway.triton.model_info import model_info, read_repository
+from gateway.triton.server import EmbeddedTriton, default_log_dir
+
+_READY_S = 20.0
+_DRAIN_S = 3.0
+"""Grace for replies when a person ends the stack; `session.drain_s` is for rolling updates."""
+_NAMES = {"grpc": "parley.v1", "riva": "Riva", "http": "HTTP", "llm": "LLM"}
+
+
+class Stack:
+    """`await start()`, then `watch()` until cancelled, then `await stop()`."""
+
+    def __init__(self, settings: Settings, say: Callable[[str], None]) -> None:
+        """`say` gets one sentence for a person whenever something happens."""
+        self._settings = settings
+        self._say = say
+        self.log_dir = settings.triton.log_dir or default_log_dir()
+        self.repository = _repository(settings.triton.repository)
+        self.triton: EmbeddedTriton | None = None
+        self.children: list[Child] = []
+        self.endpoints: dict[str, str] = {}
+        self.own_llm = "base_url" not in settings.llm.model_fields_set
+
+    async def start(self) -> dict[str, str]:
+        """Everything, until it is ready; returns the endpoints. Raises Fault; call `stop` in any case."""
+        try:
+            self.log_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise Fault(f"cannot write logs to {self.log_dir}: {error.strerror}") from None
+        listen = self._free_addresses()
+        parts = ["gateway", "speech", *(["llm"] if self.own_llm else [])]
+        self.children = [Child(part, self.log_dir / f"{part}.log", self._say) for part in parts]
+        await asyncio.gather(*(child.spawn() for child in self.children))
+        triton = self.triton = EmbeddedTriton(
+            [self.repository], models=self._models(), log_dir=self.log_dir, on_event=self._say, exit_s=2
+        )
+        try:
+            await triton.start()
+        except TritonError as error:
+            raise Fault(f"Triton did not start: {error}; `parley doctor` says what is missing") from None
+        self._check_models(triton)
+        told = self._child_settings(listen, triton)
+        found = await asyncio.gather(*(child.ready(told[child.part]) for child in self.children))
+        self.endpoints = {
+            "triton_grpc": triton.grpc,
+            "triton_http": triton.http,
+            "triton_metrics": triton.metrics,
+            "llm": self._settings.llm.base_url,
+        }
+        for part in found:
+            self.endpoints |= part
+        await self._until_ready(self.endpoints["http"])
+        return self.endpoints
+
+    async def watch(self) -> None:
+        """Start again what dies, until cancelled. Triton watches over itself."""
+        async with asyncio.TaskGroup() as group:
+            for child in self.children:
+                group.create_task(child.watch())
+
+    async def stop(self) -> None:
+        """The gateway first, so that nothing it needs goes before it."""
+        for child in self.children:
+            await child.stop()
+        if self.triton is not None:
+            await self.triton.stop()
+
+    async def sessions(self) -> int | None:
+        """How many sessions are open; None when the gateway does not say."""
+        try:
+            _, body = await asyncio.to_thread(_get, self.endpoints["http"] + "/v1/sessions", 1.0)
+            return len(json.loads(body)["sessions"])
+        except (OSError, ValueError, KeyError):
+            return None
+
+    def _free_addresses(self) -> dict[str, str]:
+        """Each default port, or a free one in its place, which is said."""
+        chosen: dict[str, str] = {}
+        listen = self._settings.listen
+        for key, name in _NAMES.items():
+            if key == "llm" and not self.own_llm:
+                continue
+            wanted = str(getattr(listen, key))
+            chosen[key] = free_address(wanted)
+            if chosen[key] != wanted and not wanted.endswith(":0"):
+                self._say(f"{wanted} is taken: {name} listens on {chosen[key]}")
+        return chosen
+
+    def _models(self) -> list[str]:
+        if self._settings.triton.models:
+            return list(self._settings.triton.models)
+        try:
+            found = read_repository(self.repository)
+        except (TritonError, OSError) as error:
+            raise Fault(f"the model repository cannot be read: {error}") from None
+        return [name for name, config in found.items() if not model_info(config).needs_gpu]
+
+    def _check_models(self, triton: EmbeddedTriton) -> None:
+        for name, why in triton.failed.items():
+            self._say(f"{name} is not available: {why}")
+        loaded = set(self._models()) - set(triton.failed)
+        needed = []
+        if "uri" not in self._settings.asr.model_fields_set:
+            needed.append("asr")
+        if "uri" not in self._settings.tts.model_fields_set:
+            needed.append("tts")
+        for family in needed:
+            if not any(name.startswith(f"{family}_") for name in loaded):
+                raise Fault(f"no {family}_* model could be loaded; `parley doctor` says what is missing")
+
+    def _child_settings(self, listen: dict[str, str], triton: EmbeddedTriton) -> dict[str, dict[str, Any]]:
+        """What each child is told; an address that the person set stays theirs."""
+        given = self._settings
+        gateway: dict[str, Any] = {"listen": {"grpc": listen["grpc"], "http": listen["http"]}}
+        if "uri" not in given.asr.model_fields_set:
+            gateway["asr"] = {"uri": listen["riva"]}
+        if "uri" not in given.tts.model_fields_set:
+            gateway["tts"] = {"uri": triton.grpc if given.tts.kind == "triton" else listen["riva"]}
+        if self.own_llm:
+            gateway["llm"] = {"base_url": f"http://{listen['llm']}/v1"}
+        if "drain_s" not in given.session.model_fields_set:
+            gateway["session"] = {"drain_s": _DRAIN_S}
+        return {
+            "gateway": gateway,
+            "speech": {"listen": {"riva": listen["riva"]}, "triton": {"uri": triton.grpc}, "session": {"drain_s": 1.0}},
+            "llm": {"listen": {"llm": listen.get("llm", "")}},
+        }  # fmt: skip
+
+    async def _until_ready(self, http: str) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _READY_S
+        while True:
+            why = "it does not answer"
+            with contextlib.suppress(OSError, ValueError):
+                status, body = await asyncio.to_thread(_get, http + "/readyz", 5.0)
+                if status == 200:
+                    return
+                parts = json.loads(body)["parts"]
+                why = "; ".join(f"{name}: {part['error']}" for name, part in parts.items() if not part["ok"])
+            if loop.time() >= deadline:
+                raise Fault(f"the gateway is not ready after {_READY_S:g} s: {why}")
+            await asyncio.sleep(0.1)
+
+
+def free_address(wanted: str) -> str:
+    """`wanted` if it can be listened on, else the same host with a free port. Raises Fault."""
+    try:
+        host, port = split_address(wanted)
+        with _listener(host, port):
+            if port:
+                return wanted
+    except OSError as error:
+        host = wanted.rpartition(":")[0]
+        if not host:
+            raise Fault(str(error)) from None
+    try:
+        with _listener(host, 0) as one:
+            return f"{host}:{one.getsockname()[1]}"
+    except OSError as error:
+        raise Fault(f"cannot listen on {wanted}: {error.strerror}") from None
+
+
+def default_listen() -> dict[str, str]:
+    """The addresses that are tried first, by endpoint key."""
+    return {key: str(ListenSettings.model_fields[key].default) for key in _NAMES}
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    one = socket.socket(family)
+    try:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        one.bind((host.strip("[]"), port))
+        one.listen(1)
+    except OSError:
+        one.close()
+        raise
+    return one
+
+
+def _repository(chosen: Path) -> Path:
+    """The repository named, or the checkout's own where the name is a relative one that is not here."""
+    ours = Path(__file__).parents[2] / chosen
+    return chosen if chosen.is_absolute() or chosen.is_dir() or not ours.is_dir() else ours
+
+
+def _get(url: str, timeout_s: float) -> tuple[int, bytes]:
+    try:
+        with urllib.request.urlopen(url, timeout=timeout_s) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
