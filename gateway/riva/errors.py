@@ -1,0 +1,54 @@
+"""Refusals and failures as gRPC statuses, with one clear sentence each and never a traceback."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from gateway.audio.files import BadAudio
+from gateway.triton.errors import SequenceLost, TritonError, TritonTimeout, TritonUnavailable
+
+_LOG = logging.getLogger(__name__)
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class Refused(Exception):
+    """The request cannot be served. `str()` is the status text."""
+
+    def __init__(self, message: str, code: grpc.StatusCode = grpc.StatusCode.INVALID_ARGUMENT) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
+    """What the client is told."""
+    if isinstance(error, Refused):
+        return error.code, str(error)
+    if isinstance(error, BadAudio):
+        return grpc.StatusCode.INVALID_ARGUMENT, f"Error: {error}"
+    if isinstance(error, TritonTimeout):
+        return grpc.StatusCode.DEADLINE_EXCEEDED, f"Error: the model did not answer in time: {error}"
+    if isinstance(error, TritonUnavailable | SequenceLost):
+        return grpc.StatusCode.UNAVAILABLE, f"Error: the model is not available now, try again: {error}"
+    if isinstance(error, TritonError):
+        return grpc.StatusCode.INTERNAL, f"Error: the model failed: {error}"
+    _LOG.error("a request to the speech service failed", exc_info=error)
+    return grpc.StatusCode.INTERNAL, "Error: the speech service failed; its log says why"
+
+
+@asynccontextmanager
+async def statuses(context: Context) -> AsyncIterator[None]:
+    """Ends the call with the status of what is raised inside."""
+    try:
+        yield
+    except grpc.aio.BaseError:
+        raise  # aborted already, or the client is gone
+    except Exception as error:
+        code, text = status_of(error)
+        await context.abort(code, text)

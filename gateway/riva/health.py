@@ -1,0 +1,42 @@
+"""grpc.health.v1 that follows the models: a service serves while Triton has a model for it ready."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from grpc_health.v1 import health, health_pb2
+
+from gateway.riva.catalog import ASR, TTS, Catalog
+from gateway.triton.errors import TritonError
+
+SERVICES = {
+    "nvidia.riva.asr.RivaSpeechRecognition": ASR,
+    "nvidia.riva.tts.RivaSpeechSynthesis": TTS,
+}
+_FRESH_S = 1.0
+
+
+class Health(health.aio.HealthServicer):  # type: ignore[misc]
+    """`Check` looks at Triton when the last look is old; `Watch` is told by `update()`."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        super().__init__()
+        self._catalog = catalog
+
+    async def Check(
+        self, request: health_pb2.HealthCheckRequest, context: Any
+    ) -> health_pb2.HealthCheckResponse:
+        await self.update(max_age_s=_FRESH_S)
+        return await super().Check(request, context)
+
+    async def update(self, *, max_age_s: float = 0.0) -> None:
+        """Sets every service's status; "" serves while any of them does."""
+        try:
+            await self._catalog.refresh(max_age_s=max_age_s)
+        except TritonError:
+            pass  # nothing counts as ready then
+        serving = {name: bool(self._catalog.ready(family)) for name, family in SERVICES.items()}
+        serving[""] = any(serving.values())
+        for name, up in serving.items():
+            status = health_pb2.HealthCheckResponse
+            await self.set(name, status.SERVING if up else status.NOT_SERVING)
