@@ -66,7 +66,9 @@ class Client:
         await self._channel.close()
 
     @asynccontextmanager
-    async def utterance(self, config: ModelConfig, sequence: int | str | None = None) -> AsyncIterator[Utterance]:
+    async def utterance(
+        self, config: ModelConfig, sequence: int | str | None = None
+    ) -> AsyncIterator[Utterance]:
         """A sequence on a stream of its own (decoupled) or over unary calls (otherwise)."""
         made = Utterance(self.stub, config, secrets.randbits(63) + 1 if sequence is None else sequence)
         try:
@@ -97,7 +99,13 @@ class Utterance:
         self._stream = stub.ModelStreamInfer() if config.model_transaction_policy.decoupled else None
 
     async def send(
-        self, audio: Array, *, start: bool = False, end: bool = False, language: str = "", hints: Sequence[str] = ()
+        self,
+        audio: Array,
+        *,
+        start: bool = False,
+        end: bool = False,
+        language: str = "",
+        hints: Sequence[str] = (),
     ) -> Heard:
         """audio: float32 [n]. Raises: Refusal, TimeoutError."""
         inputs = {"AUDIO": np.asarray(audio, dtype=np.float32)}
@@ -106,7 +114,10 @@ class Utterance:
         if hints:
             inputs["HINTS"] = text(*hints)
         message = request(
-            self._config.name, inputs, request_id=secrets.token_hex(4), batched=self._config.max_batch_size > 0
+            self._config.name,
+            inputs,
+            request_id=secrets.token_hex(4),
+            batched=self._config.max_batch_size > 0,
         )
         if isinstance(self.sequence, str):
             message.parameters["sequence_id"].string_param = self.sequence
@@ -135,7 +146,9 @@ class Utterance:
             reply = await self._stream.read()
         if reply.error_message:
             raise Refusal(reply.error_message)
-        assert reply.infer_response.parameters["triton_final_response"].bool_param, "a chunk has one FINAL answer"
+        assert reply.infer_response.parameters["triton_final_response"].bool_param, (
+            "a chunk has one FINAL answer"
+        )
         return reply.infer_response
 
     async def close(self) -> None:
@@ -193,7 +206,10 @@ class Speech:
             raise Refusal(reply.error_message)
         answer = reply.infer_response
         found = outputs(answer, batched=self._config.max_batch_size > 0)
-        values = {key: getattr(v, v.WhichOneof("parameter_choice") or "", None) for key, v in answer.parameters.items()}
+        values = {
+            key: getattr(v, v.WhichOneof("parameter_choice") or "", None)
+            for key, v in answer.parameters.items()
+        }
         return Spoken(
             audio=found.get("AUDIO", np.zeros(0, dtype=np.float32)),
             final=bool(values.pop("triton_final_response", False)),

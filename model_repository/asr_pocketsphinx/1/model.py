@@ -20,7 +20,7 @@ except ImportError as error:
         "asr_pocketsphinx needs Parley in the Python environment of Triton's Python backend: "
         "pip install 'parley[embedded]'"
     ) from error
-from pool import LOAD_S, RESTART, Pool, PoolError, Worker
+from pool import LOAD_S, RESTART, Pool, PoolError, Worker  # noqa: E402
 
 START, END = 1, 2
 RATE = 16_000
@@ -144,7 +144,9 @@ class TritonPythonModel:
                 if chunk.flags & START:
                     self._check_language(chunk.language)
                 if heard_s > self._max_s:
-                    raise Refused(f"the utterance is longer than {self._max_s:.0f} s: END it and START another")
+                    raise Refused(
+                        f"the utterance is longer than {self._max_s:.0f} s: END it and START another"
+                    )
                 if worker is None:
                     worker = await self._pool.acquire()
                 reply = await worker.ask(chunk.flags, chunk.audio, 10.0 + 2 * heard_s)

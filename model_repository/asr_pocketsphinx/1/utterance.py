@@ -43,7 +43,7 @@ class Utterance:
         decoder.reinit_feat()
         decoder.start_utt()
 
-    def feed(self, audio: np.ndarray) -> None:
+    def feed(self, audio: np.ndarray[Any, np.dtype[np.float32]]) -> None:
         """audio: float32 [n] at 16 kHz, full scale 1."""
         if not len(audio):
             return

@@ -1,0 +1,289 @@
+"""A voice on Triton: the contract of a `tts_*` model around any engine that calls back with audio.
+
+`execute` only enqueues. One loop thread keeps the streams; one engine thread synthesises a piece of
+text at a time, so an engine that bears one caller is safe. Audio leaves as soon as the engine has
+made it, half a second at once, then at `pace` times real time: hundreds of responses in one burst
+are what the server bears worst, and what a listener does not need.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb
+
+from gateway.triton.models.audio import Chunks, Samples, Trim, limited
+from gateway.triton.models.process import LoopThread, exit_with_parent, parameter
+from gateway.triton.models.segments import segments
+from gateway.triton.models.voices import Engine, Refused, Voice, choose_voice
+
+LEAD_MS = 500
+"""Audio sent without pacing."""
+HELD_MS = 2_000
+"""Audio made ahead of its sending; then the engine's next piece of text waits."""
+LOOK_S = 0.15
+"""How often a stream looks whether its client is still there (a round trip to the server)."""
+MAX_CHARS = 20_000
+SPEEDS = (0.5, 2.0)
+
+
+class Request:
+    """What is needed of a request after Triton took its tensors back."""
+
+    def __init__(self, request: Any) -> None:
+        self.id = request.request_id()
+        self.reply = request.get_response_sender()
+        self.text = _string(request, "TEXT")
+        self.voice = _string(request, "VOICE") or ""
+        self.language = _string(request, "LANGUAGE") or ""
+        speed = _values(request, "SPEED")
+        self.speed = float(speed[0]) if speed is not None else 1.0
+        cancel = _values(request, "CANCEL")
+        self.cancel = cancel is not None and bool(cancel[0])
+        self.reference = _values(request, "REFERENCE_AUDIO") is not None
+
+
+class Stream:
+    """One synthesis. Used on the loop, except `cancelled` and `hear`."""
+
+    def __init__(self, request: Request, voice: Voice, rate: int) -> None:
+        self.request = request
+        self.voice = voice
+        self.chunks = Chunks(rate)
+        self.changed = asyncio.Event()
+        self.room = asyncio.Event()
+        self.cancelled = ""
+        """How it was cancelled ("in-band", "vanished"); empty while it is wanted."""
+        self.error = ""
+        self.sent = 0
+        self.made_after_cancel = 0
+        """Pieces the engine made, and chunks sent, after the cancel was known."""
+        self._trim = Trim(rate)
+        self._loop = asyncio.get_running_loop()
+        self.room.set()
+
+    def hear(self, samples: np.ndarray[Any, Any]) -> bool:
+        """From the engine's thread. False: no more is wanted."""
+        if self.cancelled:
+            self.made_after_cancel += 1
+            return False
+        self._loop.call_soon_threadsafe(self._put, samples.astype(np.float32) * (self.voice.gain / 32768))
+        return True
+
+    def cancel(self, how: str) -> None:
+        self.cancelled = self.cancelled or how
+        self.changed.set()
+        self.room.set()
+
+    def close(self, error: str = "") -> None:
+        """No more audio will come."""
+        self.error = error
+        self.chunks.closed = True
+        self.changed.set()
+
+    def take(self) -> tuple[Samples, bool]:
+        chunk = self.chunks.take()
+        self._look_at_room()
+        return chunk
+
+    def _put(self, samples: Samples) -> None:
+        self.chunks.put(limited(self._trim(samples)))
+        self.changed.set()
+        self._look_at_room()
+
+    def _look_at_room(self) -> None:
+        if self.chunks.ms <= HELD_MS or self.cancelled:
+            self.room.set()
+        else:
+            self.room.clear()
+
+
+class SpeechModel:
+    """`initialize`, `execute` and `finalize` of a voice."""
+
+    def __init__(self, args: dict[str, str], load: Callable[[], Engine]) -> None:
+        exit_with_parent()
+        config = json.loads(args["model_config"])
+        self._name = str(config["name"])
+        self._pace = float(parameter(config, "pace", "8"))
+        self._max_streams = int(parameter(config, "max_streams", "128"))
+        self._engine = load()
+        said = int(parameter(config, "sample_rate"))
+        if said != self._engine.rate:
+            raise RuntimeError(
+                f"{self._name}: sample_rate is {said} in config.pbtxt, {self._engine.rate} in truth"
+            )
+        self._streams: dict[str, Stream] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._counters = Counters(self._name)
+        self._engine_thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        self._thread = LoopThread("speech")
+
+    def execute(self, requests: list[Any]) -> None:
+        for request in requests:
+            self._thread.post(self._take, Request(request))
+
+    def finalize(self) -> None:
+        async def end() -> None:
+            for stream in self._streams.values():
+                stream.cancel("unload")
+            if self._tasks:
+                await asyncio.wait(self._tasks, timeout=2.0)
+
+        self._thread.run(end(), 5.0)
+        self._engine_thread.shutdown(wait=True, cancel_futures=True)
+        self._thread.stop()
+
+    def _take(self, request: Request) -> None:
+        if request.cancel:
+            stream = self._streams.get(request.id)
+            if stream is not None:
+                stream.cancel("in-band")
+            request.reply.send(flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+            return
+        try:
+            stream = self._open(request)
+        except Refused as error:
+            _fail(request, str(error), pb.TritonError.INVALID_ARG)
+            return
+        if len(self._tasks) >= self._max_streams:
+            _fail(
+                request,
+                f"{self._name} is speaking {self._max_streams} texts already; try again",
+                pb.TritonError.UNAVAILABLE,
+            )
+            return
+        if request.id:
+            self._streams[request.id] = stream
+        task = asyncio.get_running_loop().create_task(self._speak(stream))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _open(self, request: Request) -> Stream:
+        if request.text is None:
+            raise Refused("TEXT is missing; send TEXT, or CANCEL with the id of the request to stop")
+        if len(request.text) > MAX_CHARS:
+            raise Refused(f"TEXT has {len(request.text)} characters; at most {MAX_CHARS} are spoken at once")
+        if not SPEEDS[0] <= request.speed <= SPEEDS[1]:
+            raise Refused(f"SPEED is {request.speed:g}; {SPEEDS[0]:g} to {SPEEDS[1]:g} are possible")
+        if request.reference:
+            raise Refused(f"{self._name} cannot imitate a voice; leave REFERENCE_AUDIO out")
+        if request.id in self._streams:
+            raise Refused(f"a request with id {request.id} is being spoken; each needs an id of its own")
+        voice = choose_voice(self._engine.voices, request.voice, request.language)
+        return Stream(request, voice, self._engine.rate)
+
+    async def _speak(self, stream: Stream) -> None:
+        making = asyncio.get_running_loop().create_task(self._make(stream))
+        try:
+            await self._send(stream)
+        finally:
+            stream.cancel("ended")
+            if self._streams.get(stream.request.id) is stream:
+                del self._streams[stream.request.id]
+            await asyncio.wait([making])
+            self._counters.add(stream)
+
+    async def _make(self, stream: Stream) -> None:
+        """Piece by piece, so that a long text holds up nobody and is not made for nobody."""
+        loop = asyncio.get_running_loop()
+        try:
+            for piece in segments(stream.request.text or ""):
+                await stream.room.wait()
+                if stream.cancelled:
+                    return
+                await loop.run_in_executor(self._engine_thread, self._synthesize, stream, piece)
+        except Exception as error:
+            stream.close(f"{self._name}: {error}")
+        else:
+            stream.close()
+
+    def _synthesize(self, stream: Stream, piece: str) -> None:
+        if not stream.cancelled:
+            self._engine.synthesize(piece, stream.voice, stream.request.speed, stream.hear)
+
+    async def _send(self, stream: Stream) -> None:
+        loop = asyncio.get_running_loop()
+        reply = stream.request.reply
+        began = looked = loop.time()
+        sent_ms = 0.0
+        while True:
+            due = began + max(0.0, sent_ms - LEAD_MS) / 1000 / self._pace
+            while not stream.cancelled and not (stream.chunks.ready() and loop.time() >= due):
+                wait = due - loop.time() if stream.chunks.ready() else LOOK_S
+                stream.changed.clear()
+                try:
+                    async with asyncio.timeout(min(max(wait, 0.0), LOOK_S)):
+                        await stream.changed.wait()
+                except TimeoutError:
+                    pass
+                if loop.time() - looked >= LOOK_S:
+                    looked = loop.time()
+                    if reply.is_cancelled():
+                        stream.cancel("vanished")
+            if stream.cancelled:
+                reply.send(flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+                return
+            chunk, last = stream.take()
+            if not sent_ms:
+                began = loop.time()
+            sent_ms += len(chunk) * 1000 / self._engine.rate
+            if last and stream.error:
+                _fail(stream.request, stream.error, pb.TritonError.INTERNAL)
+                return
+            response = pb.InferenceResponse(output_tensors=[pb.Tensor("AUDIO", chunk)])
+            reply.send(response, flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL if last else 0)
+            stream.sent += 1
+            if last:
+                return
+
+
+class Counters:
+    """What the model counts for itself, on Triton's metrics page."""
+
+    def __init__(self, model: str) -> None:
+        self._families: list[Any] = []  # a family must outlive its metrics
+        labels = {"model": model}
+        self._chunks = self._family("parley_tts_chunks_total", "Audio chunks sent").Metric(labels=labels)
+        self._after_cancel = self._family(
+            "parley_tts_chunks_after_cancel_total", "Chunks made after their stream was cancelled"
+        ).Metric(labels=labels)
+        cancelled = self._family("parley_tts_cancelled_total", "Streams that were cancelled")
+        self._cancelled = {
+            how: cancelled.Metric(labels={**labels, "how": how}) for how in ("in-band", "vanished")
+        }
+
+    def add(self, stream: Stream) -> None:
+        """Once, when the stream has ended: each count is a round trip to the server."""
+        self._chunks.increment(stream.sent)
+        if stream.cancelled in self._cancelled:
+            self._cancelled[stream.cancelled].increment(1)
+            self._after_cancel.increment(stream.made_after_cancel)
+
+    def _family(self, name: str, description: str) -> Any:
+        family = pb.MetricFamily(name=name, description=description, kind=pb.MetricFamily.COUNTER)
+        self._families.append(family)
+        return family
+
+
+def _fail(request: Request, message: str, code: int) -> None:
+    response = pb.InferenceResponse(output_tensors=[], error=pb.TritonError(message, code))
+    request.reply.send(response, flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+
+def _values(request: Any, name: str) -> np.ndarray[Any, Any] | None:
+    tensor = pb.get_input_tensor_by_name(request, name)
+    if tensor is None:
+        return None
+    values: np.ndarray[Any, Any] = tensor.as_numpy().reshape(-1)
+    return values if len(values) else None
+
+
+def _string(request: Any, name: str) -> str | None:
+    values = _values(request, name)
+    return None if values is None else values[0].decode(errors="replace")
