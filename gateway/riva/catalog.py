@@ -50,9 +50,9 @@ class Catalog:
         self._looked_at = float("-inf")
 
     def ready(self, family: str) -> list[ModelInfo]:
-        """The models of a family, the preferred first: those that need a GPU, then by name."""
+        """The models of a family, the preferred first: by `default`, need of a GPU, and name."""
         found = (model for model in self._models.values() if family_of(model) == family)
-        return sorted(found, key=lambda model: (not model.needs_gpu, model.name))
+        return sorted(found, key=lambda model: (not model.default, not model.needs_gpu, model.name))
 
     async def refresh(self, *, max_age_s: float = 0.0) -> None:
         """Look at Triton, unless the last look is younger. Waiters share one look.
@@ -96,7 +96,7 @@ class Catalog:
 
         def find() -> Voice | None:
             for known in self.ready(TTS):
-                name = _voice_of(known, voice) if speaks(known, language) else None
+                name = _voice_of(known, voice, language)
                 if name is not None:
                     return Voice(known, name, language)
             return None
@@ -135,26 +135,31 @@ def voice_base(model: ModelInfo) -> str:
 
 def speaks(model: ModelInfo, language: str) -> bool:
     """Whether a model serves a BCP-47 tag; "" is served by all, "en" by every kind of English."""
-    if not language or not model.languages:
-        return True
-    wanted = _tag(language)
-    for known in map(_tag, model.languages):
-        if known == wanted or known == wanted.partition("-")[0] or known.partition("-")[0] == wanted:
-            return True
-    return False
+    return not language or not model.languages or any(_fits(known, language) for known in model.languages)
 
 
-def _tag(language: str) -> str:
-    return language.replace("_", "-").lower()
+def voices_of(model: ModelInfo, language: str) -> list[str]:
+    """The model's voices for a language, its default first; "" for all of them."""
+    if not language or len(model.voice_languages) != len(model.voices):
+        return list(model.voices)
+    pairs = zip(model.voices, model.voice_languages, strict=True)
+    return [voice for voice, known in pairs if _fits(known, language)]
 
 
-def _voice_of(model: ModelInfo, voice: str) -> str | None:
+def _fits(known: str, wanted: str) -> bool:
+    known, wanted = (tag.replace("_", "-").lower() for tag in (known, wanted))
+    return known == wanted or known == wanted.partition("-")[0] or known.partition("-")[0] == wanted
+
+
+def _voice_of(model: ModelInfo, voice: str, language: str) -> str | None:
     """The model's own name for `voice`, "" for its default, None when it has no such voice.
 
     Voices are named as Riva does, "flite.slt", or without what comes before the dot.
     """
+    if not speaks(model, language):
+        return None
     if not voice or voice in (model.name, voice_base(model)):
         return ""
     for base in (model.name, voice_base(model)):
         voice = voice.removeprefix(f"{base}.")
-    return voice if voice in model.voices else None
+    return voice if voice in voices_of(model, language) else None

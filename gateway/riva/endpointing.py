@@ -15,6 +15,7 @@ from gateway.listen.vad import WINDOW, Vad
 
 WINDOW_MS = WINDOW * 1000 // 16_000
 _SPEECH = 0.5
+_MOST_ANSWERS = 256
 _ANSWER_S = 5.0
 """Longest wait for the detector."""
 
@@ -107,7 +108,7 @@ class Detector:
     """One stream's speech probabilities from the shared detector."""
 
     def __init__(self, vad: Vad) -> None:
-        self._answers: asyncio.Queue[float] = asyncio.Queue()
+        self._answers: asyncio.Queue[float] = asyncio.Queue(_MOST_ANSWERS)
         self._stream = vad.open(self._answers.put_nowait)
 
     async def probabilities(self, samples: npt.NDArray[np.float32]) -> list[float]:

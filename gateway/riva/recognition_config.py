@@ -11,6 +11,7 @@ from riva.client.proto import riva_audio_pb2
 from gateway.audio.files import Encoding
 from gateway.riva.endpointing import Endpointing
 from gateway.riva.errors import Refused
+from gateway.riva.listening import MAX_UTTERANCE_S
 
 ENCODINGS: Mapping[int, Encoding] = {
     riva_audio_pb2.ENCODING_UNSPECIFIED: Encoding.AUTO,
@@ -20,6 +21,9 @@ ENCODINGS: Mapping[int, Encoding] = {
     riva_audio_pb2.OGGOPUS: Encoding.OGG_OPUS,
     riva_audio_pb2.ALAW: Encoding.ALAW,
 }
+ENDPOINTING_KEY = "parley.endpointing"
+"""In custom_configuration: "off" makes the whole stream one utterance."""
+_LONGEST_MS = int(MAX_UTTERANCE_S * 1000)
 _MOST_HINTS = 1_000
 _LONGEST_HINT = 200
 
@@ -74,18 +78,23 @@ def recognition(config: rasr.RecognitionConfig) -> Recognition:
 
 
 def _endpointing(config: rasr.RecognitionConfig) -> Endpointing | None:
-    asked = config.endpointing_config if config.HasField("endpointing_config") else rasr.EndpointingConfig()
-    given = {field.name: value for field, value in asked.ListFields()}
-    # An explicit zero is listed too: these fields have presence.
-    if given.get("stop_history") == 0:
+    """None when the client ends its utterances itself: by our own key, which NVIDIA's server does not
+    know and ignores, or by a stop_history of 0 or longer than any utterance."""
+    if config.custom_configuration.get(ENDPOINTING_KEY, "").lower() == "off":
         return None
+    # ListFields also gives an explicit zero: these fields have presence.
+    given = {field.name: value for field, value in config.endpointing_config.ListFields()}
     for name, value in given.items():
-        if value < 0 or (name.startswith(("start_threshold", "stop_threshold")) and value > 1):
+        if value < 0 or ("threshold" in name and value > 1) or value != value:
             raise Refused(
                 f"Error: endpointing_config.{name} is {value:g}: "
                 "histories are milliseconds from 0, thresholds lie between 0 and 1"
             )
+        if "history" in name:
+            given[name] = min(value, _LONGEST_MS)
     settings = Endpointing(**given)
+    if settings.stop_history in (0, _LONGEST_MS):
+        return None
     if settings.stop_history_eou >= settings.stop_history:
         raise Refused("Error: endpointing_config.stop_history_eou must be shorter than stop_history")
     return settings

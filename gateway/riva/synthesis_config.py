@@ -22,7 +22,7 @@ _MOST_CHARACTERS = 2_000
 _MODEL_RATE = 16_000
 """Hz of REFERENCE_AUDIO."""
 _PROMPT_S = (3.0, 10.0)
-_SPEEDS = (0.25, 4.0)
+_SPEEDS = (0.5, 2.0)
 ZERO_SHOT, DICTIONARY = "zero-shot", "custom-dictionary"
 """Tags by which a model says what it can do."""
 

@@ -13,7 +13,7 @@ from riva.client.proto import riva_tts_pb2_grpc
 from gateway.audio.ogg_opus import OggOpusEncoder
 from gateway.audio.pcm import Int16, to_int16, to_pcm
 from gateway.audio.resample import Resampler
-from gateway.riva.catalog import TTS, Catalog, voice_base
+from gateway.riva.catalog import TTS, Catalog, voice_base, voices_of
 from gateway.riva.errors import Context, Refused, statuses
 from gateway.riva.synthesis_config import Output, inputs, output, spoken_text
 from gateway.triton.codec import Array
@@ -86,7 +86,7 @@ class SpeechSynthesis(riva_tts_pb2_grpc.RivaSpeechSynthesisServicer):  # type: i
                     config.parameters["language_code"] = language
                     config.parameters["voice_name"] = voice_base(model)
                     config.parameters["subvoices"] = ",".join(
-                        f"{voice}:{i}" for i, voice in enumerate(model.voices)
+                        f"{voice}:{i}" for i, voice in enumerate(voices_of(model, language))
                     )
                     config.parameters["sample_rate"] = str(model.sample_rate)
                     config.parameters["tags"] = ",".join(model.tags)

@@ -35,6 +35,8 @@ class ModelInfo:
     """BCP-47."""
     voices: tuple[str, ...]
     """The first is the default."""
+    voice_languages: tuple[str, ...]
+    """Of each voice, in the same order; empty: every voice speaks every language."""
     sample_rate: int
     """Hz of its audio; 0 when not given."""
     tags: tuple[str, ...]
@@ -43,6 +45,8 @@ class ModelInfo:
     """Resident memory; 0 when not given."""
     license: str
     """SPDX expression."""
+    default: bool
+    """Preferred among the models of its family."""
 
 
 def model_info(config: ModelConfig) -> ModelInfo:
@@ -71,11 +75,13 @@ def model_info(config: ModelConfig) -> ModelInfo:
         family=value("family"),
         languages=values("languages"),
         voices=values("voices"),
+        voice_languages=values("voice_languages"),
         sample_rate=number("sample_rate"),
         tags=values("tags"),
         needs_gpu=value("needs_gpu").lower() in ("true", "1", "yes"),
         memory_mb=number("memory_mb"),
         license=value("license"),
+        default=value("default").lower() in ("true", "1", "yes"),
     )
 
 
