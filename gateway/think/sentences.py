@@ -9,8 +9,10 @@ from gateway.think.lexicon import (
     AFTER_ORDINAL,
     BEFORE_NUMBER,
     ENDINGS,
+    FILLERS,
     MAYBE_LAST,
     NEVER_LAST,
+    OTHER,
     STARTERS,
     TITLES,
 )
@@ -251,12 +253,14 @@ def looks_finished(text: str, language: str) -> bool:
         return False
     if text[-1] in _STOPS:
         return True
-    data = ENDINGS.get(re.split(r"[-_]", language.lower())[0], ENDINGS[""])
+    data = ENDINGS.get(re.split(r"[-_]", language.lower())[0], OTHER)
     words = [word.strip(_OPENERS + _CLOSERS + ",;:.!?") for word in text.split()]
     last = words[-1]
-    if last in data.open_words or last in ENDINGS[""].open_words:
-        is_question = words[0].split("'")[0] in data.question_words
-        return is_question and len(words) > 2 and last in data.stranding
+    is_question = len(words) > 2 and words[0].split("'")[0] in data.question_words
+    if " ".join(words[-2:]) in data.open_phrases:
+        return is_question
+    if last in data.open_words or last in FILLERS:
+        return is_question and last in data.stranding
     return not _in_number(words, data.digits, data.tens)
 
 

@@ -5,29 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-_SMALL = [
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-    "thirteen",
-    "fourteen",
-    "fifteen",
-    "sixteen",
-    "seventeen",
-    "eighteen",
-    "nineteen",
-]
-_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+_SMALL = (
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+)  # fmt: skip
+_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 _VALUES = {word: value for value, word in enumerate(_SMALL)} | {
     word: 20 + 10 * step for step, word in enumerate(_TENS)
 }
@@ -51,16 +33,13 @@ def read_numbers(words: Sequence[str]) -> list[int]:
             open_to = 100
         elif word == "and" and open_to == 100:
             continue
-        elif "-" in word and all(part in _VALUES for part in word.split("-")):
-            found.append(sum(_VALUES[part] for part in word.split("-")))
-            open_to = 0
-        elif word in _VALUES:
-            value = _VALUES[word]
+        elif all(part in _VALUES for part in word.split("-")):
+            value = sum(_VALUES[part] for part in word.split("-"))
             if 0 < value < open_to:
                 found[-1] += value
             else:
                 found.append(value)
-            open_to = 10 if value >= 20 else 0
+            open_to = 10 if value >= 20 and "-" not in word else 0
         else:
             open_to = 0
     return found
