@@ -75,7 +75,7 @@ class Gateway:
         self._closers.append(recognizer.close)
         synthesizer = make_synthesizer(settings.tts)
         self._closers.append(synthesizer.close)
-        llm = OpenAiLlm(settings.llm, metrics)
+        llm = OpenAiLlm(settings.llm)
         self._closers.append(llm.close)
         vad = SileroVad()
         self._closers.append(vad.close)

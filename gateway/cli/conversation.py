@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
-from gateway.cli.client import Arrival
+from gateway.cli.client import Arrival, CallFailed
 from gateway.cli.player import Player
 from gateway.session import events as ev
 
@@ -93,6 +93,13 @@ class Conversation:
         """The stream has ended: nothing more will come."""
         self._over = True
         self._changed.set()
+
+    async def changed(self) -> None:
+        """Returns after the next arrival that is no audio; raises CallFailed when none can come."""
+        if self._over:
+            raise CallFailed("the session ended before the conversation did")
+        self._changed.clear()
+        await self._changed.wait()
 
     def reply(self, reply_id: str) -> ReplyRecord:
         for known in reversed(self.replies):

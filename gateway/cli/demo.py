@@ -1,0 +1,298 @@
+"""The demo behind `scripts/demo`: a spoken conversation of several turns with the stack on this machine.
+
+The user is a second synthetic voice. One turn interrupts the assistant in the middle of a long story.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from gateway.audio.pcm import Int16, to_int16
+from gateway.audio.resample import resample
+from gateway.cli import endpoints
+from gateway.cli.client import Arrival, CallFailed, VoiceClient
+from gateway.cli.common import FAILED, OK, Fault, complain, load_settings
+from gateway.cli.conversation import Conversation, ReplyRecord
+from gateway.cli.microphone import SteadyMicrophone
+from gateway.cli.stack import Stack
+from gateway.cli.view import STAGES, HumanView
+from gateway.cli.wav import write_wav
+from gateway.session import events as ev
+from gateway.settings import TtsSettings
+from gateway.speak.triton_tts import TritonSynthesizer
+from gateway.speak.tts import TtsError
+
+_IN_RATE, _OUT_RATE = 16_000, 24_000
+_STORY_S = 4.0
+"""How much of the story is heard before it is interrupted."""
+_PAUSE_S = 0.7
+RECORDING = Path("conversation.wav")
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What the user says."""
+
+    words: str
+    interrupts: bool = False
+    """Said over the reply to the line before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cast:
+    """Who speaks: voices of the loaded models, and lines that the recogniser understands from this user."""
+
+    user: str
+    assistant: str
+    remark: str
+    lines: tuple[Line, ...]
+
+
+_FLITE = Cast(
+    user="rms",
+    assistant="slt",
+    remark="the user's voice is flite's rms, the assistant's is flite's slt",
+    lines=(
+        Line("hello there. what can you do for me?"),
+        Line("my name is mary"),
+        Line("what time is it?"),
+        Line("please tell me a long story"),
+        Line("please stop, and count to ten", interrupts=True),
+        Line("do you remember my name?"),
+    ),
+)
+_ESPEAK = Cast(
+    user="en-us-clear",
+    assistant="en-gb",
+    remark="libflite is not here: both voices are espeak-ng's, the user's en-us-clear, the assistant's en-gb",
+    lines=(
+        Line("what can you do for me?"),
+        Line("my name is mary"),
+        Line("what time is it?"),
+        Line("please tell me a long story"),
+        Line("please stop, and tell me what time it is", interrupts=True),
+        Line("do you remember my name?"),
+    ),
+)
+
+
+@dataclass(slots=True)
+class Turn:
+    """One line and what came of it. Times are the loop's, s."""
+
+    line: Line
+    onset: float = 0.0
+    """The user's first sample left."""
+    end: float = 0.0
+    """The user's last sample left."""
+    understood: str = ""
+    reply: ReplyRecord | None = None
+    cut: ReplyRecord | None = None
+    """The reply that this line interrupted."""
+    stale_at: float | None = None
+    """When the last frame of the interrupted reply arrived."""
+
+
+@dataclass(slots=True)
+class Demo:
+    client: VoiceClient
+    talk: Conversation
+    microphone: SteadyMicrophone
+    view: HumanView
+    turns: list[Turn] = field(default_factory=list)
+
+    async def hold(self, lines: Sequence[tuple[Line, bytes]]) -> None:
+        """Say every line, each when the last reply was heard or, if it interrupts, in the middle of it."""
+        for number, (line, speech) in enumerate(lines):
+            follows = lines[number + 1][0] if number + 1 < len(lines) else None
+            await self._turn(line, speech, interrupted_next=follows is not None and follows.interrupts)
+
+    async def _turn(self, line: Line, speech: bytes, *, interrupted_next: bool) -> None:
+        turn = Turn(line)
+        self.turns.append(turn)
+        if line.interrupts and self.talk.replies:
+            turn.cut = self.talk.replies[-1]
+        known, finals = len(self.talk.replies), len(self.talk.heard_user)
+        self.view.note(f"{'':11}the user says: {line.words}")
+        turn.onset, turn.end = await self.microphone.say(speech)
+        if interrupted_next:
+            await self._heard_enough(known)
+        else:
+            await self.talk.settled(quiet_s=_PAUSE_S, at_least_s=3.0)
+        turn.understood = " ".join(final.text for final in self.talk.heard_user[finals:])
+        turn.reply = next((r for r in self.talk.replies[known:] if r.first_audio_at is not None), None)
+        if turn.cut is not None:
+            turn.stale_at = turn.cut.last_audio_at
+
+    async def _heard_enough(self, known: int) -> None:
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(20):
+            while not any(r.first_audio_at for r in self.talk.replies[known:]):
+                await self.talk.changed()
+        await asyncio.sleep(max(0.0, (self.talk.replies[-1].first_audio_at or 0.0) + _STORY_S - loop.time()))
+
+    def recording(self) -> Int16:
+        """Stereo at 24 kHz, as heard: user left, assistant right."""
+        assert self.microphone.sent is not None
+        user = resample(to_int16(bytes(self.microphone.sent)), _IN_RATE, _OUT_RATE)
+        assistant = self.client.player.mix(self.microphone.began, len(user) / _OUT_RATE)
+        length = min(len(user), len(assistant))
+        return np.stack([user[:length], assistant[:length]], axis=1)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="scripts/demo", description="Start the stack, hold a spoken conversation with it, stay up."
+    )
+    parser.add_argument("--once", action="store_true", help="end after the conversation")
+    options = parser.parse_args(arguments)
+    try:
+        return asyncio.run(_run(once=options.once))
+    except (Fault, CallFailed, TtsError) as error:
+        complain(str(error))
+        return FAILED
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        return 130
+
+
+async def _run(*, once: bool) -> int:
+    console = Console(highlight=False, soft_wrap=True)
+
+    def say(sentence: str) -> None:
+        console.print(f"[dim]{time.strftime('%H:%M:%S')}[/]  {escape(sentence)}")
+
+    main_task = asyncio.current_task()
+    assert main_task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, main_task.cancel)
+    stack = Stack(load_settings(), say)
+    path = endpoints.default_path()
+    began = time.monotonic()
+    say("starting Triton, the Riva front, the stand-in LLM and the gateway")
+    try:
+        found = await stack.start()
+        endpoints.write(path, found)
+        say(
+            f"ready after {time.monotonic() - began:.1f} s: {', '.join(f'{k} {v}' for k, v in found.items())}"
+        )
+        watching = asyncio.create_task(stack.watch())
+        try:
+            heard = await _converse(found, console)
+            if once or not heard:
+                return OK if heard else FAILED
+            say(f"the stack stays up; logs are in {stack.log_dir}. In another terminal:")
+            console.print("            .venv/bin/parley talk --mic      [dim](Ctrl-C here ends it)[/]")
+            await watching
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+    finally:
+        endpoints.remove(path, stack.endpoints)
+        await stack.stop()
+    return OK
+
+
+async def _converse(found: dict[str, str], console: Console) -> bool:
+    """The conversation, its table and its recording; True when every turn got its reply."""
+    cast, speech = await _user_speech(found["triton_grpc"])
+    console.print(f"            {cast.remark}\n")
+    hello = ev.Hello(input_rate=_IN_RATE, output_rate=_OUT_RATE, configure=ev.Configure(voice=cast.assistant))
+    async with VoiceClient(found["grpc"], hello) as client:
+        microphone = SteadyMicrophone(client, record=True)
+        microphone.start()
+        view = HumanView(microphone.began, user="heard", assistant="parley")
+        demo = Demo(client, Conversation(client.player), microphone, view)
+        listening = asyncio.create_task(_listen(client, demo))
+        try:
+            await demo.hold(list(zip(cast.lines, speech, strict=True)))
+        finally:
+            await microphone.stop()
+            view.close()
+        await client.hang_up("the demo is over")
+        async with asyncio.timeout(5):
+            await listening
+    recording = await asyncio.to_thread(demo.recording)
+    where = await asyncio.to_thread(RECORDING.absolute)
+    await asyncio.to_thread(write_wav, where, recording, _OUT_RATE)
+    _report(demo, console)
+    seconds = len(recording) / _OUT_RATE
+    console.print(f"\nwrote {where}: {seconds:.0f} s, user left, assistant right")
+    silent = [turn.line.words for turn in demo.turns if turn.reply is None]
+    for words in silent:
+        complain(f"no reply came to: {words}")
+    return not silent
+
+
+async def _listen(client: VoiceClient, demo: Demo) -> None:
+    assert client.ready is not None
+    demo.view.show(Arrival(demo.microphone.began, client.ready))
+    try:
+        async for arrival in client:
+            demo.talk.on(arrival)
+            demo.view.show(arrival)
+    finally:
+        demo.talk.over()
+
+
+async def _user_speech(triton: str) -> tuple[Cast, list[bytes]]:
+    """The user's lines, spoken by the second voice: PCM16 at 16 kHz."""
+    synthesizer = TritonSynthesizer(TtsSettings(uri=triton))
+    try:
+        for cast in (_FLITE, _ESPEAK):
+            try:
+                return cast, [await _speak(synthesizer, cast.user, line.words) for line in cast.lines]
+            except TtsError:
+                if cast is _ESPEAK:
+                    raise
+    finally:
+        await synthesizer.close()
+    raise AssertionError("one of the casts returns or raises")
+
+
+async def _speak(synthesizer: TritonSynthesizer, voice: str, words: str) -> bytes:
+    pieces, rate = [], 0
+    async for chunk in synthesizer.synthesize(words, voice=voice):
+        pieces.append(chunk.pcm)
+        rate = chunk.rate
+    return resample(to_int16(b"".join(pieces)), rate, _IN_RATE).astype("<i2").tobytes()
+
+
+def _report(demo: Demo, console: Console) -> None:
+    """Every turn: what was understood, and how long each stage took."""
+    table = Table(title="\nlatencies, ms", title_justify="left", box=None, pad_edge=False)
+    table.add_column("the user said, and was understood as")
+    for _, title in STAGES:
+        table.add_column(title, justify="right")
+    table.add_column("end of speech to first sound here", justify="right")
+    for turn in demo.turns:
+        done = turn.reply.done if turn.reply is not None else None
+        timings = done.timings if done is not None else {}
+        first = turn.reply.first_audio_at if turn.reply is not None else None
+        here = f"{(first - turn.end) * 1000:.0f}" if first is not None else "no reply"
+        stages = [f"{timings[key]:.0f}" if key in timings else "" for key, _ in STAGES]
+        table.add_row(f"{turn.line.words}\n[dim]{escape(turn.understood)}[/]", *stages, here)
+    console.print(table)
+    for turn in demo.turns:
+        cut = turn.cut.done if turn.cut is not None else None
+        if cut is None or cut.outcome is not ev.Outcome.INTERRUPTED or turn.stale_at is None:
+            continue
+        console.print(
+            f"\nthe interruption: {(turn.stale_at - turn.onset) * 1000:.0f} ms from the user's first sound to the last "
+            f"frame of the story; {cut.heard_ms / 1000:.1f} s of it were heard\n"
+            f"  heard: {escape(cut.text)}\n  cut:   [dim]{escape(cut.unheard)}[/]"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
