@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Literal, TextIO
+from urllib.parse import quote
 
 session_id: ContextVar[str] = ContextVar("session_id", default="")
 """The session that the current task works for; tasks inherit it."""
@@ -67,8 +68,9 @@ class _LineFormatter(logging.Formatter):
     def __init__(self, as_json: bool, secrets: Iterable[str]) -> None:
         super().__init__()
         self._as_json = as_json
+        forms = {form for secret in secrets if len(secret) >= _MIN_SECRET for form in _forms(secret)}
         # longest first: a secret may contain another
-        self._secrets = sorted({s for s in secrets if len(s) >= _MIN_SECRET}, key=len, reverse=True)
+        self._secrets = sorted(forms, key=len, reverse=True)
 
     def format(self, record: logging.LogRecord) -> str:
         fields: dict[str, object] = {
@@ -95,6 +97,18 @@ class _LineFormatter(logging.Formatter):
         for secret in self._secrets:
             text = text.replace(secret, _MASK)
         return text
+
+
+def _forms(secret: str) -> set[str]:
+    """The secret as it stands in text, in the `repr` of a list, in JSON and in a URL."""
+    return {
+        secret,
+        repr(secret)[1:-1],
+        json.dumps(secret)[1:-1],
+        json.dumps(secret, ensure_ascii=False)[1:-1],
+        quote(secret),
+        quote(secret, safe=""),
+    }
 
 
 def _as_text(fields: dict[str, object]) -> str:

@@ -21,6 +21,7 @@ from gateway.think.openai_llm import OpenAiLlm
 from gateway.think.stand_in import build_app
 from gateway.think.stand_in_replies import INTRODUCTION
 from gateway.think.stand_in_story import STORY
+from tests.support.raw_http import request
 
 COUNT: list[ChatCompletionMessageParam] = [
     {"role": "user", "content": "hello"},
@@ -40,15 +41,8 @@ class Server:
         return dict(json.loads((await self.raw("GET", "/stand-in/stats"))[1]))
 
     async def raw(self, method: str, path: str, body: bytes = b"") -> tuple[int, str]:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        head = (
-            f"{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {len(body)}\r\n\r\n"
-        )
-        writer.write(head.encode() + body)
-        answer = await reader.read()
-        writer.close()
-        head, _, text = answer.decode().partition("\r\n\r\n")
-        return int(head.split()[1]), text
+        status, _, text = await request(self.port, method, path, body)
+        return status, text
 
 
 @asynccontextmanager
@@ -180,9 +174,9 @@ async def test_a_client_that_leaves_stops_the_making_of_tokens() -> None:
 
 async def test_a_client_that_leaves_before_a_whole_reply_stops_it() -> None:
     async with standing_in(first_token_ms=60_000) as server:
-        request = asyncio.create_task(server.client.chat.completions.create(model="stand-in", messages=LONG))
+        asking = asyncio.create_task(server.client.chat.completions.create(model="stand-in", messages=LONG))
         await _until(server, "streams_open", 1)
-        request.cancel()
+        asking.cancel()
         assert (await _until(server, "cancelled", 1))["tokens_made"] == 0
 
 

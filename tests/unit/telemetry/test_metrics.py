@@ -1,0 +1,96 @@
+"""Metrics count once, and the table of them is true."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+
+from gateway.telemetry.metrics import STAGES, Metrics
+
+TABLE = Path(__file__).parents[3] / "docs" / "reference" / "metrics.md"
+
+
+def make() -> tuple[Metrics, CollectorRegistry]:
+    registry = CollectorRegistry()
+    return Metrics(registry), registry
+
+
+def test_the_table_is_true() -> None:
+    metrics, registry = make()
+    metrics.dropped("x")
+    metrics.part_failed("llm", "x")
+    metrics.session_started()
+    metrics.session_ended("x")
+    real = {}
+    for family in registry.collect():
+        name = family.name + ("_total" if family.type == "counter" else "")
+        labels = {label for sample in family.samples for label in sample.labels} - {"le"}
+        real[name] = (family.type, labels)
+    documented = {}
+    for line in TABLE.read_text(encoding="utf-8").splitlines():
+        if line.startswith("| `"):
+            name, kind, label_cell, what = (cell.strip() for cell in line.strip("|").split("|"))
+            documented[name.strip("`")] = (kind, set(re.findall(r"`(\w+)`", label_cell)))
+            assert what
+    assert documented == real
+
+
+def test_every_stage_is_a_histogram_in_seconds() -> None:
+    metrics, registry = make()
+    for stage in STAGES:
+        metrics.observe(stage, 0.25)
+        metrics.observe(stage, -1)
+        assert registry.get_sample_value(f"parley_{stage}_seconds_count") == 2
+        assert registry.get_sample_value(f"parley_{stage}_seconds_sum") == 0.25
+    with pytest.raises(KeyError):
+        metrics.observe("nothing", 1)
+
+
+def test_counts() -> None:
+    metrics, registry = make()
+    value = registry.get_sample_value
+    assert value("parley_turns_total", {"outcome": "failed"}) == 0  # there before the first
+    for outcome in ("completed", "interrupted", "cancelled", "failed"):
+        metrics.turn_ended(outcome)
+        assert value("parley_turns_total", {"outcome": outcome}) == 1
+    metrics.barge_in(real=True)
+    metrics.barge_in(real=False)
+    metrics.barge_in(real=False)
+    assert value("parley_barge_ins_total", {"kind": "true"}) == 1
+    assert value("parley_barge_ins_total", {"kind": "false"}) == 2
+    metrics.dropped("slow_client", 7)
+    assert value("parley_dropped_total", {"reason": "slow_client"}) == 7
+    metrics.part_failed("asr", "asr_failed")
+    assert value("parley_part_errors_total", {"part": "asr", "code": "asr_failed"}) == 1
+    metrics.llm_chunk()
+    assert value("parley_llm_chunks_total") == 1
+
+
+def test_sessions() -> None:
+    metrics, registry = make()
+    value = registry.get_sample_value
+    metrics.session_started()
+    metrics.session_started()
+    assert value("parley_sessions_active") == 2
+    metrics.session_ended("idle")
+    assert value("parley_sessions_active") == 1
+    assert value("parley_sessions_total", {"reason": "idle"}) == 1
+
+
+def test_backlog_is_read_when_asked_for() -> None:
+    metrics, registry = make()
+    backlog = [0.0]
+    metrics.watch_vad(lambda: backlog[0])
+    backlog[0] = 250.0
+    assert registry.get_sample_value("parley_vad_backlog_seconds") == 0.25
+
+
+def test_two_registries_live_side_by_side() -> None:
+    first, _ = make()
+    second, registry = make()
+    first.turn_ended("completed")
+    assert b'parley_turns_total{outcome="completed"} 0.0' in generate_latest(registry)
+    assert second.registry is registry
