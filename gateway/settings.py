@@ -145,7 +145,7 @@ class BargeInSettings(_Part):
     )
     backchannels: tuple[str, ...] = (
         "uh huh", "uh-huh", "mm hmm", "mhm", "mm", "hmm", "yeah", "yes", "yep", "ok", "okay", "right",
-        "sure", "i see", "got it", "ah", "oh", "aha",
+        "sure", "i see", "got it", "ah", "oh", "aha", "uh", "um", "er",
     )  # fmt: skip
 
 
@@ -158,7 +158,7 @@ class PlayoutSettings(_Part):
     loudness_dbfs: float = Field(
         -20.0, description="target RMS of voiced speech (about -16 LUFS mono speech)"
     )
-    first_sentence_chars: int = Field(24, ge=1, description="shortest first piece handed to synthesis")
+    first_sentence_chars: int = Field(12, ge=1, description="shortest first piece handed to synthesis")
 
 
 class SessionSettings(_Part):

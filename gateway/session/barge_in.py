@@ -15,18 +15,20 @@ _WORD = re.compile(r"[\w'’-]+", re.UNICODE)
 
 
 def is_backchannel(text: str, settings: BargeInSettings) -> bool:
-    """True when `text` is made of listening noises ("uh huh", "yeah right") alone; empty text is not."""
+    """True when `text` is made of listening noises ("uh huh", "yeah right") alone; empty text is not.
+
+    It may end in the middle of one: a partial transcript says "uh" before it says "uh huh".
+    """
     words = [w.lower() for w in _WORD.findall(text)]
-    if not words:
-        return False
     known = [p.split() for p in settings.backchannels]
     at = 0
     while at < len(words):
-        length = max((len(p) for p in known if words[at : at + len(p)] == p), default=0)
+        rest = words[at:]
+        length = max((len(p) for p in known if rest[: len(p)] == p), default=0)
         if not length:
-            return False
+            return any(p[: len(rest)] == rest for p in known)
         at += length
-    return True
+    return bool(words)
 
 
 def has_real_word(text: str, settings: BargeInSettings) -> bool:

@@ -155,10 +155,9 @@ class Reply:
                     for piece in splitter.feed(token):
                         await self._hand_over(piece, queue)
         except LlmError as error:
-            self.fail("llm", str(error))
-        else:
-            for piece in splitter.flush():
-                await self._hand_over(piece, queue)
+            self.fail("llm", str(error))  # what it said before is still spoken
+        for piece in splitter.flush():
+            await self._hand_over(piece, queue)
         await queue.put(None)
 
     async def _hand_over(self, piece: str, queue: asyncio.Queue[str | None]) -> None:

@@ -152,10 +152,26 @@ class FakeLlm:
     async def close(self) -> None: ...
 
 
+def tone(sentence: int, ms: int) -> bytes:
+    """PCM16 at 24 kHz; whole periods fit into a frame, so pieces join without a step."""
+    t = np.arange(24 * ms) / 24_000
+    pcm: bytes = (8000 * np.sin(2 * np.pi * (300 + 100 * sentence) * t)).astype("<i2").tobytes()
+    return pcm
+
+
+def sentence_of(pcm: bytes, rate: int) -> int:
+    """Which sentence's tone a 20 ms frame carries; −1 for silence."""
+    samples = np.frombuffer(pcm, dtype="<i2").astype(np.float64)
+    if np.abs(samples).max(initial=0) < 200:
+        return -1
+    spectrum = np.abs(np.fft.rfft(samples * np.hanning(samples.size), 8 * samples.size))
+    return round((float(np.argmax(spectrum)) * rate / (8 * samples.size) - 300) / 100)
+
+
 class FakeTts:
     """A tone per sentence, `ms_per_char` long, in 100 ms chunks, `chunk_s` of work each.
 
-    Every sentence has a level of its own, so that what is heard tells which sentence it was.
+    Every sentence has a pitch of its own, so that what is heard tells which sentence it was.
     """
 
     def __init__(self) -> None:
@@ -168,9 +184,6 @@ class FakeTts:
         self.chunks = 0
         self.fail: dict[str, int] = {}
         """Sentence → chunks before it fails."""
-
-    def level_of(self, sentence: int) -> int:
-        return 1000 + 500 * sentence
 
     async def synthesize(
         self, text: str, *, voice: str = "", language: str = ""
@@ -189,7 +202,7 @@ class FakeTts:
                 left -= ms
                 made += 1
                 self.chunks += 1
-                yield Chunk(np.full(24 * ms, self.level_of(number), dtype="<i2").tobytes(), 24_000)
+                yield Chunk(tone(number, ms), 24_000)
                 await asyncio.sleep(self.chunk_s)
         finally:
             self.released += 1
@@ -269,9 +282,9 @@ class FakeConnection:
         return [e.state for e in self.of(ev.StateChanged)]
 
     def heard(self, reply_id: str | None = None) -> list[int]:
-        """The sample levels of the audio sent, a number per frame: which sentence it was."""
+        """Which sentence each frame sent carries (numbers of the FakeTts)."""
         return [
-            int(np.frombuffer(e.pcm, dtype="<i2")[len(e.pcm) // 4])
+            sentence_of(e.pcm, self.hello.output_rate)
             for e in self.of(ev.ReplyAudio)
             if reply_id in (None, e.reply_id)
         ]

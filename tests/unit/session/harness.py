@@ -21,7 +21,8 @@ class World:
     """The parts that sessions of one test share."""
 
     def __init__(self, **settings: Any) -> None:
-        self.settings = Settings(echo={"enabled": False}, gate={"enabled": False}, **settings)
+        defaults: dict[str, Any] = {"echo": {"enabled": False}, "gate": {"enabled": False}}
+        self.settings = Settings(**{**defaults, **settings})
         self.asr, self.llm, self.tts, self.vad = FakeRecognizer(), FakeLlm(), FakeTts(), FakeVad()
         self.registry = CollectorRegistry()
         self.metrics = Metrics(self.registry)
