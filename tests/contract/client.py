@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import secrets
 import time
+import urllib.request
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tritonclient.grpc import service_pb2 as pb
@@ -21,6 +21,14 @@ from gateway.triton.codec import Array, outputs, request, text
 CHUNK = 2_560
 ANSWER_S = 20.0
 """Deadline of every single answer."""
+
+
+class Recording(NamedTuple):
+    """Speech whose words are known."""
+
+    pcm: Array
+    """float32 [n] at 16 kHz."""
+    text: str
 
 
 class Refusal(Exception):
@@ -53,7 +61,8 @@ class Spoken:
 class Client:
     """One server. Close it with `close()`."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, metrics: str) -> None:
+        self._metrics = metrics
         self._channel = open_channel(address)
         self.stub = GRPCInferenceServiceStub(self._channel)
 
@@ -64,6 +73,20 @@ class Client:
 
     async def close(self) -> None:
         await self._channel.close()
+
+    async def metric(self, name: str, **labels: str) -> float:
+        """The sum over all series of that name that carry these labels. Raises: KeyError, there is none."""
+        with await asyncio.to_thread(urllib.request.urlopen, self._metrics, timeout=5) as reply:
+            page = reply.read().decode()
+        wanted = {f'{key}="{value}"' for key, value in labels.items()}
+        values = [
+            float(line.rsplit(" ", 1)[1])
+            for line in page.splitlines()
+            if line.startswith(name + "{") and all(label in line for label in wanted)
+        ]
+        if not values:
+            raise KeyError(name)
+        return sum(values)
 
     @asynccontextmanager
     async def utterance(
@@ -258,6 +281,3 @@ def word_errors(reference: str, hypothesis: str) -> int:
         for j, other in enumerate(heard, 1):
             row[j] = min(above[j] + 1, row[j - 1] + 1, above[j - 1] + (word != other))
     return row[-1]
-
-
-_ = itertools

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -54,11 +55,11 @@ class Chunk:
         words = reply["words"]
         texts = [word[0] for word in words]
         stable = len(" ".join(texts[: reply["stable"]]))
-        made = {
-            "TRANSCRIPT": lambda: np.array([[" ".join(texts).encode()]], dtype=np.object_),
+        made: dict[str, Callable[[], Any]] = {
+            "TRANSCRIPT": lambda: _strings([" ".join(texts)]),
             "STABLE": lambda: np.array([[stable]], dtype=np.int32),
             "IS_FINAL": lambda: np.array([[reply["final"]]], dtype=np.bool_),
-            "WORDS": lambda: np.array([[text.encode() for text in texts]], dtype=np.object_).reshape(1, -1),
+            "WORDS": lambda: _strings(texts),
             "WORD_TIMES": lambda: np.array([word[1:] for word in words], dtype=np.int32).reshape(1, -1, 2),
         }
         tensors = [pb.Tensor(name, make()) for name, make in made.items() if name in self.outputs]
@@ -190,6 +191,10 @@ class TritonPythonModel:
 def _refuse_all(chunks: asyncio.Queue[Chunk], message: str) -> None:
     while not chunks.empty():
         chunks.get_nowait().fail(message)
+
+
+def _strings(values: list[str]) -> Any:
+    return np.array([value.encode() for value in values], dtype=np.object_).reshape(1, -1)
 
 
 def _text(request: Any, name: str) -> str:

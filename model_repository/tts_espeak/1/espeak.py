@@ -42,7 +42,7 @@ _CALLBACK = c.CFUNCTYPE(c.c_int, c.POINTER(c.c_short), c.c_int, c.c_void_p)
 class Espeak:
     """The engine. It holds global state: one per process, one caller at a time."""
 
-    voices = VOICES
+    voices: tuple[Voice, ...] = VOICES
 
     def __init__(self) -> None:
         try:
