@@ -84,3 +84,20 @@ def server_environment(wheel: Wheel, scratch: Path) -> dict[str, str]:
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment.get('PATH', os.defpath)}"
     environment["TMPDIR"] = str(scratch)
     return environment
+
+
+def listening_ports(pid: int) -> set[int]:
+    """TCP ports that this process listens on; empty when it is gone."""
+    inodes, rows = set(), []
+    try:
+        for entry in os.scandir(f"/proc/{pid}/fd"):
+            try:
+                inodes.add(os.readlink(entry.path).removeprefix("socket:[").removesuffix("]"))
+            except FileNotFoundError:
+                continue  # closed meanwhile
+        for table in ("tcp", "tcp6"):  # gRPC listens on an IPv4 address through an IPv6 socket
+            with open(f"/proc/{pid}/net/{table}") as file:
+                rows += [line.split() for line in file]
+    except OSError:
+        pass
+    return {int(row[1].rpartition(":")[2], 16) for row in rows if row[3] == "0A" and row[9] in inodes}

@@ -75,7 +75,6 @@ class ServerProcess:
         *,
         repositories: Sequence[Path],
         ports: Ports,
-        server_id: str,
         log_dir: Path,
         exit_s: int,
         auto_complete: bool,
@@ -86,7 +85,7 @@ class ServerProcess:
         def launch() -> tuple[subprocess.Popen[bytes], Path]:
             run_dir = _make_run_dir(wheel)
             order = {
-                "command": _command(wheel, run_dir, repositories, ports, server_id, exit_s, auto_complete),
+                "command": _command(wheel, run_dir, repositories, ports, exit_s, auto_complete),
                 "run_dir": str(run_dir),
                 "log_dir": str(log_dir),
                 "grace_s": exit_s + 3,
@@ -209,7 +208,6 @@ def _command(
     run_dir: Path,
     repositories: Sequence[Path],
     ports: Ports,
-    server_id: str,
     exit_s: int,
     auto_complete: bool,
 ) -> list[str]:
@@ -217,7 +215,6 @@ def _command(
     return [
         str(wheel.server),
         *(f"--model-repository={folder.resolve()}" for folder in repositories),
-        f"--id={server_id}",
         f"--backend-directory={run_dir / 'backends'}",
         "--model-control-mode=explicit",
         "--strict-readiness=false",

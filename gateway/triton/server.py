@@ -15,12 +15,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from grpc.aio import AioRpcError, Channel
-from tritonclient.grpc import service_pb2 as pb
+from grpc.aio import Channel
 
-from gateway.triton.channel import GRPCInferenceServiceStub, open_channel
+from gateway.triton.channel import open_channel
 from gateway.triton.errors import TritonError, TritonUnavailable
-from gateway.triton.host import Wheel, find_wheel
+from gateway.triton.host import Wheel, find_wheel, listening_ports
 from gateway.triton.model_info import is_complete, read_repository
 from gateway.triton.preflight import check_host
 from gateway.triton.process import Ports, ServerProcess, Stub
@@ -76,6 +75,8 @@ class EmbeddedTriton:
         self._steady = False
         self.restarts = 0
         """How often a dead server was started again."""
+        self.ready: set[str] = set()
+        """Models that take requests, whoever loaded them; follows the server within some 0.1 s."""
         self.failed: dict[str, str] = {}
         """Models that could not be loaded, with the reason."""
 
@@ -189,13 +190,12 @@ class EmbeddedTriton:
         """Raises: TritonUnavailable when the server ended or does not answer; nothing is left of it."""
         loop = asyncio.get_running_loop()
         begun = loop.time()
-        server_id = f"parley-{secrets.token_hex(8)}"
         self._lost.clear()
+        self.ready = set()
         process = self._process = await ServerProcess.spawn(
             wheel,
             repositories=self._repositories,
             ports=self._ports,
-            server_id=server_id,
             log_dir=self._log_dir,
             exit_s=self._exit_s,
             auto_complete=self._auto_complete,
@@ -203,7 +203,7 @@ class EmbeddedTriton:
         )
         await self._close_channel()
         channel = self._channel = open_channel(self.grpc)
-        up = asyncio.create_task(self._answers(channel, server_id))
+        up = asyncio.create_task(self._answers(process, channel))
         try:
             await asyncio.wait({up, process.ended}, return_when=asyncio.FIRST_COMPLETED)
             if process.ended.done():
@@ -217,22 +217,18 @@ class EmbeddedTriton:
             raise
         self._on_event(f"Triton answers on {self.grpc} after {loop.time() - begun:.2f} s")
 
-    async def _answers(self, channel: Channel, server_id: str) -> bool:
-        """True once this very server serves gRPC and, started last, its metrics."""
+    async def _answers(self, process: ServerProcess, channel: Channel) -> bool:
+        """True once this very process, and no other, serves all of its ports."""
+        wanted = {self._ports.grpc, self._ports.http, self._ports.metrics}
         try:
             async with asyncio.timeout(_START_S):
-                reply = await GRPCInferenceServiceStub(channel).ServerMetadata(
-                    pb.ServerMetadataRequest(), wait_for_ready=True, timeout=_START_S
-                )
-                while True:
-                    try:
-                        _, writer = await asyncio.open_connection("127.0.0.1", self._ports.metrics)
-                        writer.close()
-                        return bool(reply.name == server_id)
-                    except ConnectionError:
-                        await asyncio.sleep(0.02)
-        except (TimeoutError, AioRpcError):
+                # Nothing tells; dialling early would cost gRPC's backoff, and a port that another
+                # process holds would answer as well.
+                while not wanted <= await asyncio.to_thread(listening_ports, process.pid):  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+        except TimeoutError:
             return False
+        return await Repository(channel).is_live(deadline_s=_START_S, wait=True)
 
     async def _load_wanted(self) -> None:
         """Load what should be there, side by side; a failure stays with its model."""
@@ -291,32 +287,46 @@ class EmbeddedTriton:
         self._changed.set()
 
     async def _watch_stubs(self) -> None:
+        pause: float | None = None
         while True:
-            await self._changed.wait()
+            try:
+                async with asyncio.timeout(pause):
+                    await self._changed.wait()
+                pause = None
+            except TimeoutError:
+                pass
             await asyncio.sleep(_SETTLE_S)
             self._changed.clear()
             if not self._steady:
                 continue  # _load_wanted() sets the event when it is done
             try:
-                await self._reconcile()
+                settled = await self._reconcile()
+                # Nothing tells when a load or an unload is over: look again while one goes on.
+                pause = None if settled else min((pause or 0.05) * 1.5, 1.0)
             except TritonError as error:
                 _LOG.debug("reconcile: %s", error)  # a dead server is the supervisor's business
 
-    async def _reconcile(self) -> None:
-        """Remember what is loaded, by whomever, and repair the models whose process died."""
+    async def _reconcile(self) -> bool:
+        """Remember what is loaded, by whomever, and repair the models whose process died.
+
+        False: some model is on its way in or out.
+        """
         process = self._process
         index = await self._repository().index()
-        if process is not self._process or not self._steady:
-            return
+        if process is None or process is not self._process or not self._steady:
+            return True
         ready = {m.name for m in index if m.state == "READY"}
         self._wanted = ready | {m.name for m in index if m.state == "LOADING"} | set(self.failed)
         for name in ready:
             self.failed.pop(name, None)
-        alive = set(process.stubs.values()) if process is not None else set()
-        broken = {stub.model for stub in self._lost - alive} & ready
+        if ready != self.ready:
+            self.ready = ready
+            self._on_event(f"models ready: {', '.join(sorted(ready)) or 'none'}")
+        lost = self._lost - set(process.stubs.values())
         self._lost.clear()
-        for name in sorted(broken):
+        for name in sorted({stub.model for stub in lost} & ready):
             await self._repair(name)
+        return not any(m.state in ("LOADING", "UNLOADING") for m in index)
 
     async def _repair(self, name: str) -> None:
         loop = asyncio.get_running_loop()
