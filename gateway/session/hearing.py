@@ -99,6 +99,12 @@ class Hearing:
             self._on_voiced(speech, window, 1)
         else:
             self._on_silent(speech)
+            self._end_if_too_long(speech, window)
+
+    def _end_if_too_long(self, speech: Speech, window: Window) -> None:
+        longest_ms = self._core.settings.turn.max_utterance_s * 1000
+        if speech.open and window.end_ms - speech.onset_ms >= longest_ms:
+            self._end_speech(speech)
 
     # ---- speech ----------------------------------------------------------------------------------
 
@@ -141,8 +147,7 @@ class Hearing:
         speech.stopped = window
         if speech.judge is not None:
             self._act_on(speech, speech.judge.voiced(windows * WINDOW_MS))
-        if window.end_ms - speech.onset_ms >= self._core.settings.turn.max_utterance_s * 1000:
-            self._end_speech(speech)
+        self._end_if_too_long(speech, window)
 
     def _on_silent(self, speech: Speech) -> None:
         speech.silent_ms += WINDOW_MS
