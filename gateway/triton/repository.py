@@ -60,7 +60,7 @@ class Repository:
     ) -> None:
         """Load (or re-load) a model and wait until it is ready; nothing happens when it is unchanged.
 
-        config: replaces the model's whole config.pbtxt for this load.
+        config: replaces the model's whole config.pbtxt until it is unloaded.
         Raises: TritonError with the model's own reason; TritonTimeout (the load itself goes on).
         """
         request = pb.RepositoryModelLoadRequest(model_name=name)

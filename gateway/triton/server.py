@@ -338,8 +338,8 @@ class EmbeddedTriton:
         self._repairs[name] = (count + 1, loop.time())
         try:
             # A plain load of unchanged files does nothing, whatever became of the process. A changed
-            # config makes Triton load a new copy beside the dead one; the next plain load, whenever
-            # it comes, goes back to the file on the disk.
+            # config makes Triton load a new copy beside the dead one, which keeps an override that
+            # somebody loaded it with. It holds until the model is unloaded.
             config = await self._repository().config(name)
             config.parameters["parley_repair"].string_value = secrets.token_hex(4)
             await self._repository().load(name, config)
