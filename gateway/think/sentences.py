@@ -23,6 +23,8 @@ RUN_ON_HARD = 2 * RUN_ON
 """Characters after which it is broken anywhere."""
 _LOOKAHEAD = 24
 """Most characters past a full stop that can change what it means."""
+_WINDOW = RUN_ON_HARD + 2 * _LOOKAHEAD
+"""No more than this is looked at for one piece."""
 
 _WIDE_STOPS = "。！？｡．।॥؟۔።։။"
 _STOPS = ".!?…" + _WIDE_STOPS
@@ -53,12 +55,14 @@ class SentenceSplitter:
 
     def feed(self, token_text: str) -> list[str]:
         """Returns the pieces that this text completed."""
-        self._rest += token_text
+        text = self._rest + token_text
         pieces = []
-        while cut := self._cut():
-            pieces.append(self._rest[:cut])
-            self._rest = self._rest[cut:]
+        at = 0
+        while cut := self._cut(text[at : at + _WINDOW]):
+            pieces.append(text[at : at + cut])
+            at += cut
             self._first = False
+        self._rest = text[at:]
         return pieces
 
     def flush(self) -> list[str]:
@@ -66,13 +70,12 @@ class SentenceSplitter:
         rest, self._rest = self._rest, ""
         return [rest] if rest else []
 
-    def _cut(self) -> int:
+    def _cut(self, text: str) -> int:
         """Where the next piece ends; 0: not known yet."""
-        text = self._rest
         cut, undecided = self._boundary(text)
         if 0 < cut <= RUN_ON:
             return cut
-        if undecided <= RUN_ON or len(text) <= RUN_ON:
+        if len(text) <= RUN_ON or (undecided <= RUN_ON and len(text) < RUN_ON_HARD):
             return 0
         return _run_on(text, cut)
 
@@ -180,7 +183,7 @@ def _after_soft(text: str, at: int) -> int:
 
 def _run_on(text: str, cut: int) -> int:
     """Where to break a text of more than RUN_ON characters; 0: not yet."""
-    spaces = [i for i in range(1, RUN_ON + 1) if text[i].isspace()]
+    spaces = [i for i in range(RUN_ON // 4, RUN_ON + 1) if text[i].isspace()]
     commas = [
         end
         for found in _CANDIDATE.finditer(text, RUN_ON // 4, RUN_ON)
