@@ -15,6 +15,8 @@ from gateway.settings import Settings
 
 OK, FAILED, USAGE = 0, 1, 2
 """Exit codes: done; tried and failed; asked for something that cannot be."""
+INTERRUPTED = 130
+"""Ctrl-C."""
 
 
 class Fault(Exception):
@@ -60,7 +62,7 @@ def run(main: Coroutine[Any, Any, int]) -> int:
     try:
         return asyncio.run(main)
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
 
 
 def complain(message: str) -> None:

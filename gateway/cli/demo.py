@@ -27,7 +27,7 @@ from gateway.cli.common import FAILED, OK, Fault, complain, load_settings
 from gateway.cli.conversation import Conversation, ReplyRecord
 from gateway.cli.microphone import SteadyMicrophone
 from gateway.cli.stack import Stack
-from gateway.cli.view import STAGES, HumanView
+from gateway.cli.view import STAGES, HumanView, stages
 from gateway.cli.wav import write_wav
 from gateway.session import events as ev
 from gateway.settings import TtsSettings
@@ -67,10 +67,10 @@ _FLITE = Cast(
     lines=(
         Line("hello there. what can you do for me?"),
         Line("my name is mary"),
-        Line("what time is it?"),
-        Line("please tell me a long story"),
-        Line("please stop, and count to ten", interrupts=True),
+        Line("i want to hear a long story"),
+        Line("excuse me. what time is it?", interrupts=True),
         Line("do you remember my name?"),
+        Line("goodbye"),
     ),
 )
 _ESPEAK = Cast(
@@ -80,9 +80,8 @@ _ESPEAK = Cast(
     lines=(
         Line("what can you do for me?"),
         Line("my name is mary"),
-        Line("what time is it?"),
-        Line("please tell me a long story"),
-        Line("please stop, and tell me what time it is", interrupts=True),
+        Line("can you tell me a story?"),
+        Line("excuse me. what time is it?", interrupts=True),
         Line("do you remember my name?"),
     ),
 )
@@ -272,7 +271,7 @@ def _report(demo: Demo, console: Console) -> None:
     """Every turn: what was understood, and how long each stage took."""
     table = Table(title="\nlatencies, ms", title_justify="left", box=None, pad_edge=False)
     table.add_column("the user said, and was understood as")
-    for _, title in STAGES:
+    for title in STAGES:
         table.add_column(title, justify="right")
     table.add_column("end of speech to first sound here", justify="right")
     for turn in demo.turns:
@@ -280,8 +279,9 @@ def _report(demo: Demo, console: Console) -> None:
         timings = done.timings if done is not None else {}
         first = turn.reply.first_audio_at if turn.reply is not None else None
         here = f"{(first - turn.end) * 1000:.0f}" if first is not None else "no reply"
-        stages = [f"{timings[key]:.0f}" if key in timings else "" for key, _ in STAGES]
-        table.add_row(f"{turn.line.words}\n[dim]{escape(turn.understood)}[/]", *stages, here)
+        known = stages(timings)
+        cells = [f"{known[title]:.0f}" if title in known else "" for title in STAGES]
+        table.add_row(f"{turn.line.words}\n[dim]{escape(turn.understood)}[/]", *cells, here)
     console.print(table)
     for turn in demo.turns:
         cut = turn.cut.done if turn.cut is not None else None

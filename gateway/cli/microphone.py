@@ -28,6 +28,7 @@ class SteadyMicrophone:
         self._frame = frame_bytes(self._rate)
         self._clips: deque[_Clip] = deque()
         self._task: asyncio.Task[None] | None = None
+        self._stopping = False
         self.began = 0.0
         """Loop time (s) at which the first frame was due."""
         self.sent: bytearray | None = bytearray() if record else None
@@ -49,8 +50,9 @@ class SteadyMicrophone:
         return await clip.done
 
     async def stop(self) -> None:
+        """After the frame that is being sent: gRPC ends the whole call when a write is cancelled."""
+        self._stopping = True
         if self._task is not None:
-            self._task.cancel()
             await asyncio.wait({self._task})
         self._release()
 
@@ -59,7 +61,7 @@ class SteadyMicrophone:
         step = FRAME_MS / 1000
         number = 0
         try:
-            while True:
+            while not self._stopping:
                 due = self.began + number * step
                 wait = due - loop.time()
                 if wait > 0:

@@ -65,8 +65,7 @@ class Player:
         self.flushed_generation = max(self.flushed_generation, generation)
         kept = deque(p for p in self._ahead if p.frame.generation > generation)
         dropped = sum(self._seconds(p.frame) for p in self._ahead if p.frame.generation <= generation)
-        if dropped:
-            self._free_at = now if not kept else self._free_at - dropped
+        self._free_at -= dropped
         self._ahead = kept
         self.dropped_ms += round(dropped * 1000)
         return round(dropped * 1000)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gateway.cli import endpoints
 from gateway.cli.client import Arrival, CallFailed, VoiceClient
-from gateway.cli.common import FAILED, OK, USAGE, Fault, address, run
+from gateway.cli.common import FAILED, INTERRUPTED, OK, USAGE, Fault, address, run
 from gateway.cli.conversation import Conversation
 from gateway.cli.microphone import SteadyMicrophone
 from gateway.cli.view import HumanView, JsonView, View
@@ -56,7 +56,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--language", metavar="TAG", help="BCP-47, as in en-US")
     parser.add_argument("--voice", metavar="NAME", help="voice of the replies")
     parser.add_argument("--instructions", metavar="TEXT", help="system prompt of this session")
-    parser.set_defaults(run=lambda options: run(_talk(options)))
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    code = run(_talk(options))
+    return OK if options.mic and code == INTERRUPTED else code  # Ctrl-C is how one hangs up
 
 
 async def _talk(options: argparse.Namespace) -> int:

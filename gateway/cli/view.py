@@ -32,15 +32,15 @@ _TYPES: dict[type[Any], str] = {
 }
 
 STAGES = (
-    ("end_of_turn", "end of turn"),
-    ("asr_final", "final transcript"),
-    ("llm_first_token", "LLM first token"),
-    ("first_sentence", "first sentence"),
-    ("tts_first_chunk", "first sound"),
-    ("first_frame", "first frame"),
-    ("voice_to_voice", "voice to voice"),
+    "end of turn",
+    "final transcript",
+    "LLM first token",
+    "first sentence",
+    "first sound",
+    "first frame",
+    "voice to voice",
 )
-"""Keys of `ReplyDone.timings` in their order, and what people read."""
+"""What `stages` names, in order; all but the last add up to the last."""
 
 
 class View(Protocol):
@@ -175,10 +175,26 @@ class HumanView:
         self._live.update(Group(*rows))
 
 
+def stages(timings: dict[str, float]) -> dict[str, float]:
+    """A reply's latencies by stage, ms; only those that are known."""
+    after_turn = None
+    if "speech_end_to_final" in timings and "end_of_turn" in timings:
+        after_turn = timings["speech_end_to_final"] - timings["end_of_turn"]
+    known = (
+        timings.get("end_of_turn"),
+        after_turn,
+        timings.get("final_to_first_token"),
+        timings.get("first_token_to_first_sentence"),
+        timings.get("sentence_to_first_chunk"),
+        timings.get("first_chunk_to_first_audio"),
+        timings.get("voice_to_voice"),
+    )
+    return {title: ms for title, ms in zip(STAGES, known, strict=True) if ms is not None}
+
+
 def latencies(timings: dict[str, float]) -> str:
     """One line: every stage's latency in ms."""
-    known = [f"{words} {timings[key]:.0f}" for key, words in STAGES if key in timings]
-    return "ms: " + " · ".join(known)
+    return "ms: " + " · ".join(f"{title} {ms:.0f}" for title, ms in stages(timings).items())
 
 
 def _beginning(text: str, limit: int = 90) -> str:
