@@ -47,6 +47,7 @@ class Catalog:
         self._source = source
         self._models: dict[str, ModelInfo] = {}
         self._looking = asyncio.Lock()
+        self._looks = 0
         self._looked_at = float("-inf")
 
     def ready(self, family: str) -> list[ModelInfo]:
@@ -60,22 +61,24 @@ class Catalog:
         Raises: TritonError when Triton does not answer; then nothing counts as ready.
         """
         loop = asyncio.get_running_loop()
-        asked_at = loop.time()
+        before = self._looks
         async with self._looking:
-            if self._looked_at >= asked_at - max_age_s:
+            if self._looks != before or loop.time() - self._looked_at < max_age_s:
                 return
+            self._looks += 1
             try:
                 names = sorted({state.name for state in await self._source.index(ready=True)})
                 models = await asyncio.gather(*(self._describe(name) for name in names))
             except TritonError:
-                self._models = {}
+                self._models, self._looked_at = {}, float("-inf")
                 raise
             self._models = {model.name: model for model in models if model is not None}
             self._looked_at = loop.time()
 
     def forget(self, name: str) -> None:
-        """The model did not answer: do not offer it before the next look."""
+        """The model is not there any more: look again before it is offered."""
         self._models.pop(name, None)
+        self._looked_at = float("-inf")
 
     async def recogniser(self, model: str, language: str, kind: str) -> ModelInfo:
         """kind: "online" or "offline", for the text. Raises: Refused, TritonError."""

@@ -25,9 +25,12 @@ from gateway.triton.stream import Drains
 
 _REFRESH_S = 5.0
 _MAX_MESSAGE = 64 << 20
-_OPTIONS = [
+GRPC_OPTIONS = [
     ("grpc.max_receive_message_length", _MAX_MESSAGE),
     ("grpc.max_send_message_length", _MAX_MESSAGE),
+    # What a stream may hold here unread: 8 s of PCM16 at 16 kHz. Left to itself the window grows to megabytes.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 256 << 10),
     ("grpc.so_reuseport", 0),  # a taken port is an error, not a second listener
     # A client that vanished without a word is noticed, and its model released.
     ("grpc.keepalive_time_ms", 30_000),
@@ -94,7 +97,9 @@ class SpeechServer:
                 next_deadline_s=self._request_s,
             )
 
-        server = self._server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=self._max_streams)
+        server = self._server = grpc.aio.server(
+            options=GRPC_OPTIONS, maximum_concurrent_rpcs=self._max_streams
+        )
         recognition = SpeechRecognition(catalog, open_call, vad, chunk_deadline_s=self._request_s)
         riva_asr_pb2_grpc.add_RivaSpeechRecognitionServicer_to_server(recognition, server)
         riva_tts_pb2_grpc.add_RivaSpeechSynthesisServicer_to_server(

@@ -17,7 +17,7 @@ from gateway.riva.catalog import TTS, Catalog, voice_base, voices_of
 from gateway.riva.errors import Context, Refused, statuses
 from gateway.riva.synthesis_config import Output, inputs, output, spoken_text
 from gateway.triton.codec import Array
-from gateway.triton.errors import TritonError, TritonUnavailable
+from gateway.triton.errors import TritonError, TritonTimeout, TritonUnavailable
 from gateway.triton.model_info import ModelInfo
 
 Synthesis = Callable[[ModelInfo, Mapping[str, Array]], AsyncGenerator[dict[str, Array], None]]
@@ -130,6 +130,8 @@ class SpeechSynthesis(riva_tts_pb2_grpc.RivaSpeechSynthesisServicer):  # type: i
                         words = _words(part) if sound.wanted.word_times else []
                         yield _Piece(sound.resample(samples, voice.model.sample_rate), words)
                 break
+            except TritonTimeout:
+                raise
             except TritonUnavailable:
                 self._catalog.forget(voice.model.name)
                 if heard or last_try:
