@@ -33,9 +33,9 @@ apt_install() { # packages...; false when it cannot
   as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$@" >/dev/null 2>&1
 }
 
-# ensure_env LOCK...: .venv holds exactly these locks' packages and Parley itself, editable.
+# ensure_env LOCK...: .venv holds these locks' packages and Parley itself, editable. `dev` holds all of them.
 ensure_env() {
-  local python stamp want lock
+  local python lock
   if [ ! -x "$venv/bin/python" ]; then
     python=$(find_python) || {
       say "no CPython 3.11 or 3.12 with a shared libpython was found; trying the system's packages"
@@ -43,18 +43,26 @@ ensure_env() {
       python=$(find_python) || die "need CPython 3.11 or 3.12 with libpython (Debian/Ubuntu: apt-get install python3.12 python3.12-venv libpython3.12). Set PARLEY_PYTHON to choose one."
     }
     say "making $venv with $("$python" -V)"
-    "$python" -m venv "$venv"
+    "$python" -m venv "$venv" || die "could not make a virtual environment (Debian/Ubuntu: apt-get install python3-venv)"
   fi
-  want=$(cat pyproject.toml gateway/__init__.py $(printf 'requirements/%s.lock ' "$@") | sha256sum; echo "$*")
-  stamp="$venv/.parley-locks"
-  [ "$(cat "$stamp" 2>/dev/null)" = "$want" ] && return
-  say "installing the locked packages ($*)"
   for lock in "$@"; do
-    "$venv/bin/python" -m pip install -q --disable-pip-version-check --require-hashes --only-binary :all: -r "requirements/$lock.lock"
+    is_installed dev || is_installed "$lock" || install_lock "$lock"
   done
-  "$venv/bin/python" -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e . ||
-    "$venv/bin/python" -m pip install -q --disable-pip-version-check --no-deps -e .
-  printf '%s\n' "$want" > "$stamp"
+  lock=$(cat pyproject.toml gateway/__init__.py | sha256sum)
+  [ "$(cat "$venv/.parley" 2>/dev/null)" = "$lock $PWD" ] && return
+  pip_install --no-deps --no-build-isolation -e .
+  printf '%s' "$lock $PWD" > "$venv/.parley"
+}
+
+pip_install() { "$venv/bin/python" -m pip install -q --disable-pip-version-check "$@"; }
+
+is_installed() { [ "$(cat "$venv/.lock-$1" 2>/dev/null)" = "$(sha256sum < "requirements/$1.lock")" ]; }
+
+install_lock() {
+  say "installing the locked packages: $1"
+  pip_install --require-hashes --only-binary :all: -r "requirements/$1.lock" ||
+    die "the packages of requirements/$1.lock could not be installed: the lines above say why"
+  sha256sum < "requirements/$1.lock" > "$venv/.lock-$1"
 }
 
 # flite is the more intelligible, permissively licensed voice; it exists as a system library only.
