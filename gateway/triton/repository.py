@@ -77,7 +77,7 @@ class Repository:
             if "failed to poll from model repository" not in str(error):
                 raise
             raise TritonError(
-                f"load {name}: no such model in the repository, or its config.pbtxt cannot be read"
+                f"load {name}: no such model in the repository, or its config.pbtxt is refused (Triton's log says why)"
             ) from None
 
     async def unload(self, name: str, *, deadline_s: float = 30.0, dependents: bool = False) -> None:

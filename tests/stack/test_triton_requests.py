@@ -97,7 +97,7 @@ async def test_closing_returns_at_once_and_the_model_stops_making(client: Client
     await client.drains.close()
     after = await client.made()
     await asyncio.sleep(0.1)
-    assert after - before < 10_000
+    assert after - before < 3_000  # it makes some 10,000 a second
     assert await client.made() == after + 1  # made() makes one itself; nothing else was made
 
 
