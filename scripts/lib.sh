@@ -45,7 +45,7 @@ ensure_env() {
     say "making $venv with $("$python" -V)"
     "$python" -m venv "$venv" || die "could not make a virtual environment (Debian/Ubuntu: apt-get install python3-venv)"
   fi
-  for lock in "$@"; do
+  for lock in build "$@"; do
     is_installed dev || is_installed "$lock" || install_lock "$lock"
   done
   lock=$(cat pyproject.toml gateway/__init__.py | sha256sum)
