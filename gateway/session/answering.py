@@ -277,7 +277,7 @@ class Answering:
         if outcome is ev.Outcome.FAILED and not reply.announced and reply.question and apology:
             self._says.appendleft(ev.Say(apology))
         self.discard()
-        self._history.assistant(heard, interrupted=outcome is not ev.Outcome.COMPLETED)
+        self._history.assistant(heard, interrupted=outcome in (ev.Outcome.INTERRUPTED, ev.Outcome.CANCELLED))
         if reply.announced or outcome in (ev.Outcome.COMPLETED, ev.Outcome.FAILED):
             timings = reply.marks.timings_ms()
             self._core.send(ev.ReplyDone(reply.reply_id, outcome, heard, unheard, heard_ms, timings))
