@@ -18,7 +18,7 @@ from types import TracebackType
 from grpc.aio import Channel
 
 from gateway.triton.channel import open_channel
-from gateway.triton.errors import TritonError, TritonUnavailable
+from gateway.triton.errors import TritonError, TritonTimeout, TritonUnavailable
 from gateway.triton.host import Wheel, find_wheel, listening_ports
 from gateway.triton.model_info import is_complete, read_repository
 from gateway.triton.preflight import check_host
@@ -153,9 +153,9 @@ class EmbeddedTriton:
         process = self._process
         try:
             if process is not None and not process.ended.done():
-                if not at_once:
-                    # tritonserver looks once a second whether its models are gone: faster before it.
-                    await self._unload_all()
+                # tritonserver looks once a second whether its models are gone: faster before it. Where a
+                # model's process died under its requests, they never end: then there is nothing to wait for.
+                at_once = at_once or not await self._unload_all()
                 process.end(at_once=at_once)
                 done, _ = await asyncio.wait({process.ended}, timeout=self._exit_s + 8.0)
                 if not done:
@@ -243,20 +243,22 @@ class EmbeddedTriton:
         try:
             await self._repository().load(name)
             self.failed.pop(name, None)
-        except TritonUnavailable:
-            raise  # the server went away: not this model's fault
         except TritonError as error:
-            self.failed[name] = str(error)
+            if isinstance(error, TritonUnavailable) and not isinstance(error, TritonTimeout):
+                raise  # the server went away: not this model's fault
+            self.failed[name] = str(error)  # a slow one is taken off the list when it gets ready
             self._on_event(str(error))
 
-    async def _unload_all(self) -> None:
+    async def _unload_all(self) -> bool:
+        """False: some request is still in flight after `exit_s`, or the server does not answer."""
         try:
             async with asyncio.timeout(self._exit_s):
                 repository = self._repository()
                 names = {m.name for m in await repository.index() if m.state == "READY"}
                 await asyncio.gather(*(repository.unload(name, deadline_s=self._exit_s) for name in names))
+                return True
         except (TritonError, TimeoutError):
-            pass  # the server's own end comes next, and after that the warden's
+            return False
 
     async def _supervise(self, wheel: Wheel) -> None:
         loop = asyncio.get_running_loop()

@@ -19,7 +19,7 @@ import uvloop
 from gateway.triton import server as server_module
 from gateway.triton.channel import GRPCInferenceServiceStub, open_channel
 from gateway.triton.codec import text
-from gateway.triton.errors import TritonError, TritonUnavailable
+from gateway.triton.errors import TritonError, TritonTimeout, TritonUnavailable
 from gateway.triton.infer import SequenceCall, stream_decoupled
 from gateway.triton.process import Ports
 from gateway.triton.repository import Repository
@@ -195,6 +195,25 @@ async def test_a_killed_model_process_is_replaced(running: Running) -> None:
         assert await running.made() == 1
     assert await call(running).infer(np.zeros(8, np.float32), start=True, end=True, deadline_s=2)
     assert running.triton.restarts == 0
+
+
+async def test_a_model_process_killed_in_mid_stream_harms_only_that_stream(running: Running) -> None:
+    stream = stream_decoupled(
+        running.stub,
+        "tts_tone",
+        {"TEXT": text("1000")},
+        drains=running.drains,
+        first_deadline_s=5,
+        next_deadline_s=0.5,
+    )
+    await anext(stream)
+    (pid,) = running.triton.stub_pids()["tts_tone"]
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(TritonTimeout):  # the server says nothing: the deadline is all there is
+        async for _ in stream:
+            pass
+    await running.events.until("tts_tone is back")
+    assert await running.made() == 1
 
 
 async def test_an_unloaded_model_is_not_brought_back(running: Running) -> None:
