@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import re
+import signal
 import sys
 from collections.abc import Coroutine
 from typing import Any
@@ -61,9 +62,40 @@ def run(main: Coroutine[Any, Any, int]) -> int:
     """Run a client command; Ctrl-C ends it quietly with the shell's code for it."""
     try:
         return asyncio.run(main)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         return INTERRUPTED
 
 
 def complain(message: str) -> None:
     print(f"parley: {message}", file=sys.stderr)
+
+
+def stop_event() -> asyncio.Event:
+    """Set by SIGINT, SIGTERM and SIGHUP; a second one cancels the task that called this."""
+    stopping, caller = asyncio.Event(), asyncio.current_task()
+    assert caller is not None
+
+    def on_signal() -> None:
+        if stopping.is_set():
+            caller.cancel()
+        stopping.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, on_signal)
+    return stopping
+
+
+async def unless(stopping: asyncio.Event, work: asyncio.Task[Any]) -> bool:
+    """Wait for the work; False when a signal came first. Raises what the work raises."""
+    signalled = asyncio.create_task(stopping.wait())
+    try:
+        await asyncio.wait({signalled, work}, return_when=asyncio.FIRST_COMPLETED)
+        if work.done():
+            work.result()
+            return True
+        return False
+    finally:
+        signalled.cancel()
+        if not work.done():
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)

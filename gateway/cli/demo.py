@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -19,15 +18,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from gateway.audio.pcm import Int16, to_int16
+from gateway.audio.pcm import Int16, rms_dbfs, to_float, to_int16
 from gateway.audio.resample import resample
 from gateway.cli import endpoints
 from gateway.cli.client import Arrival, CallFailed, VoiceClient
-from gateway.cli.common import FAILED, OK, Fault, complain, load_settings
+from gateway.cli.common import FAILED, INTERRUPTED, OK, Fault, complain, load_settings, stop_event, unless
 from gateway.cli.conversation import Conversation, ReplyRecord
 from gateway.cli.microphone import SteadyMicrophone
 from gateway.cli.stack import Stack
-from gateway.cli.view import STAGES, HumanView, stages
+from gateway.cli.view import STAGES, HumanView, beginning, ending, stages
 from gateway.cli.wav import write_wav
 from gateway.session import events as ev
 from gateway.settings import TtsSettings
@@ -38,6 +37,13 @@ _IN_RATE, _OUT_RATE = 16_000, 24_000
 _STORY_S = 4.0
 """How much of the story is heard before it is interrupted."""
 _PAUSE_S = 0.7
+_QUIET_DBFS = -45.0
+"""Below this the user's voice has ended: synthesised speech trails off into silence."""
+_COLUMNS = (
+    "end of\nturn", "final\ntext", "LLM\ntoken", "sen-\ntence", "TTS\nchunk", "first\nframe", "voice to\nvoice",
+    "at the\nclient",
+)  # fmt: skip
+"""Headings: the stages of `view.stages`, and from the user's last sound to the reply's first, at the client."""
 RECORDING = Path("conversation.wav")
 
 
@@ -162,8 +168,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (Fault, CallFailed, TtsError) as error:
         complain(str(error))
         return FAILED
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        return 130
+    except asyncio.CancelledError:
+        return INTERRUPTED  # a second Ctrl-C
 
 
 async def _run(*, once: bool) -> int:
@@ -172,27 +178,29 @@ async def _run(*, once: bool) -> int:
     def say(sentence: str) -> None:
         console.print(f"[dim]{time.strftime('%H:%M:%S')}[/]  {escape(sentence)}")
 
-    main_task = asyncio.current_task()
-    assert main_task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, main_task.cancel)
+    stopping = stop_event()
     stack = Stack(load_settings(), say)
     path = endpoints.default_path()
     began = time.monotonic()
     say("starting Triton, the Riva front, the stand-in LLM and the gateway")
     try:
-        found = await stack.start()
+        if not await unless(stopping, asyncio.create_task(stack.start())):
+            return INTERRUPTED
+        found = stack.endpoints
         endpoints.write(path, found)
         say(
             f"ready after {time.monotonic() - began:.1f} s: {', '.join(f'{k} {v}' for k, v in found.items())}"
         )
         watching = asyncio.create_task(stack.watch())
         try:
-            heard = await _converse(found, console)
-            if once or not heard:
-                return OK if heard else FAILED
+            talking = asyncio.create_task(_converse(found, console))
+            if not await unless(stopping, talking):
+                return INTERRUPTED
+            if once or not talking.result():
+                return OK if talking.result() else FAILED
             say(f"the stack stays up; logs are in {stack.log_dir}. In another terminal:")
             console.print("            .venv/bin/parley talk --mic      [dim](Ctrl-C here ends it)[/]")
-            await watching
+            await unless(stopping, watching)
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
@@ -264,24 +272,29 @@ async def _speak(synthesizer: TritonSynthesizer, voice: str, words: str) -> byte
     async for chunk in synthesizer.synthesize(words, voice=voice):
         pieces.append(chunk.pcm)
         rate = chunk.rate
-    return resample(to_int16(b"".join(pieces)), rate, _IN_RATE).astype("<i2").tobytes()
+    samples = resample(to_int16(b"".join(pieces)), rate, _IN_RATE)
+    window = _IN_RATE // 100
+    end = len(samples)
+    while end > window and rms_dbfs(to_float(samples[end - window : end].tobytes())) < _QUIET_DBFS:
+        end -= window
+    return samples[:end].tobytes()
 
 
 def _report(demo: Demo, console: Console) -> None:
     """Every turn: what was understood, and how long each stage took."""
-    table = Table(title="\nlatencies, ms", title_justify="left", box=None, pad_edge=False)
-    table.add_column("the user said, and was understood as")
-    for title in STAGES:
-        table.add_column(title, justify="right")
-    table.add_column("end of speech to first sound here", justify="right")
+    table = Table(
+        title="\nlatencies, ms", title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0)
+    )
+    table.add_column("the user said", no_wrap=True, max_width=20)
+    for title in _COLUMNS:
+        table.add_column(title, justify="right", no_wrap=True)
     for turn in demo.turns:
         done = turn.reply.done if turn.reply is not None else None
-        timings = done.timings if done is not None else {}
-        first = turn.reply.first_audio_at if turn.reply is not None else None
-        here = f"{(first - turn.end) * 1000:.0f}" if first is not None else "no reply"
-        known = stages(timings)
+        known = stages(done.timings if done is not None else {})
         cells = [f"{known[title]:.0f}" if title in known else "" for title in STAGES]
-        table.add_row(f"{turn.line.words}\n[dim]{escape(turn.understood)}[/]", *cells, here)
+        first = turn.reply.first_audio_at if turn.reply is not None else None
+        here = f"{(first - turn.end) * 1000:.0f}" if first is not None else "none"
+        table.add_row(turn.line.words, *cells, here)
     console.print(table)
     for turn in demo.turns:
         cut = turn.cut.done if turn.cut is not None else None
@@ -290,7 +303,7 @@ def _report(demo: Demo, console: Console) -> None:
         console.print(
             f"\nthe interruption: {(turn.stale_at - turn.onset) * 1000:.0f} ms from the user's first sound to the last "
             f"frame of the story; {cut.heard_ms / 1000:.1f} s of it were heard\n"
-            f"  heard: {escape(cut.text)}\n  cut:   [dim]{escape(cut.unheard)}[/]"
+            f"  heard: {escape(ending(cut.text))}\n  cut:   [dim]{escape(beginning(cut.unheard))}[/]"
         )
 
 

@@ -77,6 +77,9 @@ def _optional() -> list[Finding]:
     if sys.platform == "linux":
         from ctypes.util import find_library
 
+        if not find_library("portaudio"):
+            fix = "apt-get install libportaudio2"
+            found.append(Finding("note", "PortAudio", "not installed: parley talk --mic needs it", fix))
         if find_library("flite_cmu_us_slt"):
             found.append(Finding("ok", "flite voice", "tts_flite is the easier one to understand"))
         else:

@@ -72,8 +72,9 @@ def _list(models: list[ModelState], *, as_json: bool) -> int:
         return OK
     table = _table("model", "version", "state", "reason")
     for model in models:
-        reason = "" if model.reason == "unloaded" else model.reason
-        table.add_row(model.name, model.version, model.state or "not loaded", reason)
+        gone = not model.state or model.reason == "unloaded"
+        state, reason = ("not loaded", "") if gone else (model.state, model.reason)
+        table.add_row(model.name, model.version, state, reason)
     Console(soft_wrap=True, highlight=False).print(table)
     return OK
 
@@ -122,16 +123,23 @@ async def _status(repository: Repository, names: list[str], *, as_json: bool) ->
 
 
 def _print_status(rows: list[dict[str, Any]]) -> None:
-    table = _table("model", "state", "family", "languages", "voices", "rate", "licence")
     for row in rows:
-        if row["ready"]:
-            rate = f"{row['sample_rate']} Hz" if row["sample_rate"] else ""
-            voices, languages = ", ".join(row["voices"]), ", ".join(row["languages"])
-            table.add_row(row["name"], row["state"], row["family"], languages, voices, rate, row["license"])
-        else:
-            reason = f" ({row['reason']})" if row["reason"] else ""
-            table.add_row(row["name"], row["state"] + reason)
-    Console(highlight=False).print(table)
+        reason = f" ({row['reason']})" if row["reason"] and not row["ready"] else ""
+        print(f"{row['name']}  {row['state']}{reason}")
+        if not row["ready"]:
+            continue
+        facts = {
+            "family": row["family"],
+            "languages": ", ".join(row["languages"]),
+            "voices": ", ".join(row["voices"]),
+            "rate": f"{row['sample_rate']} Hz" if row["sample_rate"] else "",
+            "memory": f"{row['memory_mb']} MB" if row["memory_mb"] else "",
+            "needs a GPU": "yes" if row["needs_gpu"] else "",
+            "licence": row["license"],
+        }
+        for name, fact in facts.items():
+            if fact:
+                print(f"  {name:<12}{fact}")
 
 
 def _table(*titles: str) -> Table:

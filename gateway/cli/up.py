@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
-import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 
 from gateway.cli import endpoints
-from gateway.cli.common import OK, Fault, address, load_settings
+from gateway.cli.common import OK, address, load_settings, run, stop_event, unless
 from gateway.cli.stack import Stack
 
 _EPILOG = """\
@@ -41,7 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repository", type=Path, metavar="DIR", help="model repository")
     parser.add_argument("--endpoints", type=Path, metavar="FILE", help="write the addresses here, as JSON")
     parser.add_argument("--plain", action="store_true", help="plain lines also on a terminal")
-    parser.set_defaults(run=lambda options: asyncio.run(_up(options)))
+    parser.set_defaults(run=lambda options: run(_up(options)))
 
 
 async def _up(options: argparse.Namespace) -> int:
@@ -49,22 +47,12 @@ async def _up(options: argparse.Namespace) -> int:
     status = Status(plain=options.plain)
     stack = Stack(settings, status.say)
     paths = [endpoints.default_path()] + ([options.endpoints] if options.endpoints is not None else [])
-    stopping, current = asyncio.Event(), asyncio.current_task()
-    assert current is not None
-
-    def on_signal() -> None:
-        if stopping.is_set():
-            current.cancel()
-        stopping.set()
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, on_signal)
+    stopping = stop_event()
     began = time.monotonic()
     try:
         with status:
             starting = asyncio.create_task(stack.start())
-            if not await _unless(stopping, starting):
+            if not await unless(stopping, starting):
                 return OK
             for path in paths:
                 endpoints.write(path, stack.endpoints)
@@ -72,7 +60,7 @@ async def _up(options: argparse.Namespace) -> int:
             watching = asyncio.create_task(stack.watch())
             showing = asyncio.create_task(status.follow(stack))
             try:
-                await _unless(stopping, watching)
+                await unless(stopping, watching)
             finally:
                 for task in (watching, showing):
                     task.cancel()
@@ -83,22 +71,6 @@ async def _up(options: argparse.Namespace) -> int:
             endpoints.remove(path, stack.endpoints)
         await stack.stop()
     return OK
-
-
-async def _unless(stopping: asyncio.Event, work: asyncio.Task[Any]) -> bool:
-    """Wait for the work; False when a signal came first. Raises what the work raises."""
-    signalled = asyncio.create_task(stopping.wait())
-    try:
-        await asyncio.wait({signalled, work}, return_when=asyncio.FIRST_COMPLETED)
-        if not work.done():
-            work.cancel()
-            with contextlib.suppress(asyncio.CancelledError, Fault):
-                await work
-            return False
-        work.result()
-        return True
-    finally:
-        signalled.cancel()
 
 
 def _overrides(options: argparse.Namespace) -> dict[str, Any]:

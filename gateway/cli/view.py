@@ -156,8 +156,8 @@ class HumanView:
             what = f"{event.outcome.value} after {event.heard_ms / 1000:.1f} s"
             self._line(at, "", Text(what, "yellow"))
             if event.outcome is ev.Outcome.INTERRUPTED:
-                self._line(at, "", Text(f"heard: {_ending(event.text)}", "dim"))
-                self._line(at, "", Text(f"cut:   {_beginning(event.unheard)}", "dim"))
+                self._line(at, "", Text(f"heard: {ending(event.text)}", "dim"))
+                self._line(at, "", Text(f"cut:   {beginning(event.unheard)}", "dim"))
         if event.timings:
             self._line(at, "", Text(latencies(event.timings), "dim"))
 
@@ -197,9 +197,9 @@ def latencies(timings: dict[str, float]) -> str:
     return "ms: " + " · ".join(f"{title} {ms:.0f}" for title, ms in stages(timings).items())
 
 
-def _beginning(text: str, limit: int = 90) -> str:
+def beginning(text: str, limit: int = 90) -> str:
     return text if len(text) <= limit else text[:limit].rsplit(" ", 1)[0] + " …"
 
 
-def _ending(text: str, limit: int = 90) -> str:
+def ending(text: str, limit: int = 90) -> str:
     return text if len(text) <= limit else "… " + text[-limit:].split(" ", 1)[-1]
