@@ -124,7 +124,10 @@ class Speech:
     async def start(self) -> None:
         from gateway.riva.server import SpeechServer
 
-        self._server = SpeechServer(self._settings.triton.uri, self._settings.listen.riva)
+        triton = self._settings.triton
+        self._server = SpeechServer(
+            triton.uri, self._settings.listen.riva, request_s=triton.request_ms / 1000
+        )
         self._address = await self._server.start()
 
     def endpoints(self) -> dict[str, str]:

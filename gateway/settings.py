@@ -32,7 +32,9 @@ class AsrSettings(_Part):
     language: str = Field("en-US", description="BCP-47 language asked for when a client names none")
     api_key: SecretStr = Field(SecretStr(""), description="sent as `authorization: Bearer …`")
     ssl: bool = Field(False, description="use TLS towards the service")
-    metadata: dict[str, SecretStr] = Field({}, description="further gRPC metadata, as JSON: {\"function-id\": …}")
+    metadata: dict[str, SecretStr] = Field(
+        {}, description='further gRPC metadata, as JSON: {"function-id": …}'
+    )
     deadline_ms: int = Field(5_000, gt=0, description="longest wait for a final after the end of a turn")
     silence_ms: int = Field(
         8_000, gt=0, description="speech fed for this long without any answer: the service is silent"
@@ -138,7 +140,9 @@ class BargeInSettings(_Part):
     confirm_ms: int = Field(250, gt=0, description="voiced audio that confirms an interruption")
     confirm_backchannel_ms: int = Field(700, gt=0, description="the same while only backchannels were said")
     confirm_word_ms: int = Field(
-        96, ge=0, description="voiced audio that a recognised word needs beside it: noise alone also yields words"
+        96,
+        ge=0,
+        description="voiced audio that a recognised word needs beside it: noise alone also yields words",
     )
     judge_wait_ms: int = Field(
         400, gt=0, description="after the user fell silent: longest wait for the words that decide"
@@ -194,7 +198,11 @@ class TritonSettings(_Part):
     repository: Path = Field(Path("model_repository"), description="model repository (embedded server)")
     models: tuple[str, ...] = Field((), description="loaded at start; empty: every model that can run here")
     log_dir: Path | None = Field(None, description="server logs; default ~/.local/state/parley")
-    request_ms: int = Field(5_000, gt=0, description="deadline of one ASR chunk")
+    request_ms: int = Field(
+        5_000,
+        gt=0,
+        description="longest wait for the answer to a chunk of audio, or for a chunk of a synthesis",
+    )
 
 
 class StandInSettings(_Part):

@@ -1,0 +1,55 @@
+"""Prints docs/reference/settings.md from the settings themselves: python scripts/settings_doc.py > docs/reference/settings.md"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, SecretStr
+
+from gateway.settings import Settings
+
+
+def _default(value: object) -> str:
+    if isinstance(value, SecretStr):
+        return "*(empty)*"
+    if isinstance(value, tuple):
+        return (
+            f"{len(value)} entries"
+            if len(value) > 3
+            else ("`" + ", ".join(map(str, value)) + "`" if value else "*(none)*")
+        )
+    text = str(value)
+    return f"`{text}`" if text and text != "None" else "*(empty)*"
+
+
+def page() -> str:
+    lines = [
+        "# Settings",
+        "",
+        "Every setting, its environment variable and its default. The first source that has a value wins: the",
+        "command line, the environment, the YAML file named by `PARLEY_CONFIG` (the same tree: `asr: {uri: …}`), the",
+        "default. Lists are written as JSON in the environment. Unknown keys in a section are refused.",
+        "",
+        "This page is written by `scripts/settings_doc.py`; a test keeps it current.",
+    ]
+    flat = []
+    for name, field in Settings.model_fields.items():
+        part = field.default
+        if not isinstance(part, BaseModel):
+            flat.append((f"PARLEY_{name.upper()}", part, field.description or ""))
+            continue
+        about = (type(part).__doc__ or "").strip().splitlines()
+        lines += ["", f"## {name}", ""]
+        if about and about[0] and not about[0].startswith("Usage docs"):
+            lines += [about[0], ""]
+        lines += ["| variable | default | meaning |", "|---|---|---|"]
+        for key, sub in type(part).model_fields.items():
+            meaning = (sub.description or "").replace("|", "\\|")
+            lines.append(
+                f"| `PARLEY_{name.upper()}__{key.upper()}` | {_default(getattr(part, key))} | {meaning} |"
+            )
+    lines += ["", "## everything else", "", "| variable | default | meaning |", "|---|---|---|"]
+    lines += [f"| `{variable}` | {_default(value)} | {meaning} |" for variable, value, meaning in flat]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(page(), end="")

@@ -1,0 +1,100 @@
+"""Settings: the page about them is true, and every variable on it changes something."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel, SecretStr, ValidationError
+
+from gateway.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs/reference/settings.md"
+
+
+def test_the_page_is_current() -> None:
+    printed = subprocess.run(
+        [sys.executable, str(ROOT / "scripts/settings_doc.py")], capture_output=True, text=True, check=True
+    ).stdout
+    assert PAGE.read_text() == printed, "run scripts/settings_doc.py > docs/reference/settings.md"
+
+
+def _other(value: object) -> str:
+    match value:
+        case bool():
+            return "false" if value else "true"
+        case int():
+            return str(value + 1)
+        case float():
+            return str(value / 2 + 0.01)
+        case dict():
+            return '{"other": "x"}'
+        case tuple():
+            return '["other"]'
+        case None:
+            return "other"
+        case "triton":
+            return "riva"
+        case "info":
+            return "debug"
+        case _:
+            return "other"
+
+
+def _variables() -> list[tuple[str, str | None, str]]:
+    found: list[tuple[str, str | None, str]] = []
+    for name, field in Settings.model_fields.items():
+        if isinstance(field.default, BaseModel):
+            found += [
+                (f"PARLEY_{name.upper()}__{k.upper()}", name, k) for k in type(field.default).model_fields
+            ]
+        else:
+            found.append((f"PARLEY_{name.upper()}", None, name))
+    return found
+
+
+@pytest.mark.parametrize(("variable", "section", "key"), _variables())
+def test_every_documented_variable_is_read(
+    variable: str, section: str | None, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert f"`{variable}`" in PAGE.read_text()
+
+    def value(settings: Settings) -> object:
+        return getattr(getattr(settings, section) if section else settings, key)
+
+    before = value(Settings())
+    monkeypatch.setenv(variable, _other(before))
+    assert value(Settings()) != before
+
+
+def test_every_setting_is_consumed_by_the_code() -> None:
+    code = "\n".join(
+        p.read_text()
+        for p in (ROOT / "gateway").rglob("*.py")
+        if p.name != "settings.py" and "protocol" not in p.parts
+    )
+    unused = [v for v, _, key in _variables() if not re.search(rf"\b{key}\b", code)]
+    assert not unused, f"documented but never read: {unused}"
+
+
+def test_a_yaml_file_and_the_environment_over_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tmp_path / "parley.yaml"
+    config.write_text("asr: {uri: 'riva:50051', language: de-DE}\n")
+    monkeypatch.setenv("PARLEY_CONFIG", str(config))
+    monkeypatch.setenv("PARLEY_ASR__LANGUAGE", "fr-FR")
+    assert (Settings().asr.uri, Settings().asr.language) == ("riva:50051", "fr-FR")
+
+
+def test_an_unknown_key_in_a_section_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PARLEY_ASR__URL", "x")
+    with pytest.raises(ValidationError, match="asr"):
+        Settings()
+
+
+def test_secrets_do_not_print() -> None:
+    settings = Settings(llm={"api_key": SecretStr("sk-planted")})
+    assert "sk-planted" not in repr(settings) + str(settings.model_dump())
