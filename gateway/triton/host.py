@@ -35,18 +35,22 @@ def find_wheel() -> Wheel | None:
     if spec is None or not spec.submodule_search_locations:
         return None
     root = Path(next(iter(spec.submodule_search_locations)))
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
     wheel = Wheel(
         server=root / "tritonserver" / "bin" / "tritonserver",
         python_backend=root / "tritonserver" / "backends" / "python",
-        stub=root / "tritonserver" / "python_backend_stubs" / version / STUB,
+        stub=root / "tritonserver" / "python_backend_stubs" / python_version() / STUB,
         libraries=root.parent / "nvidia_pytriton.libs",
     )
     return wheel if wheel.server.is_file() else None
 
 
 def libpython_name() -> str:
-    return f"libpython{sys.version_info.major}.{sys.version_info.minor}.so.1.0"
+    return f"libpython{python_version()}.so.1.0"
+
+
+def python_version() -> str:
+    """ "3.11"."""
+    return ".".join(str(number) for number in sys.version_info[:2])
 
 
 def libpython_folder() -> Path | None:

@@ -10,7 +10,13 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from gateway.triton.host import find_wheel, libpython_folder, libpython_name, server_environment
+from gateway.triton.host import (
+    find_wheel,
+    libpython_folder,
+    libpython_name,
+    python_version,
+    server_environment,
+)
 
 _GLIBC = (2, 35)
 _PYTHONS = ((3, 11), (3, 12))
@@ -58,8 +64,8 @@ def _python() -> Problem | None:
         return None
     return Problem(
         "python",
-        f"the embedded Triton needs CPython 3.11 or 3.12, this is {platform.python_implementation()} "
-        f"{version[0]}.{version[1]}",
+        "the embedded Triton needs CPython 3.11 or 3.12, "
+        f"this is {platform.python_implementation()} {python_version()}",
         "make the environment again with PARLEY_PYTHON=python3.12 (apt-get install python3.12-venv)",
     )
 
@@ -95,10 +101,9 @@ def _libpython() -> Problem | None:
     # Must be found before a start: with none, loading a Python model never ends.
     if libpython_folder() is not None:
         return None
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
     base = sys.base_prefix
     if base == "/usr":
-        fix = f"apt-get install libpython{version}"
+        fix = f"apt-get install libpython{python_version()}"
     elif "pyenv" in base:
         fix = f"PYTHON_CONFIGURE_OPTS=--enable-shared pyenv install --force {platform.python_version()}"
     else:

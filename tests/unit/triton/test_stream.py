@@ -1,0 +1,195 @@
+"""Streams and drains in virtual time, over a scripted call."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+import grpc.aio
+import numpy as np
+import pytest
+from tritonclient.grpc import service_pb2 as pb
+
+from gateway.triton.codec import Array, request, text
+from gateway.triton.errors import TritonTimeout
+from gateway.triton.infer import stream_decoupled
+from gateway.triton.stream import Drains
+from tests.support.virtual_time import run_virtual, settle
+
+
+class Call:
+    """A ModelStreamInfer call; `answers` are given out in order, then nothing comes until it is ended."""
+
+    def __init__(self, *answers: pb.ModelStreamInferResponse) -> None:
+        self.written: list[pb.ModelInferRequest] = []
+        self.half_closed = False
+        self.cancelled = False
+        self.read_cancelled = False
+        self._answers: asyncio.Queue[object] = asyncio.Queue()
+        for answer in answers:
+            self._answers.put_nowait(answer)
+
+    async def write(self, message: pb.ModelInferRequest) -> None:
+        self.written.append(message)
+        if self.is_cancel(message) and not self.deaf:
+            self.answer(chunk(final=True), chunk(final=True))
+
+    deaf = False
+
+    @staticmethod
+    def is_cancel(message: pb.ModelInferRequest) -> bool:
+        return [tensor.name for tensor in message.inputs] == ["CANCEL"]
+
+    async def done_writing(self) -> None:
+        self.half_closed = True
+        self._answers.put_nowait(grpc.aio.EOF)
+
+    async def read(self) -> object:
+        try:
+            answer = await self._answers.get()
+        except asyncio.CancelledError:
+            self.read_cancelled = True
+            raise
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    def answer(self, *answers: object) -> None:
+        for answer in answers:
+            self._answers.put_nowait(answer)
+
+    def cancel(self) -> None:
+        self.cancelled = True
+        self._answers.put_nowait(asyncio.CancelledError())
+
+
+class Stub:
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    def ModelStreamInfer(self) -> Call:
+        return self._call
+
+
+def chunk(value: float | None = None, *, final: bool = False) -> pb.ModelStreamInferResponse:
+    reply = pb.ModelStreamInferResponse()
+    response = reply.infer_response
+    if value is not None:
+        response.outputs.add(name="AUDIO", datatype="FP32", shape=[1])
+        response.raw_output_contents.append(np.float32(value).tobytes())
+    response.parameters["triton_final_response"].bool_param = final
+    return reply
+
+
+def speech(call: Call, drains: Drains) -> AsyncGenerator[dict[str, Array], None]:
+    return stream_decoupled(
+        Stub(call), "tts_x", {"TEXT": text("hello")}, drains=drains, first_deadline_s=1, next_deadline_s=0.5
+    )
+
+
+def test_final_on_the_last_audio_and_final_alone_both_end_it() -> None:
+    async def main() -> None:
+        for answers in ([chunk(1), chunk(2, final=True)], [chunk(1), chunk(2), chunk(final=True)]):
+            drains = Drains()
+            call = Call(*answers)
+            assert [float(out["AUDIO"][0]) async for out in speech(call, drains)] == [1, 2]
+            await drains.close()
+            assert call.half_closed
+            assert len(call.written) == 1
+            assert not call.cancelled
+
+    run_virtual(main())
+
+
+def test_closing_sends_one_cancel_with_the_requests_id_and_drains() -> None:
+    async def main() -> None:
+        drains = Drains()
+        call = Call(chunk(1), chunk(2), chunk(3))
+        stream = speech(call, drains)
+        await anext(stream)
+        await stream.aclose()
+        await drains.close()
+        text_, cancel = call.written
+        assert Call.is_cancel(cancel)
+        assert cancel.id == text_.id != ""
+        assert cancel.raw_input_contents == [b"\x01"]
+        assert call.half_closed
+        assert not call.cancelled
+
+    run_virtual(main())
+
+
+def test_cancelling_the_reader_never_cancels_the_read() -> None:
+    async def main() -> None:
+        drains = Drains()
+        call = Call()
+
+        async def listen() -> None:
+            async for _ in speech(call, drains):
+                pass
+
+        listening = asyncio.create_task(listen())
+        await settle()
+        listening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await listening
+        await drains.close()
+        assert Call.is_cancel(call.written[-1])
+        assert not call.read_cancelled
+        assert not call.cancelled
+
+    run_virtual(main())
+
+
+def test_a_dead_model_is_given_up_by_deadline_and_its_call_is_cancelled_last() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        drains = Drains(deadline_s=3.0)
+        call = Call(chunk(1))
+        call.deaf = True
+        stream = speech(call, drains)
+        await anext(stream)
+        with pytest.raises(TritonTimeout, match=r"tts_x: no answer within 0\.5 s"):
+            await anext(stream)
+        assert loop.time() == pytest.approx(0.5)
+        assert not call.cancelled
+        await drains.close()
+        assert loop.time() == pytest.approx(3.5)
+        assert call.cancelled
+        assert len(drains) == 0
+
+    run_virtual(main())
+
+
+def test_the_first_answer_has_a_deadline_of_its_own() -> None:
+    async def main() -> None:
+        drains = Drains(deadline_s=1.0)
+        with pytest.raises(TritonTimeout):
+            await anext(speech(Call(), drains))
+        assert asyncio.get_running_loop().time() == pytest.approx(1.0)
+        await drains.close()
+
+    run_virtual(main())
+
+
+def test_nothing_is_sent_for_a_stream_that_was_never_read() -> None:
+    async def main() -> None:
+        drains = Drains()
+        call = Call()
+        await speech(call, drains).aclose()
+        assert call.written == []
+        assert len(drains) == 0
+
+    run_virtual(main())
+
+
+def test_a_request_asks_for_the_empty_final() -> None:
+    async def main() -> None:
+        drains = Drains()
+        call = Call(chunk(1, final=True))
+        _ = [out async for out in speech(call, drains)]
+        assert call.written[0].parameters["triton_enable_empty_final_response"].bool_param
+        assert request("m", {}).id == ""
+        await drains.close()
+
+    run_virtual(main())
