@@ -73,7 +73,7 @@ def test_words_of_audio_no_longer_kept_are_put_before_what_the_replay_says() -> 
         final = await it.final()
         await run
         assert retries == ["the service went away"]
-        assert final.text.== "a b rest of 5000 ms"
+        assert final.text == "a b rest of 5000 ms"
         assert final.words[0].start_ms == pytest.approx(2000 + 100, abs=150)
 
     run_virtual(main())
