@@ -112,7 +112,11 @@ class ServerProcess:
             cls(warden, run_dir, on_stubs).end(at_once=True)
             raise
         process = cls(warden, run_dir, on_stubs)
-        await process._started.wait()
+        try:
+            await process._started.wait()
+        except asyncio.CancelledError:
+            process.end(at_once=True)
+            raise
         return process
 
     def end(self, *, at_once: bool = False) -> None:
@@ -136,6 +140,7 @@ class ServerProcess:
             lambda: asyncio.StreamReaderProtocol(reader), self._warden.stdout
         )
         ended: Ended | None = None
+        failure = Ended(-signal.SIGKILL, "")
         try:
             async for raw in reader:
                 word, _, rest = raw.decode("utf-8", "replace").rstrip("\n").partition(" ")
@@ -155,7 +160,9 @@ class ServerProcess:
                 elif word == "exit":
                     status, _, reason = rest.partition(" ")
                     ended = Ended(int(status), reason)
-            if ended is None:  # the warden was killed, and the server with it: do its work
+                elif word == "failed":
+                    failure = Ended(1, rest)
+            if ended is None:  # the warden ended first, and the server with it: do its work
                 self._kill(self.pid)
                 await asyncio.to_thread(self._sweep)
             await asyncio.to_thread(self._warden.wait)
@@ -164,7 +171,7 @@ class ServerProcess:
             self.end()
             self.stubs.clear()
             self._started.set()
-        return ended or Ended(-signal.SIGKILL, "")
+        return ended or failure
 
     def _kill(self, group: int) -> None:
         try:

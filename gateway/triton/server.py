@@ -133,6 +133,7 @@ class EmbeddedTriton:
         try:
             await self._start_somewhere(wheel)
             await self._load_wanted()
+            await self._reconcile()
         except BaseException:
             await self.stop(at_once=True)
             raise
@@ -192,24 +193,27 @@ class EmbeddedTriton:
         begun = loop.time()
         self._lost.clear()
         self.ready = set()
-        process = self._process = await ServerProcess.spawn(
-            wheel,
-            repositories=self._repositories,
-            ports=self._ports,
-            log_dir=self._log_dir,
-            exit_s=self._exit_s,
-            auto_complete=self._auto_complete,
-            on_stubs=self._stubs_changed,
-        )
+        try:
+            process = self._process = await ServerProcess.spawn(
+                wheel,
+                repositories=self._repositories,
+                ports=self._ports,
+                log_dir=self._log_dir,
+                exit_s=self._exit_s,
+                auto_complete=self._auto_complete,
+                on_stubs=self._stubs_changed,
+            )
+        except OSError as error:
+            raise TritonUnavailable(f"its process cannot be made: {error}") from None
         await self._close_channel()
         channel = self._channel = open_channel(self.grpc)
         up = asyncio.create_task(self._answers(process, channel))
         try:
             await asyncio.wait({up, process.ended}, return_when=asyncio.FIRST_COMPLETED)
             if process.ended.done():
-                raise TritonUnavailable(f"{process.ended.result()} (log: {process.log})")
+                raise TritonUnavailable(f"{process.ended.result()}{_see(process)}")
             if not up.result():
-                raise TritonUnavailable(f"no answer within {_START_S:g} s (log: {process.log})")
+                raise TritonUnavailable(f"no answer within {_START_S:g} s{_see(process)}")
         except BaseException:
             up.cancel()
             process.end(at_once=True)
@@ -368,6 +372,10 @@ def default_log_dir() -> Path:
     """`$XDG_STATE_HOME/parley`, else `~/.local/state/parley`."""
     state = os.environ.get("XDG_STATE_HOME")
     return (Path(state) if state else Path.home() / ".local" / "state") / "parley"
+
+
+def _see(process: ServerProcess) -> str:
+    return f" (log: {process.log})" if process.log is not None else ""
 
 
 def _needs_auto_complete(repositories: Sequence[Path]) -> bool:

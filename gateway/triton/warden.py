@@ -15,7 +15,7 @@ parent that outlives the server can clean up behind it:
 - It writes the server's output to a log of bounded size.
 
 On stdout it reports one event a line: `log PATH`, `server PID`, `shm PATH`, `stub PID INSTANCE FILE`
-(separated by tabs), `gone PID`, and last `exit STATUS LAST_ERROR_LINE`.
+(separated by tabs), `gone PID`, and last `exit STATUS LAST_ERROR_LINE`, or `failed REASON` of its own.
 """
 
 from __future__ import annotations
@@ -279,12 +279,14 @@ def _lines(path: str) -> list[str]:
 def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    warden = Warden(json.loads(sys.argv[1]))
+    warden = None
     try:
+        warden = Warden(json.loads(sys.argv[1]))
         warden.run()
-    except Exception:
-        warden._log.write(traceback.format_exc().encode())
-        raise
+    except Exception as error:  # its end takes the server along; the owner sweeps
+        if warden is not None:
+            warden._log.write(traceback.format_exc().encode())
+        os.write(1, f"failed {error}\n".encode())
 
 
 if __name__ == "__main__":

@@ -286,11 +286,18 @@ async def test_a_taken_port_is_replaced_by_another(
 async def test_a_start_that_cannot_work_says_why(tmp_path: Path) -> None:
     with pytest.raises(TritonError, match="nowhere is not a folder"):
         await EmbeddedTriton([tmp_path / "nowhere"], log_dir=tmp_path).start()
+    file = tmp_path / "file"
+    file.write_text("")
+    triton = EmbeddedTriton([TEST_MODELS], log_dir=file / "logs")
+    with pytest.raises(TritonError, match=r"does not start: exit status 1: .*Not a directory"):
+        await triton.start()
+    assert triton.pid == 0
 
 
 async def test_a_broken_model_says_why_and_harms_no_other(tmp_path: Path) -> None:
     events = Events()
     async with embedded(tmp_path, "asr_broken", "asr_count", "nothing", events=events) as triton:
+        assert triton.ready == {"asr_count"}
         assert triton.failed["asr_broken"] == "load asr_broken: RuntimeError: the dictionary is missing"
         assert "no such model" in triton.failed["nothing"]
         channel = open_channel(triton.grpc)
