@@ -48,6 +48,7 @@ class Catalog:
         self._models: dict[str, ModelInfo] = {}
         self._looking = asyncio.Lock()
         self._looks = 0
+        self._failure: TritonError | None = None
         self._looked_at = float("-inf")
 
     def ready(self, family: str) -> list[ModelInfo]:
@@ -63,17 +64,23 @@ class Catalog:
         loop = asyncio.get_running_loop()
         before = self._looks
         async with self._looking:
-            if self._looks != before or loop.time() - self._looked_at < max_age_s:
-                return
-            self._looks += 1
-            try:
-                names = sorted({state.name for state in await self._source.index(ready=True)})
-                models = await asyncio.gather(*(self._describe(name) for name in names))
-            except TritonError:
-                self._models, self._looked_at = {}, float("-inf")
-                raise
-            self._models = {model.name: model for model in models if model is not None}
-            self._looked_at = loop.time()
+            if self._looks == before and loop.time() - self._looked_at >= max_age_s:
+                self._looks += 1
+                self._failure = await self._look()
+                self._looked_at = float("-inf") if self._failure else loop.time()
+            if self._failure is not None:
+                raise self._failure
+
+    async def _look(self) -> TritonError | None:
+        """Why it did not work, if so."""
+        try:
+            names = sorted({state.name for state in await self._source.index(ready=True)})
+            models = await asyncio.gather(*(self._describe(name) for name in names))
+        except TritonError as error:
+            self._models = {}
+            return error
+        self._models = {model.name: model for model in models if model is not None}
+        return None
 
     def forget(self, name: str) -> None:
         """The model is not there any more: look again before it is offered."""

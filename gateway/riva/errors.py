@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 
 from gateway.audio.files import BadAudio
 from gateway.triton.errors import SequenceLost, TritonError, TritonTimeout, TritonUnavailable
@@ -16,6 +17,8 @@ from gateway.triton.errors import SequenceLost, TritonError, TritonTimeout, Trit
 _LOG = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
+
+MALFORMED = "Error: a message is not of this method's type: check that the client speaks Riva's protocol"
 
 
 class Refused(Exception):
@@ -30,6 +33,11 @@ def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
     """What the client is told."""
     if isinstance(error, Refused):
         return error.code, str(error)
+    if isinstance(error, DecodeError):
+        return (
+            grpc.StatusCode.INVALID_ARGUMENT,
+            MALFORMED,
+        )
     if isinstance(error, BadAudio):
         return grpc.StatusCode.INVALID_ARGUMENT, f"Error: {error}"
     if isinstance(error, TritonTimeout):

@@ -15,6 +15,7 @@ from gateway.listen.silero import SileroVad
 from gateway.riva.asr import SpeechRecognition
 from gateway.riva.catalog import Catalog
 from gateway.riva.health import SERVICES, Health
+from gateway.riva.malformed import RefuseMalformed
 from gateway.riva.tts import SpeechSynthesis
 from gateway.triton.channel import GRPCInferenceServiceStub, open_channel
 from gateway.triton.codec import Array
@@ -98,7 +99,7 @@ class SpeechServer:
             )
 
         server = self._server = grpc.aio.server(
-            options=GRPC_OPTIONS, maximum_concurrent_rpcs=self._max_streams
+            options=GRPC_OPTIONS, interceptors=[RefuseMalformed()], maximum_concurrent_rpcs=self._max_streams
         )
         recognition = SpeechRecognition(catalog, open_call, vad, chunk_deadline_s=self._request_s)
         riva_asr_pb2_grpc.add_RivaSpeechRecognitionServicer_to_server(recognition, server)

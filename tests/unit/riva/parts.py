@@ -15,6 +15,7 @@ from riva.client.proto import riva_asr_pb2_grpc, riva_tts_pb2_grpc
 from gateway.audio.pcm import Int16
 from gateway.riva.asr import SpeechRecognition
 from gateway.riva.catalog import Catalog
+from gateway.riva.malformed import RefuseMalformed
 from gateway.riva.server import GRPC_OPTIONS
 from gateway.riva.tts import SpeechSynthesis
 from gateway.riva.utterance import CHUNK, RATE, Audio
@@ -231,7 +232,7 @@ class Rig:
 
     @asynccontextmanager
     async def serve(self) -> AsyncGenerator[Rig, None]:
-        server = grpc.aio.server(options=GRPC_OPTIONS)
+        server = grpc.aio.server(options=GRPC_OPTIONS, interceptors=[RefuseMalformed()])
         riva_asr_pb2_grpc.add_RivaSpeechRecognitionServicer_to_server(
             SpeechRecognition(self.catalog, self.asr.open, self.vad, chunk_deadline_s=5.0), server
         )

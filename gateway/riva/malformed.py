@@ -1,0 +1,43 @@
+"""Bytes that are no protobuf message: refused as such, where gRPC would log a traceback and say UNKNOWN."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+import grpc.aio
+from google.protobuf.message import DecodeError
+
+from gateway.riva.errors import MALFORMED
+
+
+class _Malformed:
+    """Takes the place of a message that could not be parsed."""
+
+
+class RefuseMalformed(grpc.aio.ServerInterceptor):
+    """For calls with a single request; a stream's messages are parsed inside its method."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        handler = await continuation(handler_call_details)
+        if handler is None or handler.request_streaming or handler.response_streaming:
+            return handler
+        parse, method = handler.request_deserializer, handler.unary_unary
+
+        def parse_or_mark(data: bytes) -> Any:
+            try:
+                return parse(data)
+            except DecodeError:
+                return _Malformed()
+
+        async def checked(request: Any, context: Any) -> Any:
+            if isinstance(request, _Malformed):
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, MALFORMED)
+            return await method(request, context)
+
+        return grpc.unary_unary_rpc_method_handler(checked, parse_or_mark, handler.response_serializer)

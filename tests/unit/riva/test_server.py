@@ -1,0 +1,113 @@
+"""The server as a whole: health, reflection, addresses, and a Triton that is not there."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import grpc
+import grpc.aio
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from riva.client.proto import riva_asr_pb2 as rasr
+from riva.client.proto import riva_asr_pb2_grpc, riva_tts_pb2_grpc
+from riva.client.proto import riva_tts_pb2 as rtts
+
+from gateway.riva.catalog import Catalog
+from gateway.riva.health import SERVICES, Health
+from gateway.riva.server import SpeechServer
+from gateway.triton.errors import TritonUnavailable
+from tests.unit.riva.parts import FakeRepository, config, model
+
+NOWHERE = "127.0.0.1:1"
+SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+ASR_SERVICE, TTS_SERVICE = SERVICES
+
+
+async def test_without_triton_every_request_is_unavailable_and_health_says_so() -> None:
+    server = SpeechServer(NOWHERE, "127.0.0.1:0")
+    address = await server.start()
+    try:
+        async with grpc.aio.insecure_channel(address) as channel:
+            asr = riva_asr_pb2_grpc.RivaSpeechRecognitionStub(channel)
+            tts = riva_tts_pb2_grpc.RivaSpeechSynthesisStub(channel)
+            for call in (
+                asr.Recognize(rasr.RecognizeRequest(config=config(), audio=b"\0\0")),
+                asr.GetRivaSpeechRecognitionConfig(rasr.RivaSpeechRecognitionConfigRequest()),
+                tts.Synthesize(rtts.SynthesizeSpeechRequest(text="hello", language_code="en-US")),
+                tts.GetRivaSynthesisConfig(rtts.RivaSynthesisConfigRequest()),
+            ):
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await call
+                assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+                assert "try again" in str(caught.value.details())
+            health = health_pb2_grpc.HealthStub(channel)
+            for service in ("", *SERVICES):
+                reply = await health.Check(health_pb2.HealthCheckRequest(service=service))
+                assert reply.status == NOT_SERVING
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await health.Check(health_pb2.HealthCheckRequest(service="foo"))
+            assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+    finally:
+        await server.stop(0)
+        await server.stop(0)
+    left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    assert not left, f"tasks left behind: {left}"
+
+
+async def test_reflection_lists_the_services() -> None:
+    server = SpeechServer(NOWHERE, "127.0.0.1:0")
+    address = await server.start()
+    try:
+        async with grpc.aio.insecure_channel(address) as channel:
+            stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+            call = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))
+            names = {s.name async for reply in call for s in reply.list_services_response.service}
+        assert {*SERVICES, "grpc.health.v1.Health"} <= names
+    finally:
+        await server.stop(0)
+
+
+async def test_a_taken_port_is_an_error_that_names_it() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(OSError, match=f"cannot listen on {address}"):
+            await SpeechServer(NOWHERE, address).start()
+
+
+async def test_health_follows_the_models() -> None:
+    repository = FakeRepository(model("asr_a"))
+    checks = Health(Catalog(repository))
+    server = grpc.aio.server()
+    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    await checks.update()
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            stub = health_pb2_grpc.HealthStub(channel)
+
+            async def status(service: str) -> int:
+                return int((await stub.Check(health_pb2.HealthCheckRequest(service=service))).status)
+
+            watch = stub.Watch(health_pb2.HealthCheckRequest(service=TTS_SERVICE))
+            assert (await watch.read()).status == NOT_SERVING
+            assert [await status(s) for s in ("", ASR_SERVICE, TTS_SERVICE)] == [
+                SERVING,
+                SERVING,
+                NOT_SERVING,
+            ]
+            repository.models["tts_a"] = model("tts_a")
+            await checks.update()
+            assert (await watch.read()).status == SERVING
+            assert await status(TTS_SERVICE) == SERVING
+            repository.failure = TritonUnavailable("down")
+            await checks.update()
+            assert (await watch.read()).status == NOT_SERVING
+            assert await status("") == NOT_SERVING
+            repository.failure = None
+            assert await status(ASR_SERVICE) == SERVING, "a check looks for itself when the last look failed"
+            watch.cancel()
+    finally:
+        await server.stop(0)
