@@ -13,6 +13,7 @@ stalls and catches up changes nothing; one that loses input is noticed by how fa
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -34,12 +35,20 @@ _ROOM = RATE * 300 // 1000
 """An echo may ring on this long after its delay."""
 _QUIET_POWER = 1e-7
 """−70 dBFS: nothing that a detector could take for speech."""
+_NOISE = 2.0
+"""3 dB above the quietest input of the last seconds is noise."""
 _OURS = 0.22
 """Share of the power explained by playout at one delay that no other speaker reaches."""
-_OURS_FILTERED = 0.5
+_OURS_FIRST = 0.18
+"""The same before any path is known: the first syllables of a session's first reply are few and weak."""
+_OURS_ELSEWHERE = 0.35
+"""The same for giving up a path in favour of another."""
+_OURS_MOVED = 0.3
 """The same, of playout that went through the path already learnt."""
-_EXPLAINED = 0.16
-"""−8 dB: with less than this left, the window was echo."""
+_EXPLAINED = 0.2
+"""−7 dB: with less than this left, the window was echo."""
+_DOUBTED = 2.0
+"""With less left than twice what the filter itself is unsure of, it may be all echo."""
 _HELPED = 0.7
 """With more than this left, the filter knows nothing of this path."""
 _TAIL = 0.10
@@ -47,6 +56,20 @@ _TAIL = 0.10
 _YOUNG_TAIL = 0.4
 _YOUNG_WINDOWS = 40
 """A filter that has learnt for less than 1.3 s knows little of the reverberation yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Match:
+    """What playout has to do with some input."""
+
+    share: float
+    """Of the input's power that playout at one delay explains, 0…1."""
+    delay: int
+    """That delay in samples."""
+    gain: float
+    """Of playout at that delay."""
+    share_unmoved: float
+    """The share at delay 0."""
 
 
 class EchoGuard:
@@ -87,6 +110,7 @@ class EchoGuard:
         at = self._input_at
         self._input_at += WINDOW
         self._input.append(window)
+        self._floor = min(self._floor * 1.01, max(_power(window), _QUIET_POWER / 10))
         if at > self._active_until:
             self._left.append(window)
             return window
@@ -97,49 +121,59 @@ class EchoGuard:
     def _is_foreign(self, at: int, window: Float, left: Float) -> bool:
         """Whether what is left of a window is somebody else's sound."""
         power, left_power = _power(window), _power(left)
-        self._floor = min(self._floor * 1.01, max(power, _QUIET_POWER / 10))
         self._echo_power.append(_power(window - left))
-        if left_power < _QUIET_POWER or left_power < 4 * self._floor:
+        if left_power < _QUIET_POWER or left_power < _NOISE * self._floor:
             return True  # the room's own noise: the gate's and the detector's business
+        if self._filter is not None:
+            self._filter.judge(left_power / power)
         if self._filter is None:
             ours = self._look_for_path(at)
-        elif left_power < _EXPLAINED * power or left_power < self._filter.tail * max(self._echo_power):
+        elif (
+            left_power < _EXPLAINED * power
+            or left_power < self._filter.tail * max(self._echo_power)
+            or left_power < _DOUBTED * self._filter.residual
+        ):
             ours = True
         elif left_power < _HELPED * power:
             # The path is right: either it is not learnt well yet, or somebody else is there too.
-            ours = self._explained(self._left, at)[0] >= _OURS
+            ours = self._explained(self._left, at).share >= _OURS
         else:
-            ours = self._look_for_shift(at, self._filter) or (
-                self._explained(self._left, at)[0] >= _OURS and self._look_for_path(at)
+            ours = (
+                self._look_for_shift(at, self._filter)
+                or self._look_for_path(at)
+                or self._explained(self._left, at).share >= _OURS
             )
         if ours:
             self._echo_power[-1] = power
+        elif self._filter is not None and self._filter.is_mistaken():
+            self._filter = self.delay_ms = None
         return not ours
 
     def _look_for_shift(self, at: int, path: _Filter) -> bool:
         """The same room at another delay: a new reply, or a client that buffers more or less than before."""
-        share, shift, _ = self._explained(self._input, at, path)
-        if share < _OURS_FILTERED or shift == 0:
+        found = self._explained(self._input, at, path)
+        if found.share < _OURS_MOVED or found.share < 1.2 * found.share_unmoved:
             return False
-        path.move(shift)
+        path.move(found.delay)
         self.delay_ms = path.delay * 1000 / RATE
         return True
 
     def _look_for_path(self, at: int) -> bool:
-        share, delay, gain = self._explained(self._input, at)
-        if share < _OURS:
+        """A room not heard before."""
+        found = self._explained(self._input, at)
+        if self._filter is None:
+            if found.share < _OURS_FIRST:
+                return False
+        elif found.share < _OURS_ELSEWHERE or abs(found.delay - self._filter.delay) <= _Filter.MARGIN:
             return False
-        if self._filter is None or abs(delay - self._filter.delay) > _Filter.MARGIN:
-            self._filter = _Filter(delay, gain)
-            self.delay_ms = delay * 1000 / RATE
+        self._filter = _Filter(found.delay, found.gain)
+        self.delay_ms = found.delay * 1000 / RATE
         return True
 
-    def _explained(
-        self, windows: deque[Float], at: int, path: _Filter | None = None
-    ) -> tuple[float, int, float]:
-        """How much of the windows' power playout explains at its best delay: (share, delay in samples, gain).
+    def _explained(self, windows: deque[Float], at: int, path: _Filter | None = None) -> _Match:
+        """How well playout explains the windows, of which the last begins at `at`.
 
-        path: playout goes through this filter first; the delay is then relative to the filter's own.
+        path: playout goes through this filter first; delays are then relative to the filter's own.
         """
         heard = _whiten(np.concatenate(windows))
         begin = at + WINDOW - _HISTORY * WINDOW - self._max_delay
@@ -151,15 +185,16 @@ class EchoGuard:
             sent = np.fft.irfft(spectrum, size)[: sent.size].astype(np.float32)
         products = np.fft.irfft(spectrum * np.conj(np.fft.rfft(heard, size)), size)[: self._max_delay + 1]
         energy = np.concatenate(([0.0], np.cumsum(sent.astype(np.float64) ** 2)))
-        energy = energy[heard.size :] - energy[: -heard.size]
-        total = float(np.dot(heard, heard))
-        shares = products**2 / (np.maximum(energy, 1e-6) * max(total, 1e-9))
+        energy = np.maximum(energy[heard.size :] - energy[: -heard.size], 1e-6)
+        shares = products**2 / (energy * max(float(np.dot(heard, heard)), 1e-9))
         best = int(np.argmax(shares))
-        gain = float(products[best] / max(energy[best], 1e-6))
-        delay = self._max_delay - best
-        if path is not None:
-            delay -= path.begins_after
-        return float(shares[best]), delay, gain
+        already = path.begins_after if path is not None else 0
+        return _Match(
+            share=float(shares[best]),
+            delay=self._max_delay - best - already,
+            gain=float(products[best] / energy[best]),
+            share_unmoved=float(shares[self._max_delay - already]),
+        )
 
     def _keep_in_step(self) -> None:
         if self._input_at > self._active_until:
@@ -197,8 +232,20 @@ class _Filter:
         self._doubt = self._prior
         self._noise = np.zeros(bins, np.float32)
         self._turn = 0
+        self.residual = 0.0
+        """Power of echo that may be left in the last window, by the filter's own doubt."""
+        self._judged = self._helped = 0
         self.learnt = 0
         """Windows of echo it has learnt from."""
+
+    def judge(self, left: float) -> None:
+        """Remember how much (0…1) it left of a window that was loud."""
+        self._judged += 1
+        self._helped += left < _HELPED
+
+    def is_mistaken(self) -> bool:
+        """Somebody else's voice was taken for an echo, and this path leads nowhere."""
+        return self._judged >= 12 and self._helped < self._judged / 4 and self.learnt < 100
 
     @property
     def tail(self) -> float:
@@ -218,7 +265,7 @@ class _Filter:
         """The same room, later or earlier by `shift` samples."""
         self.delay += shift
         self._next = None
-        self._doubt = np.maximum(self._doubt, np.float32(0.05) * self._prior)
+        self._doubt = np.maximum(self._doubt, np.float32(0.3) * self._prior)
 
     def subtract(self, reference: _Timeline, at: int, window: Float) -> Float:
         """The window that begins at `at`, without the echo expected; then learns from what is left."""
@@ -241,7 +288,9 @@ class _Filter:
         error = np.fft.rfft(np.concatenate((np.zeros(WINDOW, np.float32), left))).astype(np.complex64)
         self._noise = 0.5 * self._noise + 0.5 * (error.real**2 + error.imag**2)
         power = self._spectra.real**2 + self._spectra.imag**2
-        scale = self._doubt / (0.5 * (self._doubt * power).sum(axis=0) + self._noise + 1e-6)
+        residual = 0.5 * (self._doubt * power).sum(axis=0)
+        self.residual = float(residual.sum()) / (self._SIZE // 2 * WINDOW)
+        scale = self._doubt / (residual + self._noise + 1e-6)
         self._weights += scale * np.conj(self._spectra) * error
         keep = self._FORGET**2
         self._doubt = keep * (1 - 0.5 * scale * power) * self._doubt + (1 - keep) * np.abs(self._weights) ** 2
@@ -280,8 +329,9 @@ class _Timeline:
 
 
 def _whiten(samples: Float) -> Float:
-    """Speech has most of its power below 1 kHz, where speakers resemble each other."""
-    return samples[1:] - np.float32(0.95) * samples[:-1]
+    """Speech has most of its power below 1 kHz, where speakers resemble each other. More than 0.8 would
+    let the room's noise hide an echo."""
+    return samples[1:] - np.float32(0.8) * samples[:-1]
 
 
 def _power(samples: Float) -> float:
