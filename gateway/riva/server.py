@@ -124,6 +124,10 @@ class SpeechServer:
         self._watch = asyncio.create_task(_follow(checks), name="speech models")
         return f"{host}:{bound}"
 
+    async def settled(self) -> None:
+        """Returns once no model works for a client that went away."""
+        await self._drains.close()
+
     async def stop(self, grace_s: float) -> None:
         """No new calls; those that run get `grace_s`. May be called twice."""
         watch, self._watch = self._watch, None
