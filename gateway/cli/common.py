@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import re
 import signal
 import sys
 from collections.abc import Coroutine
 from typing import Any
 
+import yaml
 from pydantic import ValidationError
 
 from gateway.settings import Settings
@@ -37,6 +39,9 @@ class Help(argparse.RawDescriptionHelpFormatter):
 
 def load_settings(**overrides: Any) -> Settings:
     """Settings from the environment and file, `overrides` first. Raises Fault naming what is wrong."""
+    config = os.environ.get("PARLEY_CONFIG")
+    if config and not os.path.isfile(config):
+        raise Fault(f"PARLEY_CONFIG names {config}, which is no file", USAGE)
     try:
         return Settings(**overrides)
     except ValidationError as error:
@@ -46,8 +51,11 @@ def load_settings(**overrides: Any) -> Settings:
             for e in error.errors(include_input=False, include_url=False)
         ]
         raise Fault("the settings are wrong: " + "; ".join(wrong), USAGE) from None
+    except yaml.MarkedYAMLError as error:
+        where = f", line {error.problem_mark.line + 1}" if error.problem_mark is not None else ""
+        raise Fault(f"the settings file {config}{where} is no YAML: {error.problem}", USAGE) from None
     except (OSError, ValueError) as error:
-        raise Fault(f"the settings cannot be read: {error}", USAGE) from None
+        raise Fault(f"the settings cannot be read: {type(error).__name__}", USAGE) from None
 
 
 def address(text: str) -> str:

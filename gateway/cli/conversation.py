@@ -134,19 +134,10 @@ class Conversation:
         loop = asyncio.get_running_loop()
         begin = loop.time()
         while not self._over:
-            now = loop.time()
-            if self.busy:
-                until = max(begin, self.last_event_at, self.player.silent_at(now)) + patience_s
-                if now >= until:
-                    return False
-            else:
-                until = max(
-                    begin + at_least_s, begin + quiet_s, self.last_event_at + quiet_s, self.player.silent_at(now) + quiet_s
-                    if self.player.silent_at(now) > now
-                    else 0.0,
-                )  # fmt: skip
-                if now >= until:
-                    return True
+            last = max(begin, self.last_event_at, self.player.ends_at)
+            until = last + patience_s if self.busy else max(begin + at_least_s, last + quiet_s)
+            if loop.time() >= until:
+                return not self.busy
             self._changed.clear()
             try:
                 async with asyncio.timeout_at(until):

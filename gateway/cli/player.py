@@ -75,9 +75,10 @@ class Player:
         self._advance(now)
         return self._heard.get(reply_id, 0)
 
-    def silent_at(self, now: float) -> float:
-        """When the last frame at hand will have been heard; `now` when there is none."""
-        return max(now, self._free_at)
+    @property
+    def ends_at(self) -> float:
+        """When the last frame that came has been heard, or was: loop time, 0 before the first."""
+        return self._free_at
 
     def mix(self, start: float, seconds: float) -> Int16:
         """What was audible from `start` on: int16 [seconds · rate]. Needs `keep`."""
