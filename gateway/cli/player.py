@@ -82,6 +82,7 @@ class Player:
 
     def mix(self, start: float, seconds: float) -> Int16:
         """What was audible from `start` on: int16 [seconds · rate]. Needs `keep`."""
+        self._advance(start + seconds)
         out = np.zeros(int(seconds * self._rate), np.int16)
         for played in self.played:
             samples = to_int16(played.frame.pcm)

@@ -68,7 +68,6 @@ def test_mix_puts_every_frame_where_it_was_heard() -> None:
     player = Player(RATE)
     player.push(10.1, frame(0, value=7))
     player.push(10.1, frame(1, value=9))
-    player.heard_ms(11.0, "r1")
     mixed = player.mix(10.0, 0.2)
     assert len(mixed) == 4_800
     assert set(mixed[:2_399]) == {0}
