@@ -60,7 +60,7 @@ is_installed() { [ "$(cat "$venv/.lock-$1" 2>/dev/null)" = "$(sha256sum < "requi
 
 install_lock() {
   say "installing the locked packages: $1"
-  pip_install --require-hashes --only-binary :all: -r "requirements/$1.lock" ||
+  pip_install --no-deps --require-hashes --only-binary :all: -r "requirements/$1.lock" ||
     die "the packages of requirements/$1.lock could not be installed: the lines above say why"
   sha256sum < "requirements/$1.lock" > "$venv/.lock-$1"
 }
