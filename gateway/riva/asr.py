@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable
 
 import grpc
@@ -26,6 +27,7 @@ _FIRST = (
 _AGAIN = "Error: the stream is configured already: send audio_content, or open another stream"
 _IDLE_S = 300.0
 """A stream that says nothing for this long is closed."""
+_DRAIN_S = 0.1
 _STABLE, _UNSTABLE, _ENDING = 0.9, 0.1, 1.0
 """Riva's own marks: a part that will not change, one that may, and the first pass of an end."""
 
@@ -45,8 +47,8 @@ class SpeechRecognition(riva_asr_pb2_grpc.RivaSpeechRecognitionServicer):  # typ
     async def StreamingRecognize(
         self, requests: AsyncIterator[rasr.StreamingRecognizeRequest], context: Context
     ) -> None:
-        async with statuses(context):
-            reader = _Reader(requests)
+        reader = _Reader(requests)
+        async with statuses(context, reader.drain):
             first = await reader.next()
             if first is None:
                 return
@@ -151,6 +153,14 @@ class _Reader:
                 f"Error: no message for {_IDLE_S:.0f} seconds: send audio, or close the stream",
                 grpc.StatusCode.DEADLINE_EXCEEDED,
             ) from None
+
+    async def drain(self) -> None:
+        """Read what the client is about to write: grpc.aio's client reports a status that arrives during
+        its write as an internal error of its own."""
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(_DRAIN_S):
+                while await anext(self._requests, None) is not None:
+                    pass
 
 
 class _Answers:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -15,6 +16,9 @@ from gateway.audio.files import BadAudio
 from gateway.triton.errors import SequenceLost, TritonError, TritonTimeout, TritonUnavailable
 
 _LOG = logging.getLogger(__name__)
+
+_FULL = re.compile(r"too many|try again")
+"""How a model that has no room says so: an error on a stream carries no status code."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -44,6 +48,8 @@ def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
         return grpc.StatusCode.DEADLINE_EXCEEDED, f"Error: the model did not answer in time: {error}"
     if isinstance(error, TritonUnavailable | SequenceLost):
         return grpc.StatusCode.UNAVAILABLE, f"Error: the model is not available now, try again: {error}"
+    if isinstance(error, TritonError) and _FULL.search(str(error)):
+        return grpc.StatusCode.RESOURCE_EXHAUSTED, f"Error: the model is busy, try again: {error}"
     if isinstance(error, TritonError):
         return grpc.StatusCode.INTERNAL, f"Error: the model failed: {error}"
     _LOG.error("a request to the speech service failed", exc_info=error)
@@ -51,12 +57,16 @@ def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
 
 
 @asynccontextmanager
-async def statuses(context: Context) -> AsyncIterator[None]:
-    """Ends the call with the status of what is raised inside."""
+async def statuses(
+    context: Context, drain: Callable[[], Awaitable[None]] | None = None
+) -> AsyncIterator[None]:
+    """Ends the call with the status of what is raised inside; `drain` is awaited before that."""
     try:
         yield
     except grpc.aio.BaseError:
         raise  # aborted already, or the client is gone
     except Exception as error:
         code, text = status_of(error)
+        if drain is not None:
+            await drain()
         await context.abort(code, text)

@@ -234,6 +234,26 @@ async def test_non_config_first_message_is_invalid_argument(rig: Rig) -> None:
     assert rig.asr.calls == []
 
 
+async def test_a_refusal_reaches_a_client_that_is_still_writing(rig: Rig) -> None:
+    """grpc.aio's client, whose failed write would hide the status."""
+    for _ in range(20):
+        call = rig.asr_stub.StreamingRecognize(
+            iter([streaming(language_code="ru-RU"), *[audio(loud(20))] * 15])
+        )
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            async for _ in call:
+                pass
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert "Unavailable model requested" in str(caught.value.details())
+
+
+async def test_a_refusal_reaches_a_client_that_waits(rig: Rig) -> None:
+    call = rig.asr_stub.StreamingRecognize()
+    await call.write(streaming(language_code="ru-RU"))
+    with pytest.raises(grpc.aio.AioRpcError, match="Unavailable model requested"):
+        await call.read()
+
+
 async def test_second_config_is_refused(rig: Rig) -> None:
     error = await refusal(rig, streaming(), audio(loud(400)), streaming())
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
@@ -285,6 +305,11 @@ async def test_offline_refusal_names_its_type(rig: Rig) -> None:
             TritonError("asr_a: engine broke"),
             grpc.StatusCode.INTERNAL,
             "the model failed: asr_a: engine broke",
+        ),
+        (
+            TritonError("asr_a: too many concurrent utterances: 64 are being recognised"),
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            "the model is busy, try again",
         ),
         (RuntimeError("secret"), grpc.StatusCode.INTERNAL, "its log says why"),
     ],
