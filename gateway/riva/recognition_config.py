@@ -78,8 +78,8 @@ def recognition(config: rasr.RecognitionConfig) -> Recognition:
 
 
 def _endpointing(config: rasr.RecognitionConfig) -> Endpointing | None:
-    """None when the client ends its utterances itself: by our own key, which NVIDIA's server does not
-    know and ignores, or by a stop_history of 0 or longer than any utterance."""
+    """None when the client ends its utterances itself: by our own key, in a map meant
+    for keys that only some servers know, or by a stop_history of 0 or longer than any utterance."""
     if config.custom_configuration.get(ENDPOINTING_KEY, "").lower() == "off":
         return None
     # ListFields also gives an explicit zero: these fields have presence.
