@@ -102,9 +102,9 @@ class GateSettings(_Part):
 
     enabled: bool = True
     margin_db: float = Field(
-        6.0, description="opens this far above the noise floor, times the state's factor"
+        7.0, description="opens this far above the noise floor, times the state's factor"
     )
-    percentile: float = Field(20.0, description="of the recent levels: the noise floor")
+    percentile: float = Field(10.0, description="of the recent levels: the noise floor")
     window_s: float = Field(3.0, gt=0, description="how far back the floor looks")
     hold_ms: int = Field(240, ge=0, description="stays open after the level fell")
     factor_listening: float = 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections import deque
 
 import numpy as np
@@ -29,6 +30,7 @@ class NoiseGate:
     def __init__(self, settings: GateSettings) -> None:
         self._settings = settings
         self._levels: deque[float] = deque(maxlen=max(1, round(settings.window_s * 1000 / _WINDOW_MS)))
+        self._sorted: list[float] = []
         self._hold = 0
         self.floor_dbfs = _LOWEST_FLOOR_DBFS
         """Percentile of the recent levels."""
@@ -41,10 +43,7 @@ class NoiseGate:
             return window
         level = rms_dbfs(window)
         if level > _DIGITAL_SILENCE_DBFS:
-            self._levels.append(level)
-            self.floor_dbfs = max(
-                _LOWEST_FLOOR_DBFS, float(np.percentile(self._levels, self._settings.percentile))
-            )
+            self._learn(level)
         if level > self.floor_dbfs + self._settings.margin_db * factor or (
             level > _DIGITAL_SILENCE_DBFS and len(self._levels) <= _FIRST_WINDOWS
         ):
@@ -56,3 +55,11 @@ class NoiseGate:
         else:
             self.open = False
         return window if self.open else np.zeros_like(window)
+
+    def _learn(self, level: float) -> None:
+        if len(self._levels) == self._levels.maxlen:
+            del self._sorted[bisect_left(self._sorted, self._levels[0])]
+        self._levels.append(level)
+        insort(self._sorted, level)
+        rank = round((len(self._sorted) - 1) * self._settings.percentile / 100)
+        self.floor_dbfs = max(_LOWEST_FLOOR_DBFS, self._sorted[rank])
