@@ -99,6 +99,8 @@ class RivaRecognizer:
             enable_automatic_punctuation=True,
             model=self._settings.model,
         )
+        # The gateway ends turns itself. Our server then leaves its own detector out; others ignore the key.
+        config.custom_configuration["parley.endpointing"] = "off"
         if hints:
             config.speech_contexts.add(phrases=list(hints), boost=_HINT_BOOST)
         return riva_asr_pb2.StreamingRecognitionConfig(config=config, interim_results=True)
