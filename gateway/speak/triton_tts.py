@@ -41,7 +41,7 @@ class TritonSynthesizer:
         self._channel = open_channel(settings.uri, ssl=settings.ssl)
         self._stub = GRPCInferenceServiceStub(self._channel)
         self._repository = Repository(self._channel)
-        self._drains = Drains()
+        self._drains = Drains(deadline_s=settings.chunk_ms / 1000)
         self._models: list[ModelInfo] = []
         self._defaults: set[str] = set()
         self._listed = float("-inf")

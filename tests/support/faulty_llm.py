@@ -35,7 +35,10 @@ MODES = (
 
 
 class FaultyLlm:
-    """Takes the next of `modes` for each completion; the last one stays. `mode` may be set at any time."""
+    """Takes the next of `modes` for each completion; the last one stays. `mode` may be set at any time.
+
+    words: the reply, token by token; none: the last line of what the user said, said again.
+    """
 
     def __init__(
         self, *modes: str, words: tuple[str, ...] = ("One", " two", " three."), retry_after: str = ""
@@ -103,9 +106,11 @@ class FaultyLlm:
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
         body = await reader.readexactly(int(headers.get("content-length", 0)))
         mode = self._modes[0]
+        words = self._words
         if first.startswith("POST"):
             mode = self._modes.pop(0) if len(self._modes) > 1 else self._modes[0]
             self.requests.append(json.loads(body))
+            words = words or _tokens(self.requests[-1]["messages"][-1]["content"])
             self.headers.append(headers)
             self.asked.set()
         elif mode not in ("hang", "die_at_once", *STATUS):
@@ -121,21 +126,23 @@ class FaultyLlm:
         elif mode == "hang":
             await self._wait_for_hang_up(reader)
         else:
-            await self._stream(mode, reader, writer)
+            await self._stream(mode, words, reader, writer)
 
     def _whole(self, writer: asyncio.StreamWriter, status: int, kind: str, body: str) -> None:
         extra = f"retry-after: {self._retry_after}\r\n" if self._retry_after else ""
         head = _HEAD.format(status=status, kind=kind) + extra + f"content-length: {len(body)}\r\n\r\n"
         writer.write((head + body).encode())
 
-    async def _stream(self, mode: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _stream(
+        self, mode: str, words: tuple[str, ...], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         head = _HEAD.format(status=200, kind="text/event-stream") + "transfer-encoding: chunked\r\n\r\n"
         writer.write(head.encode())
         if mode == "hang_after_headers":
             await self._wait_for_hang_up(reader)
             return
         delta: dict[str, object]
-        words = self._words if mode == "ok" else self._words[:2]
+        words = words if mode == "ok" else words[:2]
         if mode in ("ok", "stall", "trickle", "die", "cut", "garbage_late", "error_event"):
             _event(writer, _chunk({"role": "assistant", "content": ""}))
             for word in words:
@@ -183,6 +190,11 @@ class FaultyLlm:
         except ConnectionError:
             pass
         self.hung_up.set()
+
+
+def _tokens(text: str) -> tuple[str, ...]:
+    words = text.splitlines()[-1].split() if text.strip() else []
+    return tuple(word if number == 0 else f" {word}" for number, word in enumerate(words))
 
 
 def _chunk(delta: dict[str, Any], finish: str | None = None) -> str:
