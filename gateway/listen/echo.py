@@ -309,6 +309,7 @@ class _Timeline:
         self.end = 0
 
     def append(self, samples: Float) -> None:
+        self.end += max(0, samples.size - self._ring.size)
         samples = samples[-self._ring.size :]
         first = self.end % self._ring.size
         head = min(samples.size, self._ring.size - first)

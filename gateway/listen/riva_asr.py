@@ -25,6 +25,8 @@ _LOUD_DBFS = -45.0
 _STABLE = 0.8
 """Riva marks the part of a partial that will not change with a stability near 1."""
 _HINT_BOOST = 10.0
+_WHOLE_STREAM = ("parley.endpointing", "off")
+"""Asks Parley's own server to leave the end of the utterance to us; others pass over it."""
 _HOPELESS = (
     grpc.StatusCode.INVALID_ARGUMENT,
     grpc.StatusCode.NOT_FOUND,
@@ -43,6 +45,7 @@ class RivaRecognizer:
         self._channel = open_channel(settings.uri, ssl=settings.ssl)
         self._stub = riva_asr_pb2_grpc.RivaSpeechRecognitionStub(self._channel)
         self._metadata = call_metadata(settings)
+        self._knows_keys = True
 
     async def recognize(
         self, audio: AsyncIterator[bytes], *, language: str, hints: Sequence[str] = ()
@@ -101,6 +104,8 @@ class RivaRecognizer:
         )
         # The gateway ends turns itself. Our server then leaves its own detector out; others ignore the key.
         config.custom_configuration["parley.endpointing"] = "off"
+        if self._knows_keys:
+            config.custom_configuration[_WHOLE_STREAM[0]] = _WHOLE_STREAM[1]
         if hints:
             config.speech_contexts.add(phrases=list(hints), boost=_HINT_BOOST)
         return riva_asr_pb2.StreamingRecognitionConfig(config=config, interim_results=True)
@@ -108,6 +113,9 @@ class RivaRecognizer:
     def _error(self, error: grpc.aio.AioRpcError) -> AsrError:
         code, details = error.code(), (error.details() or "").strip().split("\n", 1)[0][:200]
         uri = self._settings.uri
+        if code is grpc.StatusCode.INVALID_ARGUMENT and self._knows_keys and "custom" in details.lower():
+            self._knows_keys = False
+            return AsrError(f"the speech recogniser at {uri} is asked again without custom_configuration")
         if "Unavailable model requested" in details:
             return AsrError(f"the speech service at {uri} has no such recogniser: {details}", retryable=False)
         if code is grpc.StatusCode.UNAVAILABLE:

@@ -153,6 +153,27 @@ async def test_language_is_explicit_and_settings_reach_the_wire() -> None:
         assert service.config.config.language_code == "fr-FR"
 
 
+async def test_a_server_that_refuses_unknown_keys_is_asked_without_them() -> None:
+    async def script(service: Service, requests: AsyncIterator[Any], context: Any) -> None:
+        assert service.config is not None
+        if service.config.config.custom_configuration:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "unknown custom_configuration key")
+        await echo_words(service, requests, context)
+
+    async with served(script) as (_, recognizer):
+        with pytest.raises(AsrError) as caught:
+            await all_of(recognizer, chunks(LOUD))
+        assert caught.value.retryable
+        assert (await all_of(recognizer, chunks(LOUD)))[-1].text == "hello world"
+
+
+async def test_the_end_of_the_utterance_is_ours() -> None:
+    async with served(echo_words) as (service, recognizer):
+        await all_of(recognizer, chunks(LOUD))
+        assert service.config is not None
+        assert dict(service.config.config.custom_configuration) == {"parley.endpointing": "off"}
+
+
 async def test_several_finals_of_one_stream_are_one_text() -> None:
     more = asyncio.Event()
 
