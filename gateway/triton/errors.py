@@ -10,6 +10,8 @@ import grpc.aio
 _PREAMBLE = re.compile(
     r"^(load failed for model '[^']*': )?(version \d+ is at UNAVAILABLE state: )?(Internal: |Invalid argument: )?"
 )
+_CUT = ("Internal error from Core", "Stream removed", "Socket closed", "GOAWAY")
+"""What gRPC says, under various codes, when the connection ends in the middle of a call."""
 _LOST = "must specify the START flag"
 
 
@@ -38,6 +40,8 @@ def from_status(what: str, code: grpc.StatusCode | None, details: str) -> Triton
         return TritonTimeout(f"{what}: no answer from Triton within the deadline")
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.NOT_FOUND):
         return TritonUnavailable(f"{what}: {text or 'Triton cannot be reached'}")
+    if any(cut in details for cut in _CUT):
+        return TritonUnavailable(f"{what}: the connection to Triton was cut")
     if "Stub process" in details and "not healthy" in details:
         return TritonUnavailable(f"{what}: the model's process died")
     return TritonError(f"{what}: {text or 'failed'}")

@@ -230,6 +230,8 @@ def _command(
         f"--http-address={local}", f"--http-port={ports.http}",
         f"--metrics-address={local}", f"--metrics-port={ports.metrics}",
         "--allow-gpu-metrics=false",
+        # The server does not end before the metrics thread has slept its interval out (2 s by default).
+        "--metrics-interval-ms=200",
         "--backend-config=python,shm-default-byte-size=4194304",
         "--backend-config=python,thread-pool-size=4",
         # Clients may ping an open call more often than a stock server likes.

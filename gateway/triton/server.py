@@ -157,6 +157,7 @@ class EmbeddedTriton:
                 # tritonserver looks once a second whether its models are gone: faster before it. Where a
                 # model's process died under its requests, they never end: then there is nothing to wait for.
                 at_once = at_once or not await self._unload_all()
+                await self._close_channel()
                 process.end(at_once=at_once)
                 done, _ = await asyncio.wait({process.ended}, timeout=self._exit_s + 8.0)
                 if not done:

@@ -108,8 +108,8 @@ class Stream:
                 await self._call.done_writing()
             else:
                 await self._call.write(message)
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError, asyncio.CancelledError):
-            pass  # the call is over; the reader learns why
+        except (Exception, asyncio.CancelledError):
+            pass  # the call is over, which gRPC says in many ways; the reader learns why
 
     async def _read(self) -> pb.ModelStreamInferResponse | Exception | None:
         try:

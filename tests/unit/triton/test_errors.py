@@ -27,6 +27,8 @@ _START = (
         (grpc.StatusCode.UNAVAILABLE, "failed to connect to all addresses", TritonUnavailable),
         (grpc.StatusCode.NOT_FOUND, "Request for unknown model", TritonUnavailable),
         (grpc.StatusCode.INTERNAL, "Stub process 'asr_x_0_0' is not healthy.", TritonUnavailable),
+        (grpc.StatusCode.INTERNAL, "Internal error from Core", TritonUnavailable),
+        (grpc.StatusCode.UNKNOWN, "Stream removed (Socket closed)", TritonUnavailable),
         (grpc.StatusCode.INVALID_ARGUMENT, "unexpected shape", TritonError),
     ],
 )
