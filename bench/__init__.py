@@ -1,0 +1,1 @@
+"""Parley's measurements: `scripts/bench`. Results are kept in BENCHMARKS.md."""

@@ -1,0 +1,110 @@
+"""`scripts/bench`: measures the stack on this machine and prints what it found beside the goals."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bench import speech
+from bench.machine import describe
+from bench.parts import OWN_STACK, PARTS, Bench
+from bench.report import Part, as_json, machine_text, part_text
+from bench.stack import Up
+from gateway.app import run_loop
+from gateway.cli.client import CallFailed
+from gateway.cli.common import FAILED, OK, Fault, complain
+from gateway.speak.tts import TtsError
+
+_EPILOG = """\
+examples:
+  scripts/bench all --json results.json       everything, about 20 minutes
+  scripts/bench all --quick                   a short form of everything, about a minute and a half
+  scripts/bench latency bargein               some parts
+
+The stack is started as `parley up` starts it, on free ports, and stopped at the end. Keep the machine
+otherwise quiet: whatever else runs on it is in the figures.
+"""
+_LONGEST_S = {True: 120.0, False: 1_500.0}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench",
+        description=__doc__,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "part", nargs="+", choices=("all", *PARTS), metavar="PART", help=f"all, {', '.join(PARTS)}"
+    )
+    parser.add_argument("--quick", action="store_true", help="few samples: shows that it works, not how well")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write everything, raw samples too, as JSON"
+    )
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables")
+    options = parser.parse_args(arguments)
+    names = list(PARTS) if "all" in options.part else list(dict.fromkeys(options.part))
+    command = shlex.join(["scripts/bench", *(arguments if arguments is not None else sys.argv[1:])])
+    machine = describe(command)
+    print(machine_text(machine), flush=True)
+    try:
+        parts = run_loop(_run(names, quick=options.quick))
+    except (Fault, CallFailed, TtsError) as error:
+        complain(str(error))
+        return FAILED
+    except KeyboardInterrupt:
+        return 130
+    if options.json is not None:
+        options.json.write_text(as_json(machine, parts))
+    if options.markdown is not None:
+        options.markdown.write_text(document(machine, parts))
+    return OK
+
+
+async def _run(names: Sequence[str], *, quick: bool) -> list[Part]:
+    """Raises Fault after a time in which every part should have ended long ago."""
+    try:
+        async with asyncio.timeout(_LONGEST_S[quick]):
+            return await _measure(names, quick=quick)
+    except TimeoutError:
+        raise Fault(f"not done after {_LONGEST_S[quick]:.0f} s; is the machine busy?") from None
+
+
+async def _measure(names: Sequence[str], *, quick: bool) -> list[Part]:
+    found: dict[str, Part] = {}
+    shared = [name for name in names if name not in OWN_STACK]
+    own = [name for name in names if name in OWN_STACK]
+    clips = await asyncio.to_thread(speech.recordings)
+    if shared or not clips:
+        async with Up() as up:
+            clips, about = await speech.speech(up.endpoints["triton_grpc"])
+            bench = Bench(clips, about, quick, up)
+            for name in shared:
+                found[name] = await _one(name, bench)
+    bench = Bench(clips, "", quick, None)
+    for name in own:
+        found[name] = await _one(name, bench)
+    return [found[name] for name in names]
+
+
+async def _one(name: str, bench: Bench) -> Part:
+    begin = time.monotonic()
+    part = await PARTS[name](bench)
+    part.seconds = time.monotonic() - begin
+    print(part_text(part), flush=True)
+    return part
+
+
+def document(machine: dict[str, Any], parts: Sequence[Part]) -> str:
+    """BENCHMARKS.md."""
+    return "\n".join(["# Benchmarks", "", machine_text(machine), *map(part_text, parts)])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
