@@ -103,7 +103,6 @@ class RivaRecognizer:
             model=self._settings.model,
         )
         # The gateway ends turns itself. Our server then leaves its own detector out; others ignore the key.
-        config.custom_configuration["parley.endpointing"] = "off"
         if self._knows_keys:
             config.custom_configuration[_WHOLE_STREAM[0]] = _WHOLE_STREAM[1]
         if hints:
