@@ -12,6 +12,7 @@ _PREAMBLE = re.compile(
 )
 _CUT = ("Internal error from Core", "Stream removed", "Socket closed", "GOAWAY")
 """What gRPC says, under various codes, when the connection ends in the middle of a call."""
+_MISSING = ("unknown model", "no available versions", "not at ready state")
 _LOST = "must specify the START flag"
 
 
@@ -27,6 +28,10 @@ class TritonTimeout(TritonUnavailable):
     """Triton said nothing within the deadline."""
 
 
+class ModelNotLoaded(TritonUnavailable):
+    """The server answers, and does not have this model."""
+
+
 class SequenceLost(TritonError):
     """The model no longer knows this sequence (idle, re-loaded or restarted): start again and replay."""
 
@@ -38,7 +43,9 @@ def from_status(what: str, code: grpc.StatusCode | None, details: str) -> Triton
         return SequenceLost(f"{what}: the sequence is gone, start it again")
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return TritonTimeout(f"{what}: no answer from Triton within the deadline")
-    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.NOT_FOUND):
+    if code is grpc.StatusCode.NOT_FOUND or any(missing in details for missing in _MISSING):
+        return ModelNotLoaded(f"{what}: {text}")
+    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
         return TritonUnavailable(f"{what}: {text or 'Triton cannot be reached'}")
     if any(cut in details for cut in _CUT):
         return TritonUnavailable(f"{what}: the connection to Triton was cut")
@@ -53,8 +60,6 @@ def from_rpc(what: str, error: grpc.aio.AioRpcError) -> TritonError:
 
 def from_message(what: str, message: str) -> TritonError:
     """The error for an `error_message` on a stream, which carries no status code."""
-    if "unknown model" in message or "no available versions" in message or "not at ready state" in message:
-        return TritonUnavailable(f"{what}: {first_line(message)}")
     return from_status(what, None, message)
 
 

@@ -14,7 +14,7 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from gateway.triton.channel import GRPCInferenceServiceStub
-from gateway.triton.errors import TritonError, TritonTimeout, TritonUnavailable, first_line, from_rpc
+from gateway.triton.errors import ModelNotLoaded, TritonError, TritonTimeout, first_line, from_rpc
 from gateway.triton.model_info import ModelInfo, model_info
 
 _CALL_S = 5.0
@@ -103,11 +103,7 @@ class Repository:
         request = pb.ModelReadyRequest(name=name)
         try:
             reply = await self._call(f"model {name}", self._stub.ModelReady, request, deadline_s)
-        except TritonTimeout:
-            raise
-        except TritonUnavailable as error:
-            if "cannot be reached" in str(error) or "connect" in str(error):
-                raise
+        except ModelNotLoaded:
             return False
         return bool(reply.ready)
 

@@ -4,6 +4,7 @@ import grpc
 import pytest
 
 from gateway.triton.errors import (
+    ModelNotLoaded,
     SequenceLost,
     TritonError,
     TritonTimeout,
@@ -25,7 +26,7 @@ _START = (
         (grpc.StatusCode.INVALID_ARGUMENT, _START, SequenceLost),
         (grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", TritonTimeout),
         (grpc.StatusCode.UNAVAILABLE, "failed to connect to all addresses", TritonUnavailable),
-        (grpc.StatusCode.NOT_FOUND, "Request for unknown model", TritonUnavailable),
+        (grpc.StatusCode.NOT_FOUND, "Request for unknown model", ModelNotLoaded),
         (grpc.StatusCode.INTERNAL, "Stub process 'asr_x_0_0' is not healthy.", TritonUnavailable),
         (grpc.StatusCode.INTERNAL, "Internal error from Core", TritonUnavailable),
         (grpc.StatusCode.UNKNOWN, "Stream removed (Socket closed)", TritonUnavailable),
@@ -41,7 +42,7 @@ def test_each_status_has_its_error(code: grpc.StatusCode, details: str, kind: ty
 
 def test_a_stream_says_the_same_without_a_code() -> None:
     assert type(from_message("asr_x", _START)) is SequenceLost
-    assert type(from_message("x", "Request for unknown model: 'x' is not found")) is TritonUnavailable
+    assert type(from_message("x", "Request for unknown model: 'x' is not found")) is ModelNotLoaded
 
 
 def test_only_the_models_own_words_are_kept() -> None:
