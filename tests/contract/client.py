@@ -175,9 +175,10 @@ class Utterance:
         return reply.infer_response
 
     async def close(self) -> None:
+        """Half-closed and read to its end: cancelled right behind an answer, a stream whose sequence is
+        open can keep the model from ever being unloaded."""
         if self._stream is not None:
-            await self._stream.done_writing()
-            self._stream.cancel()
+            await _read_to_end(self._stream)
 
 
 class Speech:
@@ -191,13 +192,16 @@ class Speech:
         self._stream = stub.ModelStreamInfer()
         self._message = self._build(({} if words is None else {"TEXT": words}) | inputs)
         self._began = 0.0
+        self._gone = False
 
     async def __aenter__(self) -> Speech:
         self._began = time.perf_counter()
         await self._stream.write(self._message)
         return self
 
-    async def __aexit__(self, *exc: object) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, *exc: object) -> None:
+        if kind is None and not self._gone:
+            await _read_to_end(self._stream)
         self._stream.cancel()
 
     async def cancel(self) -> None:
@@ -207,6 +211,7 @@ class Speech:
 
     async def vanish(self) -> None:
         """The client is gone without a word."""
+        self._gone = True
         self._stream.cancel()
 
     async def __aiter__(self) -> AsyncIterator[Spoken]:
@@ -254,6 +259,13 @@ class Speech:
         )
         message.parameters["triton_enable_empty_final_response"].bool_param = True
         return message
+
+
+async def _read_to_end(stream: Any) -> None:
+    async with asyncio.timeout(ANSWER_S):
+        await stream.done_writing()
+        while isinstance(await stream.read(), pb.ModelStreamInferResponse):
+            pass
 
 
 def chunks_of(pcm: Array, size: int = CHUNK) -> Iterator[tuple[Array, bool, bool]]:

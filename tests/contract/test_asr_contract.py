@@ -6,7 +6,7 @@ import asyncio
 
 import numpy as np
 import pytest
-from tritonclient.grpc.model_config_pb2 import ModelConfig
+from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig
 
 from gateway.triton.model_info import model_info
 from gateway.triton.server import EmbeddedTriton
@@ -48,13 +48,11 @@ async def test_is_a_sequence_model(asr_config: ModelConfig) -> None:
 
 async def test_has_the_tensors(asr_config: ModelConfig) -> None:
     inputs = {tensor.name: tensor for tensor in asr_config.input}
-    kind = asr_config.input[0].data_type.__class__ and type(asr_config.input[0]).DESCRIPTOR.fields_by_name
-    names = kind["data_type"].enum_type.values_by_number
-    assert {name: names[t.data_type].name for name, t in inputs.items()} == INPUTS
+    assert {name: DataType.Name(t.data_type) for name, t in inputs.items()} == INPUTS
     assert list(inputs["AUDIO"].dims) == [-1]
     assert inputs["LANGUAGE"].optional
     assert inputs["HINTS"].optional
-    outputs = {t.name: (names[t.data_type].name, list(t.dims)) for t in asr_config.output}
+    outputs = {t.name: (DataType.Name(t.data_type), list(t.dims)) for t in asr_config.output}
     assert outputs == OUTPUTS
 
 
@@ -208,6 +206,6 @@ async def test_many_utterances_at_once(
     client: Client, asr_config: ModelConfig, recordings: dict[str, Recording]
 ) -> None:
     said = recordings["cards-003"].pcm
-    heard: list[list[Heard]] = await asyncio.gather(*(client.recognize(asr_config, said) for _ in range(12)))
+    heard: list[list[Heard]] = await asyncio.gather(*(client.recognize(asr_config, said) for _ in range(8)))
     assert len({answers[-1].text for answers in heard}) == 1
     assert all(answers[-1].final for answers in heard)

