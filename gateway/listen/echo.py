@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gateway.listen.asr import RATE
+from gateway.listen.echo_path import HELPED, EchoPath, Timeline
 from gateway.listen.vad import WINDOW
 from gateway.settings import EchoSettings
 
@@ -49,13 +50,6 @@ _EXPLAINED = 0.2
 """−7 dB: with less than this left, the window was echo."""
 _DOUBTED = 2.0
 """With less left than twice what the filter itself is unsure of, it may be all echo."""
-_HELPED = 0.7
-"""With more than this left, the filter knows nothing of this path."""
-_TAIL = 0.10
-"""−10 dB below the echo of the last windows: its reverberation."""
-_YOUNG_TAIL = 0.4
-_YOUNG_WINDOWS = 40
-"""A filter that has learnt for less than 1.3 s knows little of the reverberation yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +72,7 @@ class EchoGuard:
     def __init__(self, settings: EchoSettings) -> None:
         self._enabled = settings.enabled
         self._max_delay = RATE * settings.max_delay_ms // 1000 + WINDOW
-        self._reference = _Timeline(self._max_delay + (_HISTORY + 8) * WINDOW + _ROOM, _MOST_AHEAD)
+        self._reference = Timeline(self._max_delay + (_HISTORY + 8) * WINDOW + _ROOM, _MOST_AHEAD)
         self._input_at = 0
         self._active_until = 0
         self._ahead: deque[int] = deque(maxlen=5)
@@ -86,7 +80,7 @@ class EchoGuard:
         self._left: deque[Float] = deque([np.zeros(WINDOW, np.float32)] * _HISTORY, _HISTORY)
         self._echo_power: deque[float] = deque([0.0] * _HISTORY, _HISTORY)
         self._floor = 1.0
-        self._filter: _Filter | None = None
+        self._filter: EchoPath | None = None
         self.delay_ms: float | None = None
         """Of the echo path, once it is known."""
 
@@ -110,11 +104,15 @@ class EchoGuard:
         at = self._input_at
         self._input_at += WINDOW
         self._input.append(window)
-        self._floor = min(self._floor * 1.01, max(_power(window), _QUIET_POWER / 10))
-        if at > self._active_until:
+        power = _power(window)
+        self._floor = min(self._floor * 1.01, max(power, _QUIET_POWER / 10))
+        if at > self._active_until or power < _QUIET_POWER:
             self._left.append(window)
+            self._echo_power.append(0.0)
             return window
         left = self._filter.subtract(self._reference, at, window) if self._filter else window
+        if _power(left) > power:
+            left = window  # the filter errs: it must not put an echo where there is none
         self._left.append(left)
         return left if self._is_foreign(at, window, left) else np.zeros_like(window)
 
@@ -134,7 +132,7 @@ class EchoGuard:
             or left_power < _DOUBTED * self._filter.residual
         ):
             ours = True
-        elif left_power < _HELPED * power:
+        elif left_power < HELPED * power:
             # The path is right: either it is not learnt well yet, or somebody else is there too.
             ours = self._explained(self._left, at).share >= _OURS
         else:
@@ -149,7 +147,7 @@ class EchoGuard:
             self._filter = self.delay_ms = None
         return not ours
 
-    def _look_for_shift(self, at: int, path: _Filter) -> bool:
+    def _look_for_shift(self, at: int, path: EchoPath) -> bool:
         """The same room at another delay: a new reply, or a client that buffers more or less than before."""
         found = self._explained(self._input, at, path)
         if found.share < _OURS_MOVED or found.share < 1.2 * found.share_unmoved:
@@ -164,13 +162,13 @@ class EchoGuard:
         if self._filter is None:
             if found.share < _OURS_FIRST:
                 return False
-        elif found.share < _OURS_ELSEWHERE or abs(found.delay - self._filter.delay) <= _Filter.MARGIN:
+        elif found.share < _OURS_ELSEWHERE or abs(found.delay - self._filter.delay) <= EchoPath.MARGIN:
             return False
-        self._filter = _Filter(found.delay, found.gain)
+        self._filter = EchoPath(found.delay, found.gain)
         self.delay_ms = found.delay * 1000 / RATE
         return True
 
-    def _explained(self, windows: deque[Float], at: int, path: _Filter | None = None) -> _Match:
+    def _explained(self, windows: deque[Float], at: int, path: EchoPath | None = None) -> _Match:
         """How well playout explains the windows, of which the last begins at `at`.
 
         path: playout goes through this filter first; delays are then relative to the filter's own.
@@ -206,127 +204,6 @@ class EchoGuard:
         if full and not catching_up and min(self._ahead) > _BEHIND_LIMIT:
             self._input_at += min(self._ahead) - _AHEAD
             self._ahead.clear()
-
-
-class _Filter:
-    """Partitioned-block frequency-domain Kalman filter (after Enzner and Vary, 2006): fast, and steady
-    through double talk without a detector of it."""
-
-    PARTS = 5
-    MARGIN = 128
-    """Samples of the path modelled ahead of its delay."""
-    _SIZE = 2 * WINDOW
-    _FORGET = 0.998
-
-    def __init__(self, delay: int, gain: float) -> None:
-        bins = self._SIZE // 2 + 1
-        self.delay = delay
-        self._next: int | None = None
-        self._spectra = np.zeros((self.PARTS, bins), np.complex64)
-        tap = np.zeros(self._SIZE)
-        tap[min(self.MARGIN, delay)] = gain
-        self._weights = np.zeros((self.PARTS, bins), np.complex64)
-        self._weights[0] = np.fft.rfft(tap)
-        fading = gain * gain * 0.5 ** np.arange(self.PARTS, dtype=np.float32)
-        self._prior = np.repeat(np.maximum(fading, 1e-6)[:, None], bins, axis=1).astype(np.float32)
-        self._doubt = self._prior
-        self._noise = np.zeros(bins, np.float32)
-        self._turn = 0
-        self.residual = 0.0
-        """Power of echo that may be left in the last window, by the filter's own doubt."""
-        self._judged = self._helped = 0
-        self.learnt = 0
-        """Windows of echo it has learnt from."""
-
-    def judge(self, left: float) -> None:
-        """Remember how much (0…1) it left of a window that was loud."""
-        self._judged += 1
-        self._helped += left < _HELPED
-
-    def is_mistaken(self) -> bool:
-        """Somebody else's voice was taken for an echo, and this path leads nowhere."""
-        return self._judged >= 12 and self._helped < self._judged / 4 and self.learnt < 100
-
-    @property
-    def tail(self) -> float:
-        """Power that reverberation may have, relative to the echo before it."""
-        return _TAIL if self.learnt > _YOUNG_WINDOWS else _YOUNG_TAIL
-
-    @property
-    def begins_after(self) -> int:
-        """Where the first tap lies: samples after playout."""
-        return max(0, self.delay - self.MARGIN)
-
-    def taps(self) -> npt.NDArray[np.float64]:
-        """The path's impulse response from `begins_after` on."""
-        return np.asarray(np.fft.irfft(self._weights)[:, :WINDOW].ravel())
-
-    def move(self, shift: int) -> None:
-        """The same room, later or earlier by `shift` samples."""
-        self.delay += shift
-        self._next = None
-        self._doubt = np.maximum(self._doubt, np.float32(0.3) * self._prior)
-
-    def subtract(self, reference: _Timeline, at: int, window: Float) -> Float:
-        """The window that begins at `at`, without the echo expected; then learns from what is left."""
-        self._load(reference, at - self.begins_after)
-        echo = np.fft.irfft((self._weights * self._spectra).sum(axis=0))[WINDOW:]
-        left = (window - echo).astype(np.float32)
-        self._learn(left)
-        return left
-
-    def _load(self, reference: _Timeline, begin: int) -> None:
-        parts = 1 if self._next == begin else self.PARTS
-        for part in reversed(range(parts)):
-            self._spectra[1:] = self._spectra[:-1]
-            start = begin - part * WINDOW
-            self._spectra[0] = np.fft.rfft(reference.slice(start - WINDOW, start + WINDOW))
-        self._next = begin + WINDOW
-
-    def _learn(self, left: Float) -> None:
-        self.learnt += 1
-        error = np.fft.rfft(np.concatenate((np.zeros(WINDOW, np.float32), left))).astype(np.complex64)
-        self._noise = 0.5 * self._noise + 0.5 * (error.real**2 + error.imag**2)
-        power = self._spectra.real**2 + self._spectra.imag**2
-        residual = 0.5 * (self._doubt * power).sum(axis=0)
-        self.residual = float(residual.sum()) / (self._SIZE // 2 * WINDOW)
-        scale = self._doubt / (residual + self._noise + 1e-6)
-        self._weights += scale * np.conj(self._spectra) * error
-        keep = self._FORGET**2
-        self._doubt = keep * (1 - 0.5 * scale * power) * self._doubt + (1 - keep) * np.abs(self._weights) ** 2
-        # One partition a window is brought back to causality; all of them in turn.
-        taps = np.fft.irfft(self._weights[self._turn])
-        taps[WINDOW:] = 0
-        self._weights[self._turn] = np.fft.rfft(taps)
-        self._turn = (self._turn + 1) % self.PARTS
-
-
-class _Timeline:
-    """Samples by absolute position: `past` before the newest read, `ahead` beyond it; zeros elsewhere."""
-
-    def __init__(self, past: int, ahead: int) -> None:
-        self._ring = np.zeros(past + ahead, np.float32)
-        self.end = 0
-
-    def append(self, samples: Float) -> None:
-        self.end += max(0, samples.size - self._ring.size)
-        samples = samples[-self._ring.size :]
-        first = self.end % self._ring.size
-        head = min(samples.size, self._ring.size - first)
-        self._ring[first : first + head] = samples[:head]
-        self._ring[: samples.size - head] = samples[head:]
-        self.end += samples.size
-
-    def skip_to(self, position: int) -> None:
-        gap = position - self.end
-        self.append(np.zeros(min(gap, self._ring.size), np.float32))
-        self.end = position
-
-    def slice(self, begin: int, end: int) -> Float:
-        """float32 [end - begin]."""
-        positions = np.arange(begin, end)
-        known = (positions < self.end) & (positions >= max(0, self.end - self._ring.size))
-        return np.where(known, self._ring[positions % self._ring.size], np.float32(0))
 
 
 def _whiten(samples: Float) -> Float:

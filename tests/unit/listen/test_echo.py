@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from gateway.listen.echo import EchoGuard, _Timeline
+from gateway.listen.echo import EchoGuard
+from gateway.listen.echo_path import Timeline
 from gateway.listen.vad import WINDOW
 from gateway.settings import EchoSettings
 from tests.unit.listen.sound import RATE, Float, confirmed, hiss, probabilities, recorded, room, voice
@@ -146,6 +147,20 @@ def test_lost_input_is_noticed() -> None:
     assert left <= 0.05 * loud
 
 
+def test_a_muted_microphone_stays_silent() -> None:
+    """The path is known, nothing comes back: the filter must not invent the echo it expects."""
+    reply = voice(16, 6)
+    speaker = loudspeaker(reply)
+    mic = room(speaker, 40, -8) + hiss(len(speaker), -80)
+    mute = slice(3 * RATE // WINDOW * WINDOW, 4 * RATE // WINDOW * WINDOW)
+    soft = slice(5 * RATE // WINDOW * WINDOW, 6 * RATE // WINDOW * WINDOW)
+    mic[mute] = 0
+    mic[soft] = hiss(mic[soft].size, -60)
+    out, _ = conversation(reply, mic)
+    assert not out[mute].any()
+    assert power_db(out[soft]) < -59
+
+
 def test_nothing_played_nothing_touched() -> None:
     guard = EchoGuard(EchoSettings())
     x = voice(11, 2)
@@ -186,7 +201,7 @@ def test_any_order_and_amount_of_calls_is_safe() -> None:
 
 
 def test_timeline_keeps_what_fits_and_zeros_elsewhere() -> None:
-    line = _Timeline(past=100, ahead=50)
+    line = Timeline(past=100, ahead=50)
     line.append(np.arange(1, 121, dtype=np.float32))
     np.testing.assert_array_equal(
         line.slice(110, 125), [111, 112, 113, 114, 115, 116, 117, 118, 119, 120, 0, 0, 0, 0, 0]
