@@ -37,6 +37,8 @@ _HEALTHY_S = 60.0
 """After this long without trouble the pauses start over."""
 _SETTLE_S = 0.05
 """Stubs come and go in bursts: look at the index once, after it."""
+_RETRY_S = 0.5
+"""Pause before a server that did not answer is asked again what it has."""
 
 
 class EmbeddedTriton:
@@ -311,7 +313,9 @@ class EmbeddedTriton:
                 # Nothing tells when a load or an unload is over: look again while one goes on.
                 pause = None if settled else min((pause or 0.05) * 1.5, 1.0)
             except TritonError as error:
-                _LOG.debug("reconcile: %s", error)  # a dead server is the supervisor's business
+                _LOG.debug("reconcile: %s", error)
+                # A dead server is the supervisor's business; one that lives is asked again.
+                pause = _RETRY_S if self.pid else None
 
     async def _reconcile(self) -> bool:
         """Remember what is loaded, by whomever, and repair the models whose process died.
@@ -330,9 +334,16 @@ class EmbeddedTriton:
             self.ready = ready
             self._on_event(f"models ready: {', '.join(sorted(ready)) or 'none'}")
         lost = self._lost - set(process.stubs.values())
-        self._lost.clear()
-        for name in sorted({stub.model for stub in lost} & ready):
-            await self._repair(name)
+        self._lost = {stub for stub in lost if stub.model in ready}
+        for name in sorted({stub.model for stub in self._lost}):
+            its = {stub for stub in self._lost if stub.model == name}
+            self._lost -= its  # before the repair: what it loads may die as well
+            try:
+                await self._repair(name)
+            except TritonError:
+                if process is self._process:
+                    self._lost |= its
+                raise
         return not any(m.state in ("LOADING", "UNLOADING") for m in index)
 
     async def _repair(self, name: str) -> None:
@@ -350,7 +361,8 @@ class EmbeddedTriton:
             config = await self._repository().config(name)
             config.parameters["parley_repair"].string_value = secrets.token_hex(4)
             await self._repository().load(name, config)
-        except TritonUnavailable:
+        except TritonUnavailable as error:
+            self._on_event(f"{name} is not back yet: {error}")
             raise
         except TritonError as error:
             self.failed[name] = str(error)
