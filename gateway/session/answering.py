@@ -18,7 +18,7 @@ from gateway.session.reply import Marks, Reply
 from gateway.session.turn import Turn
 from gateway.speak.playout import Frame, Playout
 from gateway.think.history import History
-from gateway.think.llm import LlmError, ToolRequest
+from gateway.think.llm import LlmError, ToolOffer, ToolRequest
 
 _SAYS_WAITING = 8
 _TOOL_RESULT_S = 30.0
@@ -143,9 +143,10 @@ class Answering:
     async def _think(self, question: str) -> AsyncGenerator[str, None]:
         """LLM text; tool calls are put to the client and their results back to the LLM."""
         messages = self._history.messages(pending_user=question)
+        offers = [ToolOffer(t.name, t.description, t.parameters) for t in self._core.chosen.tools or ()]
         while True:
             requests: list[ToolRequest] = []
-            async with aclosing(self._core.parts.llm.stream(messages)) as stream:
+            async with aclosing(self._core.parts.llm.stream(messages, offers)) as stream:
                 async for item in stream:
                     if isinstance(item, str):
                         self._core.parts.metrics.llm_chunk()

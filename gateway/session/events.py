@@ -52,6 +52,18 @@ class Say:
 
 
 @dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that the model may ask the client to call."""
+
+    name: str
+    """As in `ToolCall.name`."""
+    description: str = ""
+    """For the model."""
+    parameters: str = ""
+    """JSON schema of the arguments; empty: none."""
+
+
+@dataclass(frozen=True, slots=True)
 class Configure:
     """Changes for the turns to come; None leaves a value as it is."""
 
@@ -71,6 +83,8 @@ class Configure:
     """False: speech does not interrupt a reply."""
     eager: bool | None = None
     """True: the LLM may start on a stable partial transcript."""
+    tools: tuple[Tool, ...] | None = None
+    """Replaces all tools offered before."""
 
 
 @dataclass(frozen=True, slots=True)

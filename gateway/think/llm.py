@@ -33,11 +33,23 @@ class ToolRequest:
     """JSON."""
 
 
+@dataclass(frozen=True, slots=True)
+class ToolOffer:
+    name: str
+    """Function name."""
+    description: str
+    """For the model."""
+    parameters: str
+    """JSON schema of the arguments; empty: none."""
+
+
 class LanguageModel(Protocol):
     """One per process; shared by all sessions."""
 
-    def stream(self, messages: Sequence[Message]) -> AsyncGenerator[str | ToolRequest, None]:
-        """One reply, text as it is made.
+    def stream(
+        self, messages: Sequence[Message], tools: Sequence[ToolOffer] = ()
+    ) -> AsyncGenerator[str | ToolRequest, None]:
+        """One reply, text as it is made; requests to call `tools` come last.
 
         Retries only before the first token and within `llm.first_token_ms` in all. `aclose()` (and
         cancellation) ends the HTTP stream, so that the server stops generating.

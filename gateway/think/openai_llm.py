@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import secrets
 from collections.abc import AsyncGenerator, Sequence
@@ -12,10 +13,10 @@ from urllib.parse import urlsplit
 
 import openai
 from openai import AsyncOpenAI
-from openai.types.chat import ChatCompletionMessageParam
+from openai.types.chat import ChatCompletionMessageParam, ChatCompletionToolUnionParam
 
 from gateway.settings import LlmSettings
-from gateway.think.llm import LlmError, Message, ToolRequest
+from gateway.think.llm import LlmError, Message, ToolOffer, ToolRequest
 from gateway.think.llm_errors import EndedEarly, describe, is_retryable, retry_after_s, shown_url
 
 CHECK_S = 2.0
@@ -39,7 +40,9 @@ class OpenAiLlm:
         has_key = bool(settings.api_key.get_secret_value())
         self._headers: dict[str, str | openai.Omit] = {} if has_key else {"Authorization": openai.Omit()}
 
-    async def stream(self, messages: Sequence[Message]) -> AsyncGenerator[str | ToolRequest, None]:
+    async def stream(
+        self, messages: Sequence[Message], tools: Sequence[ToolOffer] = ()
+    ) -> AsyncGenerator[str | ToolRequest, None]:
         """See `LanguageModel.stream`."""
         loop = asyncio.get_running_loop()
         budget_s = self._settings.first_token_ms / 1000
@@ -54,7 +57,7 @@ class OpenAiLlm:
                     break
                 await asyncio.sleep(wait_s)
             reply = _Reply()
-            parts = self._attempt(messages, reply, deadline)
+            parts = self._attempt(messages, tools, reply, deadline)
             try:
                 async for part in parts:
                     yield part
@@ -100,7 +103,7 @@ class OpenAiLlm:
         return describe(error, url=self._url, model=self._settings.model, secret=secret, started=started)
 
     async def _attempt(
-        self, messages: Sequence[Message], reply: _Reply, deadline: float
+        self, messages: Sequence[Message], tools: Sequence[ToolOffer], reply: _Reply, deadline: float
     ) -> AsyncGenerator[str | ToolRequest, None]:
         """One request. Raises TimeoutError past `deadline` or `token_ms`, else whatever went wrong."""
         settings = self._settings
@@ -112,6 +115,8 @@ class OpenAiLlm:
                 temperature=settings.temperature,
                 max_tokens=settings.max_tokens,
                 stream=True,
+                tools=cast("list[ChatCompletionToolUnionParam]", [_wire_tool(t) for t in tools])
+                or openai.omit,
                 extra_headers=self._headers,
             )
         try:
@@ -219,6 +224,12 @@ def _wire(message: Message) -> dict[str, Any]:
             for call in message.tool_calls
         ]
     return wire
+
+
+def _wire_tool(tool: ToolOffer) -> dict[str, Any]:
+    schema = json.loads(tool.parameters) if tool.parameters else {"type": "object", "properties": {}}
+    function = {"name": tool.name, "description": tool.description, "parameters": schema}
+    return {"type": "function", "function": function}
 
 
 def _client(settings: LlmSettings) -> AsyncOpenAI:

@@ -7,6 +7,7 @@ tells the client what to do. `server_message` is what the server writes. `client
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ PCM_RATES = (8_000, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
 OPUS_RATES = (8_000, 12_000, 16_000, 24_000, 48_000)
 MAX_LEAD_MS = 1_000
 HANGOVER_MS = (20, 10_000)
+MAX_TOOLS = 64
+_TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _SESSION_ID = re.compile(r"[A-Za-z0-9._:@-]{1,128}")
 
 
@@ -156,6 +159,14 @@ def settings_message(configure: ev.Configure) -> pb.Settings:
             barge_in=configure.barge_in,
             eager=configure.eager,
         ),
+        tools=None
+        if configure.tools is None
+        else pb.Tools(
+            tools=[
+                pb.Tool(name=t.name, description=t.description, parameters=t.parameters)
+                for t in configure.tools
+            ]
+        ),
     )
 
 
@@ -202,7 +213,35 @@ def _configure(settings: pb.Settings, max_text_chars: int) -> ev.Configure:
         automatic_turns=turn.automatic if turn.HasField("automatic") else None,
         barge_in=turn.barge_in if turn.HasField("barge_in") else None,
         eager=turn.eager if turn.HasField("eager") else None,
+        tools=_tools(settings.tools, max_text_chars) if settings.HasField("tools") else None,
     )
+
+
+def _tools(offered: pb.Tools, max_text_chars: int) -> tuple[ev.Tool, ...]:
+    if len(offered.tools) > MAX_TOOLS:
+        raise BadMessage(f"settings.tools has {len(offered.tools)} tools, {MAX_TOOLS} are allowed")
+    for tool in offered.tools:
+        if not _TOOL_NAME.fullmatch(tool.name):
+            raise BadMessage(
+                f"settings.tools: the name {tool.name[:64]!r} is none; "
+                "send 1 to 64 letters, digits, underscores or dashes"
+            )
+        if len(tool.description) + len(tool.parameters) > max_text_chars:
+            raise BadMessage(
+                f"settings.tools: {tool.name} has more than {max_text_chars} characters; shorten it"
+            )
+        if tool.parameters and not _is_json_object(tool.parameters):
+            raise BadMessage(
+                f"settings.tools: the parameters of {tool.name} are no JSON object; send a JSON schema"
+            )
+    return tuple(ev.Tool(t.name, t.description, t.parameters) for t in offered.tools)
+
+
+def _is_json_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _hangover(name: str, turn: pb.TurnSettings) -> int | None:

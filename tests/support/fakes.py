@@ -15,7 +15,7 @@ from gateway.listen.asr import AsrError, Hypothesis
 from gateway.listen.vad import WINDOW
 from gateway.session import events as ev
 from gateway.speak.tts import Chunk, TtsError
-from gateway.think.llm import LlmError, Message, ToolRequest
+from gateway.think.llm import LlmError, Message, ToolOffer, ToolRequest
 
 E = TypeVar("E", bound=ev.ServerEvent)
 RATE = 16_000
@@ -128,12 +128,16 @@ class FakeLlm:
         self.replies = list(replies)
         self.first_s, self.token_s = 0.05, 0.01
         self.prompts: list[list[Message]] = []
+        self.tools: list[list[str]] = []
         self.streams = 0
         self.closed = 0
         self.tokens = 0
 
-    async def stream(self, messages: Sequence[Message]) -> AsyncGenerator[str | ToolRequest, None]:
+    async def stream(
+        self, messages: Sequence[Message], tools: Sequence[ToolOffer] = ()
+    ) -> AsyncGenerator[str | ToolRequest, None]:
         self.prompts.append(list(messages))
+        self.tools.append([tool.name for tool in tools])
         self.streams += 1
         reply = self.replies.pop(0) if self.replies else ["All right."]
         try:
