@@ -10,7 +10,7 @@ import pytest
 from pydantic import SecretStr
 
 from gateway.settings import LlmSettings
-from gateway.think.llm import LlmError, Message, ToolRequest
+from gateway.think.llm import LlmError, Message, ToolOffer, ToolRequest
 from gateway.think.openai_llm import OpenAiLlm
 from tests.support.faulty_llm import FaultyLlm
 
@@ -67,6 +67,21 @@ async def test_tool_calls_are_assembled() -> None:
             ToolRequest("call_a", "weather", '{"city": "Oslo"}'),
             ToolRequest("call_b", "clock", "{}"),
         ]
+
+
+async def test_offered_tools_are_on_the_wire_and_none_when_there_are_none() -> None:
+    offer = ToolOffer("weather", "The weather in a city.", '{"type": "object", "properties": {"city": {}}}')
+    async with FaultyLlm("tools") as server:
+        llm = OpenAiLlm(settings(server.base_url))
+        assert [part async for part in llm.stream(ASK, [offer, ToolOffer("now", "", "")])]
+        assert [part async for part in llm.stream(ASK)]
+        await llm.close()
+        with_tools, without = server.requests
+    assert [t["function"]["name"] for t in with_tools["tools"]] == ["weather", "now"]
+    assert with_tools["tools"][0]["type"] == "function"
+    assert with_tools["tools"][0]["function"]["parameters"]["properties"] == {"city": {}}
+    assert with_tools["tools"][1]["function"]["parameters"]["type"] == "object"
+    assert "tools" not in without
 
 
 async def test_tool_messages_on_the_wire() -> None:
