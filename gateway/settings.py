@@ -199,7 +199,7 @@ class TritonSettings(_Part):
     models: tuple[str, ...] = Field((), description="loaded at start; empty: every model that can run here")
     log_dir: Path | None = Field(None, description="server logs; default ~/.local/state/parley")
     request_ms: int = Field(
-        5_000,
+        3_000,
         gt=0,
         description="longest wait for the answer to a chunk of audio, or for a chunk of a synthesis",
     )
