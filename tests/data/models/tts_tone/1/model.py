@@ -6,7 +6,7 @@ What a text sounds like:
 - "tone 700 for 3000": the first number is the pitch in Hz, the second the length in ms.
 - Any other: a pitch that the text's checksum chooses, 60 ms for each character.
 
-So what is heard tells which text it was. It comes at real time; "at once" in the text, or STYLE
+So what is heard tells which text it was. It comes a little faster than real time; "at once" in the text, or STYLE
 "fast", makes it come as fast as it can. STYLE "mute" never answers; "fail" fails after the first chunk.
 
 MADE is the number of chunks made by this process so far, so a test can see what was made after a cancel.
@@ -58,10 +58,11 @@ class TritonPythonModel:
         if style == "mute":
             event.wait(60)
         fast = style in ("fast", "mute") or "at once" in text
+        begun = time.monotonic()
         last = None
         for index in range(chunks):
             if not fast:
-                event.wait(0.04)
+                event.wait(max(0.0, begun + 0.032 * (index + 1) - time.monotonic()))
             if event.is_set():
                 break
             if style == "fail" and index == 1:
