@@ -18,9 +18,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from gateway.audio.pcm import Int16, rms_dbfs, to_float, to_int16
+from gateway.audio.pcm import Int16, to_int16
 from gateway.audio.resample import resample
 from gateway.cli import endpoints
+from gateway.cli.cast import Line, user_speech
 from gateway.cli.client import Arrival, CallFailed, VoiceClient
 from gateway.cli.common import FAILED, INTERRUPTED, OK, Fault, complain, load_settings, stop_event, unless
 from gateway.cli.conversation import Conversation, ReplyRecord
@@ -29,68 +30,18 @@ from gateway.cli.stack import Stack
 from gateway.cli.view import STAGES, HumanView, beginning, ending, stages
 from gateway.cli.wav import write_wav
 from gateway.session import events as ev
-from gateway.settings import TtsSettings
-from gateway.speak.triton_tts import TritonSynthesizer
 from gateway.speak.tts import TtsError
 
 _IN_RATE, _OUT_RATE = 16_000, 24_000
 _STORY_S = 4.0
 """How much of the story is heard before it is interrupted."""
 _PAUSE_S = 0.7
-_QUIET_DBFS = -45.0
-"""Below this the user's voice has ended: synthesised speech trails off into silence."""
 _COLUMNS = (
     "end of\nturn", "final\ntext", "LLM\ntoken", "sen-\ntence", "TTS\nchunk", "first\nframe", "voice to\nvoice",
     "at the\nclient",
 )  # fmt: skip
 """Headings: the stages of `view.stages`, and from the user's last sound to the reply's first, at the client."""
 RECORDING = Path("conversation.wav")
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """What the user says."""
-
-    words: str
-    interrupts: bool = False
-    """Said over the reply to the line before."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cast:
-    """Who speaks: voices of the loaded models, and lines that the recogniser understands from this user."""
-
-    user: str
-    assistant: str
-    remark: str
-    lines: tuple[Line, ...]
-
-
-_FLITE = Cast(
-    user="rms",
-    assistant="slt",
-    remark="the user's voice is flite's rms, the assistant's is flite's slt",
-    lines=(
-        Line("hello there. what can you do for me?"),
-        Line("my name is mary"),
-        Line("i want to hear a long story"),
-        Line("excuse me. what time is it?", interrupts=True),
-        Line("do you remember my name?"),
-        Line("goodbye"),
-    ),
-)
-_ESPEAK = Cast(
-    user="en-us-clear",
-    assistant="en-gb",
-    remark="libflite is not here: both voices are espeak-ng's, the user's en-us-clear, the assistant's en-gb",
-    lines=(
-        Line("what can you do for me?"),
-        Line("my name is mary"),
-        Line("can you tell me a story?"),
-        Line("excuse me. what time is it?", interrupts=True),
-        Line("do you remember my name?"),
-    ),
-)
 
 
 @dataclass(slots=True)
@@ -102,7 +53,6 @@ class Turn:
     """The user's first sample left."""
     end: float = 0.0
     """The user's last sample left."""
-    understood: str = ""
     reply: ReplyRecord | None = None
     cut: ReplyRecord | None = None
     """The reply that this line interrupted."""
@@ -129,14 +79,13 @@ class Demo:
         self.turns.append(turn)
         if line.interrupts and self.talk.replies:
             turn.cut = self.talk.replies[-1]
-        known, finals = len(self.talk.replies), len(self.talk.heard_user)
+        known = len(self.talk.replies)
         self.view.note(f"{'':11}the user says: {line.words}")
         turn.onset, turn.end = await self.microphone.say(speech)
         if interrupted_next:
             await self._heard_enough(known)
         else:
             await self.talk.settled(quiet_s=_PAUSE_S, at_least_s=3.0)
-        turn.understood = " ".join(final.text for final in self.talk.heard_user[finals:])
         turn.reply = next((r for r in self.talk.replies[known:] if r.first_audio_at is not None), None)
         if turn.cut is not None:
             turn.stale_at = turn.cut.last_audio_at
@@ -212,7 +161,7 @@ async def _run(*, once: bool) -> int:
 
 async def _converse(found: dict[str, str], console: Console) -> bool:
     """The conversation, its table and its recording; True when every turn got its reply."""
-    cast, speech = await _user_speech(found["triton_grpc"])
+    cast, speech = await user_speech(found["triton_grpc"])
     console.print(f"            {cast.remark}\n")
     hello = ev.Hello(input_rate=_IN_RATE, output_rate=_OUT_RATE, configure=ev.Configure(voice=cast.assistant))
     async with VoiceClient(found["grpc"], hello) as client:
@@ -250,34 +199,6 @@ async def _listen(client: VoiceClient, demo: Demo) -> None:
             demo.view.show(arrival)
     finally:
         demo.talk.over()
-
-
-async def _user_speech(triton: str) -> tuple[Cast, list[bytes]]:
-    """The user's lines, spoken by the second voice: PCM16 at 16 kHz."""
-    synthesizer = TritonSynthesizer(TtsSettings(uri=triton))
-    try:
-        for cast in (_FLITE, _ESPEAK):
-            try:
-                return cast, [await _speak(synthesizer, cast.user, line.words) for line in cast.lines]
-            except TtsError:
-                if cast is _ESPEAK:
-                    raise
-    finally:
-        await synthesizer.close()
-    raise AssertionError("one of the casts returns or raises")
-
-
-async def _speak(synthesizer: TritonSynthesizer, voice: str, words: str) -> bytes:
-    pieces, rate = [], 0
-    async for chunk in synthesizer.synthesize(words, voice=voice):
-        pieces.append(chunk.pcm)
-        rate = chunk.rate
-    samples = resample(to_int16(b"".join(pieces)), rate, _IN_RATE)
-    window = _IN_RATE // 100
-    end = len(samples)
-    while end > window and rms_dbfs(to_float(samples[end - window : end].tobytes())) < _QUIET_DBFS:
-        end -= window
-    return samples[:end].tobytes()
 
 
 def _report(demo: Demo, console: Console) -> None:

@@ -8,33 +8,25 @@ faster than it is served meets HTTP/2 flow control, not a queue.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any, NoReturn, Protocol
 
 import grpc
 import grpc.aio
-from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from gateway.audio.opus import OpusDecoder, OpusEncoder
-from gateway.audio.pcm import frame_bytes
-from gateway.protocol import voice_pb2 as pb
-from gateway.session.events import AudioIn, ClientEvent, Connection, Hello, Ready, ReplyAudio, ServerEvent
+from gateway.session.events import Connection
 from gateway.settings import SessionSettings
 from gateway.transports import voice_wire as wire
-from gateway.transports.outbox import Outbox
+from gateway.transports.voice_connection import Context, TooLarge, VoiceConnection, parsed, status_of
 
 log = logging.getLogger(__name__)
 
 SERVICE = "parley.v1.Voice"
 _ABORT_S = 2.0
 """How long a status may wait behind unread messages before the request is left to its fate."""
-_EOF_SETTLE_S = 0.1
-
-Context = grpc.aio.ServicerContext[bytes, bytes]
 
 
 class Serves(Protocol):
@@ -43,142 +35,6 @@ class Serves(Protocol):
     async def serve(self, connection: Connection) -> None:
         """Runs a session to its end. Raises an exception with `code`, `message`, `retryable` to refuse."""
         ...
-
-
-class VoiceConnection:
-    """The session's view of one stream."""
-
-    def __init__(
-        self,
-        context: Context,
-        opening: wire.Opening,
-        settings: SessionSettings,
-        on_drop: Callable[[str, int], None],
-        on_gone: Callable[[], None],
-    ) -> None:
-        self._context = context
-        self._opening = opening
-        self._settings = settings
-        self._decoder = OpusDecoder(opening.hello.input_rate) if opening.input_opus else None
-        self._encoder = OpusEncoder(opening.hello.output_rate) if opening.output_opus else None
-        self._outbox = Outbox(
-            rate=opening.hello.output_rate,
-            limit_ms=settings.outbox_ms,
-            stall_s=settings.slow_client_s,
-            on_drop=on_drop,
-            on_failed=self._failed,
-        )
-        self._on_gone = on_gone
-        self._writing: asyncio.Timeout | None = None
-        self._gone = asyncio.Event()
-        self.refusal: tuple[grpc.StatusCode, str] | None = None
-        """What the client did wrong, once it did, and the status that says so."""
-
-    # ---- for the session ---------------------------------------------------------------------------
-
-    @property
-    def hello(self) -> Hello:
-        return self._opening.hello
-
-    def events(self) -> AsyncIterator[ClientEvent]:
-        return self
-
-    def __aiter__(self) -> AsyncIterator[ClientEvent]:
-        return self
-
-    async def __anext__(self) -> ClientEvent:
-        while True:
-            raw = await self._read()
-            try:
-                event = wire.client_event(_parsed(raw, self._settings), self._settings.max_text_chars)
-                if isinstance(event, AudioIn):
-                    if self._decoder is not None:
-                        event = AudioIn(self._decoder.decode(event.pcm))
-                    if not event.pcm:
-                        continue
-            except (wire.BadMessage, ValueError) as error:
-                self.refusal = _status(error), str(error)
-                self._outbox.fail(str(error))
-                raise ConnectionError(str(error)) from error
-            return event
-
-    def send(self, event: ServerEvent) -> None:
-        self._outbox.put(event)
-
-    def backlog_ms(self) -> int:
-        return self._outbox.backlog_ms()
-
-    async def drained(self) -> None:
-        await self._outbox.drained()
-
-    # ---- for the request's handler -----------------------------------------------------------------
-
-    @property
-    def failure(self) -> str:
-        """Why the stream was given up; empty while it was not."""
-        return self._outbox.failure
-
-    def close(self) -> None:
-        """The session is over: what is queued goes out, then `write_all` returns."""
-        self._outbox.close()
-
-    def fail(self, why: str) -> None:
-        """The peer is gone."""
-        self._outbox.fail(why)
-
-    async def write_all(self) -> None:
-        """Writes until the session is over or the stream is given up. For the handler's own task."""
-        try:
-            async with asyncio.timeout(None) as self._writing:
-                while (event := await self._outbox.next()) is not None:
-                    await self._context.write(self._encoded(event))
-        except TimeoutError:
-            if not self.failure:
-                raise
-        finally:
-            self._writing = None
-            self._outbox.dispose()
-
-    def _encoded(self, event: ServerEvent) -> bytes:
-        if isinstance(event, ReplyAudio) and self._encoder is not None:
-            whole = event.pcm.ljust(frame_bytes(self.hello.output_rate), b"\0")
-            return wire.server_message(event, self._encoder.encode(whole)).SerializeToString()
-        message = wire.server_message(event)
-        if isinstance(event, Ready):
-            message = wire.with_encodings(message, self._opening)
-        return message.SerializeToString()
-
-    async def _read(self) -> bytes:
-        if self.failure:
-            raise ConnectionError(self.failure)
-        try:
-            raw: Any = await self._context.read()
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            # grpc.aio tells a reader with this that the client cancelled; it must not end the session's task.
-            raise ConnectionError("the client cancelled the stream") from None
-        except (grpc.RpcError, grpc.aio.AbortError, grpc.aio.UsageError, RuntimeError) as error:
-            raise ConnectionError("the stream is over") from error
-        if self.failure:
-            raise ConnectionError(self.failure)
-        if raw is grpc.aio.EOF:
-            # A cancelled stream reads like an ended one at first; the cancel itself is right behind.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_EOF_SETTLE_S):
-                    await self._gone.wait()
-            if self.failure or self._context.cancelled():
-                raise ConnectionError(self.failure or "the client cancelled the stream")
-            raise StopAsyncIteration
-        assert isinstance(raw, bytes)
-        return raw
-
-    def _failed(self) -> None:
-        self._gone.set()
-        if self._writing is not None and not self._writing.expired():
-            self._writing.reschedule(asyncio.get_running_loop().time())
-        self._on_gone()
 
 
 class VoiceServer:
@@ -295,9 +151,9 @@ class VoiceServer:
                 "the stream ended without a message; send `start` first",
             )
         try:
-            return wire.hello(_parsed(raw, self._settings), self._settings.max_text_chars)
-        except (wire.BadMessage, _TooLarge) as error:
-            await _abort(context, _status(error), str(error))
+            return wire.hello(parsed(raw, self._settings), self._settings.max_text_chars)
+        except (wire.BadMessage, TooLarge) as error:
+            await _abort(context, status_of(error), str(error))
 
     async def _tell_outcome(self, serving: asyncio.Task[None], context: Context) -> None:
         if not serving.done() or serving.cancelled():
@@ -311,31 +167,6 @@ class VoiceServer:
             await _abort(context, status, f"{getattr(error, 'message', error)}")
         log.error("a session failed", exc_info=error)
         await _abort(context, grpc.StatusCode.INTERNAL, "internal error: the session ended; connect again")
-
-
-class _TooLarge(ValueError):
-    """A message beyond `session.max_message_bytes`."""
-
-
-def _status(error: Exception) -> grpc.StatusCode:
-    return (
-        grpc.StatusCode.RESOURCE_EXHAUSTED
-        if isinstance(error, _TooLarge)
-        else grpc.StatusCode.INVALID_ARGUMENT
-    )
-
-
-def _parsed(raw: bytes, settings: SessionSettings) -> pb.ClientMessage:
-    if len(raw) > settings.max_message_bytes:
-        raise _TooLarge(
-            f"the message has {len(raw)} bytes, {settings.max_message_bytes} are allowed; send audio in pieces of 20 to 100 ms"
-        )
-    try:
-        return pb.ClientMessage.FromString(raw)
-    except DecodeError as error:
-        raise wire.BadMessage(
-            "the message is not a parley.v1.ClientMessage; check the client's proto file"
-        ) from error
 
 
 async def _abort(context: Context, status: grpc.StatusCode, text: str) -> NoReturn:
