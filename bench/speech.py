@@ -32,7 +32,7 @@ _SYNTHETIC = {
     "remember": "do you remember my name?",
     "goodbye": "goodbye",
 }
-_VOICES = ("rms", "en-us-clear")
+_VOICES = ("rms", "en-us")
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import time
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -111,3 +112,21 @@ def test_impossible_samples_are_fed_as_possible_ones(module: ModuleType) -> None
     decoder = ScriptedDecoder([])
     module.Utterance(decoder).feed(np.array([np.nan, np.inf, -np.inf, 7.0], np.float32))
     assert np.abs(np.frombuffer(decoder.fed[0], "<i2")).max() <= 32767
+
+
+def test_unclear_sound_does_not_hold_up_the_final(module: ModuleType) -> None:
+    pocketsphinx = pytest.importorskip("pocketsphinx")
+    noise = (np.random.default_rng(0).standard_normal(16_000) * 0.1).astype(np.float32)
+
+    def longest_s(decoder: Any) -> float:
+        utterance = module.Utterance(decoder)
+        spent = []
+        for at in range(0, len(noise), len(CHUNK)):
+            begin = time.process_time()
+            utterance.feed(noise[at : at + len(CHUNK)])
+            spent.append(time.process_time() - begin)
+        utterance.finish()
+        return max(spent)
+
+    whole_search = pocketsphinx.Decoder(samprate=16_000, fwdflat=False, bestpath=True, loglevel="ERROR")
+    assert longest_s(module.load_decoder()) < 0.7 * longest_s(whole_search)
