@@ -113,14 +113,14 @@ class Answering:
 
     def _new_reply(self, turn_id: str, question: str, marks: Marks) -> Reply:
         assert self.reply is None, "one reply at a time"
-        self.playout.start()
+        track = self.playout.start()
         if self._user_is_speaking():
             self.playout.hold()
         self.reply = Reply(
             uuid4().hex,
             turn_id,
             question,
-            self.playout,
+            track,
             on_text=self._on_piece,
             on_failure=self._on_failure,
             marks=marks,

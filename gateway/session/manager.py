@@ -53,15 +53,18 @@ class Sessions:
         """Run one session to its end, in a task of the server's own.
 
         A live session of the same id is replaced. Cancelling the caller tells the session that its
-        peer is gone; it cleans up by itself. Raises Refused before anything was sent.
+        peer is gone (a `Closed` as the cancel's message says why); it cleans up by itself.
+        Raises Refused before anything was sent.
         """
         task = await self._start(connection)
         try:
             await asyncio.shield(task)
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as cancel:
+            said = cancel.args[0] if cancel.args else None
+            why = said if isinstance(said, ev.Closed) else ev.Closed("client", "the connection was lost")
             for session, running in self._live.values():
                 if running is task:
-                    session.end(ev.Closed("client", "the connection was lost"))
+                    session.end(why)
             raise
 
     async def _start(self, connection: ev.Connection) -> asyncio.Task[None]:

@@ -16,7 +16,7 @@ import numpy as np
 from gateway.audio.loudness import Leveler
 from gateway.audio.resample import Resampler
 from gateway.settings import PlayoutSettings
-from gateway.speak.playout import Playout
+from gateway.speak.playout import Track
 from gateway.speak.tts import Synthesizer, TtsError
 from gateway.think.llm import LlmError
 from gateway.think.sentences import SentenceSplitter, spoken
@@ -81,7 +81,7 @@ class Reply:
     turn_id: str
     question: str
     """The user's words answered; empty for words spoken as given."""
-    playout: Playout
+    track: Track
     on_text: Callable[[Reply, str], None]
     """A piece's audio starts to be sent."""
     on_failure: Callable[[str, str], None]
@@ -98,6 +98,8 @@ class Reply:
     """`ReplyStarted` was sent."""
 
     def fail(self, part: str, message: str) -> None:
+        if not self.track.open:
+            return  # given up already: nobody asks any more
         self.failed = True
         self.on_failure(part, message)
 
@@ -110,7 +112,7 @@ class Reply:
             if 0 <= piece.end_ms <= heard_ms:
                 heard.append(piece.text)
                 continue
-            length = (piece.end_ms if piece.end_ms >= 0 else self.playout.total_ms) - piece.start_ms
+            length = (piece.end_ms if piece.end_ms >= 0 else self.track.total_ms) - piece.start_ms
             share = (heard_ms - piece.start_ms) / length if length > 0 else 0.0
             words = piece.text.split(" ")
             keep = int(len(words) * min(share, 1.0))
@@ -142,7 +144,7 @@ class Reply:
                 group.create_task(self._think(tokens, queue, settings.first_sentence_chars))
                 group.create_task(speaker.run(queue))
         except* _SynthesisFailed:
-            self.playout.finish()
+            self.track.finish()
 
     async def _think(self, tokens: Tokens, queue: asyncio.Queue[str | None], first_chars: int) -> None:
         loop = asyncio.get_running_loop()
@@ -180,8 +182,8 @@ class _Speaker:
         while (text := await queue.get()) is not None:
             piece = Piece(text)
             self.reply.pieces.append(piece)
-            piece.start_ms = self.reply.playout.total_ms
-            self.reply.playout.mark(len(self.reply.pieces) - 1)
+            piece.start_ms = self.reply.track.total_ms
+            self.reply.track.mark(len(self.reply.pieces) - 1)
             words = spoken(text)
             if words:
                 try:
@@ -189,8 +191,8 @@ class _Speaker:
                 except TtsError as error:
                     self.reply.fail("tts", str(error))
                     raise _SynthesisFailed from error
-            piece.end_ms = self.reply.playout.total_ms
-        self.reply.playout.finish()
+            piece.end_ms = self.reply.track.total_ms
+        self.reply.track.finish()
 
     async def _speak(self, words: str, leveler: Leveler) -> None:
         resampler: Resampler | None = None
@@ -202,9 +204,9 @@ class _Speaker:
                 if resampler is None:
                     resampler = Resampler(chunk.rate, self.output_rate)
                 samples = resampler.push(np.frombuffer(chunk.pcm, dtype="<i2").astype(np.int16, copy=False))
-                await self.reply.playout.write(leveler.process(samples).tobytes())
+                await self.reply.track.write(leveler.process(samples).tobytes())
         if resampler is not None:
-            await self.reply.playout.write(leveler.process(resampler.flush()).tobytes())
+            await self.reply.track.write(leveler.process(resampler.flush()).tobytes())
 
 
 class _SynthesisFailed(Exception):

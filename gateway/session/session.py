@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 
 _AHEAD_OF_REAL_TIME_S = 2.0
 """A client may send audio this far ahead of the clock; then its stream is read more slowly."""
+_EVENT_S = 0.02
+"""What any other event counts for, on a clock of its own: a hundred at once, then fifty a second."""
 
 
 class Session:
@@ -38,7 +40,8 @@ class Session:
         self._idle: asyncio.TimerHandle | None = None
         self._draining: ev.Closed | None = None
         self._started_s = core.now()
-        self._input_clock_s = 0.0
+        self._audio_clock = _Clock(core)
+        self._event_clock = _Clock(core)
 
     async def run(self) -> ev.Closed:
         """The whole conversation; returns why it ended. One clean-up path, whatever ended it."""
@@ -150,23 +153,15 @@ class Session:
             async for event in self._connection.events():
                 if isinstance(event, ev.AudioIn):
                     self._hearing.hear(event.pcm)
-                    await self._keep_to_real_time(len(event.pcm))
+                    await self._audio_clock.keep(len(event.pcm) / (2 * self._connection.hello.input_rate))
                 else:
                     self._on_client_event(event)
+                    await self._event_clock.keep(_EVENT_S)
         except ConnectionError as error:
             self.end(ev.Closed("client", str(error) or "the connection was lost"))
         else:
             self._hearing.commit()
             self.drain(ev.Closed("client", "the client ended its side"))
-
-    async def _keep_to_real_time(self, pcm_bytes: int) -> None:
-        """Slows the reading of a client that floods: it costs itself, and nothing is lost."""
-        now = self._core.now()
-        self._input_clock_s = max(self._input_clock_s, now)
-        self._input_clock_s += pcm_bytes / (2 * self._connection.hello.input_rate)
-        ahead = self._input_clock_s - now
-        if ahead > _AHEAD_OF_REAL_TIME_S:
-            await asyncio.sleep(ahead - _AHEAD_OF_REAL_TIME_S)
 
     def _on_client_event(self, event: ev.ClientEvent) -> None:
         core = self._core
@@ -195,3 +190,19 @@ class Session:
                 self.end(ev.Closed("client", reason))
             case ev.AudioIn():
                 pass  # handled where it is read
+
+
+class _Clock:
+    """Slows the reading of a client that floods: it costs itself, and nothing is lost."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._at_s = 0.0
+
+    async def keep(self, seconds: float) -> None:
+        """Something worth so much time was read."""
+        now = self._core.now()
+        self._at_s = max(self._at_s, now) + seconds
+        ahead = self._at_s - now
+        if ahead > _AHEAD_OF_REAL_TIME_S:
+            await asyncio.sleep(ahead - _AHEAD_OF_REAL_TIME_S)

@@ -34,7 +34,7 @@ class Frame:
 
 
 class Playout:
-    """One reply at a time: `start`, `write`…, `finish`; `pause`/`resume` and `drop` in between."""
+    """One reply at a time: `start` gives the track to fill; `pause`/`resume` and `drop` in between."""
 
     def __init__(
         self,
@@ -56,6 +56,7 @@ class Playout:
         self._send, self._on_mark, self._on_heard = send, on_mark, on_heard
         self._room = asyncio.Event()
         self.generation = 0
+        self._track: Track | None = None
         self._clear()
 
     def _clear(self) -> None:
@@ -73,39 +74,12 @@ class Playout:
         self._lag_ms = 0  # the client is this far behind the pacing clock
         self._room.set()
 
-    # ---- filling ----
-
-    def start(self) -> int:
-        """Begin a new reply; returns its generation. Anything left of the last one is gone."""
+    def start(self) -> Track:
+        """Begin a new reply. Anything left of the last one is gone, and its track is closed."""
         self._clear()
         self.generation += 1
-        return self.generation
-
-    def mark(self, number: int) -> None:
-        """What is written from here on belongs to piece `number`."""
-        self._marks.append((self._base + len(self._frames), number))
-
-    async def write(self, pcm: bytes) -> None:
-        """PCM16 at the output rate, any length. Waits while `buffer_s` of audio is unsent."""
-        while self._base + len(self._frames) - self._next >= self._limit:
-            self._room.clear()
-            await self._room.wait()
-        self._partial += pcm
-        size = self._frame_bytes
-        whole = len(self._partial) // size * size
-        for at in range(0, whole, size):
-            self._frames.append(bytes(self._partial[at : at + size]))
-        del self._partial[:whole]
-        self._wake()
-
-    def finish(self) -> None:
-        """No more audio will come; the rest is padded to a whole frame."""
-        if self._partial:
-            self._partial += bytes(self._frame_bytes - len(self._partial))
-            self._frames.append(bytes(self._partial))
-            self._partial.clear()
-        self._finished = True
-        self._wake()
+        self._track = Track(self)
+        return self._track
 
     # ---- interruption ----
 
@@ -139,6 +113,7 @@ class Playout:
         given_up = self.generation
         heard = self.heard_ms()
         self._clear()
+        self._track = None
         self._paused = True
         self._reported_ms = heard
         return given_up
@@ -207,7 +182,7 @@ class Playout:
         self._prune()
         if self._next == end and not self._paused:
             if not self._finished:
-                self._ticker.leave(self._tick)  # `write` wakes it again
+                self._ticker.leave(self._tick)  # the next write wakes it again
             elif self._anchor_s is None or now >= self._heard_at(self._next) - _TIMER_SLACK_S:
                 self._ticker.leave(self._tick)
                 self._paused = True
@@ -234,3 +209,54 @@ class Playout:
         while self._next - self._base > _KEEP_HEARD_FRAMES:
             self._frames.popleft()
             self._base += 1
+
+
+class Track:
+    """Takes one reply's audio. Once its reply is dropped it takes nothing more: whoever still fills it,
+    because a cancelled task has not noticed yet, fills nobody else's."""
+
+    def __init__(self, playout: Playout) -> None:
+        self._playout = playout
+
+    @property
+    def open(self) -> bool:
+        """False once its reply was dropped."""
+        return self._playout._track is self
+
+    @property
+    def total_ms(self) -> int:
+        """Audio written so far."""
+        return self._playout.total_ms if self.open else 0
+
+    def mark(self, number: int) -> None:
+        """What is written from here on belongs to piece `number`."""
+        if self.open:
+            it = self._playout
+            it._marks.append((it._base + len(it._frames), number))
+
+    async def write(self, pcm: bytes) -> None:
+        """PCM16 at the output rate, any length. Waits while `buffer_s` of audio is unsent."""
+        it = self._playout
+        while self.open and it._base + len(it._frames) - it._next >= it._limit:
+            it._room.clear()
+            await it._room.wait()
+        if not self.open:
+            return
+        it._partial += pcm
+        size = it._frame_bytes
+        whole = len(it._partial) // size * size
+        for at in range(0, whole, size):
+            it._frames.append(bytes(it._partial[at : at + size]))
+        del it._partial[:whole]
+        it._wake()
+
+    def finish(self) -> None:
+        """No more audio will come; the rest is padded to a whole frame."""
+        if not self.open:
+            return
+        it = self._playout
+        if it._partial:
+            it._frames.append(bytes(it._partial.ljust(it._frame_bytes, b"\0")))
+            it._partial.clear()
+        it._finished = True
+        it._wake()

@@ -45,9 +45,9 @@ def audio(ms: int) -> bytes:
 def test_frames_leave_at_real_time_with_the_lead(lead_ms: int) -> None:
     async def main() -> None:
         it = Listener(lead_ms)
-        it.playout.start()
-        await it.playout.write(audio(2000))
-        it.playout.finish()
+        track = it.playout.start()
+        await track.write(audio(2000))
+        track.finish()
         await asyncio.sleep(5)
         start = it.sent[0][0]
         assert len(it.sent) == 100
@@ -63,8 +63,8 @@ def test_frames_leave_at_real_time_with_the_lead(lead_ms: int) -> None:
 def test_the_first_frames_do_not_wait_for_a_tick() -> None:
     async def main() -> None:
         it = Listener()
-        it.playout.start()
-        await it.playout.write(audio(100))
+        track = it.playout.start()
+        await track.write(audio(100))
         assert len(it.sent) == 4, "the lead and the frame that is due"
         it.playout.drop()
 
@@ -74,14 +74,14 @@ def test_the_first_frames_do_not_wait_for_a_tick() -> None:
 def test_an_underrun_shifts_what_follows_and_is_not_chased() -> None:
     async def main() -> None:
         it = Listener()
-        it.playout.start()
-        await it.playout.write(audio(200))
+        track = it.playout.start()
+        await track.write(audio(200))
         await asyncio.sleep(1.0)
         assert it.playout.heard_ms() == 200
-        await it.playout.write(audio(200))
+        await track.write(audio(200))
         await asyncio.sleep(0.1)
         assert 280 <= it.playout.heard_ms() <= 300
-        it.playout.finish()
+        track.finish()
         await asyncio.sleep(1)
         late = [at for at, f in it.sent if f.offset_ms >= 200]
         assert late[-1] - late[0] >= 0.2 - 0.08
@@ -93,8 +93,8 @@ def test_an_underrun_shifts_what_follows_and_is_not_chased() -> None:
 def test_pause_stops_at_once_and_resume_sends_the_unheard_again() -> None:
     async def main() -> None:
         it = Listener()
-        generation = it.playout.start()
-        await it.playout.write(audio(1000))
+        track, generation = it.playout.start(), 1
+        await track.write(audio(1000))
         await asyncio.sleep(0.5)
         assert it.playout.pause() == generation
         frames = len(it.sent)
@@ -106,7 +106,7 @@ def test_pause_stops_at_once_and_resume_sends_the_unheard_again() -> None:
         resumed = it.sent[frames][1]
         assert (resumed.generation, resumed.sequence) == (generation + 1, 0)
         assert resumed.offset_ms == heard // 20 * 20
-        it.playout.finish()
+        track.finish()
         await asyncio.sleep(2)
         assert it.heard_at is not None
         assert it.sent[-1][1].offset_ms == 980
@@ -117,8 +117,8 @@ def test_pause_stops_at_once_and_resume_sends_the_unheard_again() -> None:
 def test_the_clients_report_corrects_the_clock() -> None:
     async def main() -> None:
         it = Listener()
-        it.playout.start()
-        await it.playout.write(audio(2000))
+        track = it.playout.start()
+        await track.write(audio(2000))
         await asyncio.sleep(1.0)
         assert it.playout.report(700)  # the client is 300 ms behind
         assert it.playout.heard_ms() == 700
@@ -139,13 +139,13 @@ def test_the_clients_report_corrects_the_clock() -> None:
 def test_write_waits_when_the_buffer_is_full_and_drop_lets_it_go() -> None:
     async def main() -> None:
         it = Listener(buffer_s=1.0)
-        it.playout.start()
+        track = it.playout.start()
         writes = 0
 
         async def write() -> None:
             nonlocal writes
             for _ in range(100):
-                await it.playout.write(audio(100))
+                await track.write(audio(100))
                 writes += 1
 
         task = asyncio.create_task(write())
@@ -163,12 +163,12 @@ def test_write_waits_when_the_buffer_is_full_and_drop_lets_it_go() -> None:
 def test_marks_come_with_their_audio() -> None:
     async def main() -> None:
         it = Listener()
-        it.playout.start()
-        it.playout.mark(0)
-        await it.playout.write(audio(500))
-        it.playout.mark(1)
-        await it.playout.write(audio(500))
-        it.playout.finish()
+        track = it.playout.start()
+        track.mark(0)
+        await track.write(audio(500))
+        track.mark(1)
+        await track.write(audio(500))
+        track.finish()
         await asyncio.sleep(2)
         (first, _), (second, _) = it.marks
         assert second - first == pytest.approx(0.5 - 0.06, abs=0.021)
@@ -179,9 +179,9 @@ def test_marks_come_with_their_audio() -> None:
 def test_a_held_reply_is_silent_until_resumed_and_keeps_its_generation() -> None:
     async def main() -> None:
         it = Listener()
-        generation = it.playout.start()
+        track, generation = it.playout.start(), 1
         it.playout.hold()
-        await it.playout.write(audio(300))
+        await track.write(audio(300))
         await asyncio.sleep(1)
         assert not it.sent
         assert it.playout.resume() == generation
@@ -209,5 +209,28 @@ def test_a_hundred_sessions_share_one_timer_and_spread_over_its_slots() -> None:
             ticker.leave(member)
         await asyncio.sleep(0.1)
         assert asyncio.get_running_loop().time() == pytest.approx(1.1)
+
+    run_virtual(main())
+
+
+def test_a_reply_that_was_dropped_fills_nobody_elses_track() -> None:
+    async def main() -> None:
+        it = Listener(buffer_s=0.5)
+        old = it.playout.start()
+        await old.write(audio(600))
+        waiting = asyncio.create_task(old.write(audio(100)))
+        await asyncio.sleep(0)
+        it.playout.drop()
+        new = it.playout.start()
+        old.mark(7)
+        await waiting
+        await old.write(audio(300))
+        old.finish()
+        assert (it.playout.total_ms, new.total_ms, it.playout.left) == (0, 0, True)
+        await new.write(audio(100))
+        new.finish()
+        await asyncio.sleep(1)
+        assert [f.offset_ms for _, f in it.sent if f.generation == 2] == [0, 20, 40, 60, 80]
+        assert not it.marks
 
     run_virtual(main())
