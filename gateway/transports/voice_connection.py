@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 from gateway.audio.opus import OpusDecoder, OpusEncoder
 from gateway.audio.pcm import frame_bytes
 from gateway.protocol import voice_pb2 as pb
-from gateway.session.events import AudioIn, ClientEvent, Hello, Ready, ReplyAudio, ServerEvent
+from gateway.session.events import AudioIn, ClientEvent, Closed, Hello, Ready, ReplyAudio, ServerEvent
 from gateway.settings import SessionSettings
 from gateway.transports import voice_wire as wire
 from gateway.transports.outbox import Outbox
@@ -50,6 +50,7 @@ class VoiceConnection:
         self._on_gone = on_gone
         self._writing: asyncio.Timeout | None = None
         self._gone = asyncio.Event()
+        self._too_slow = True
         self.refusal: tuple[grpc.StatusCode, str] | None = None
         """What the client did wrong, once it did, and the status that says so."""
 
@@ -77,7 +78,7 @@ class VoiceConnection:
                         continue
             except (wire.BadMessage, ValueError) as error:
                 self.refusal = status_of(error), str(error)
-                self._outbox.fail(str(error))
+                self.fail(str(error))
                 raise ConnectionError(str(error)) from error
             return event
 
@@ -101,8 +102,14 @@ class VoiceConnection:
         """The session is over: what is queued goes out, then `write_all` returns."""
         self._outbox.close()
 
+    @property
+    def lost(self) -> Closed:
+        """The same, as the session's end."""
+        return Closed("slow_client" if self._too_slow else "client", self.failure)
+
     def fail(self, why: str) -> None:
         """The peer is gone."""
+        self._too_slow = self._too_slow and bool(self.failure)
         self._outbox.fail(why)
 
     async def write_all(self) -> None:

@@ -33,7 +33,10 @@ class Serves(Protocol):
     """What the transport needs of `gateway.session.manager.Sessions`."""
 
     async def serve(self, connection: Connection) -> None:
-        """Runs a session to its end. Raises an exception with `code`, `message`, `retryable` to refuse."""
+        """Runs a session to its end; cancelled with a `Closed` as message when the peer is gone.
+
+        Raises an exception with `code`, `message`, `retryable` to refuse.
+        """
         ...
 
 
@@ -62,6 +65,10 @@ class VoiceServer:
                 ("grpc.so_reuseport", 0),
                 # Above our own limit, so that the clear refusal is ours; the rest never enters memory.
                 ("grpc.max_receive_message_length", self._settings.max_message_bytes + 256 * 1024),
+                # What a stream that is read slowly may hold here: 4 s of PCM16 at 16 kHz. Left to itself
+                # the window grows to megabytes, and a flood is bought with our memory.
+                ("grpc.http2.bdp_probe", 0),
+                ("grpc.http2.lookahead_bytes", 128 * 1024),
                 # A peer that vanished without a word is noticed within 30 s.
                 ("grpc.keepalive_time_ms", 20_000),
                 ("grpc.keepalive_timeout_ms", 10_000),
@@ -105,7 +112,7 @@ class VoiceServer:
         opening = await self._handshake(context)
 
         def gone() -> None:
-            serving.cancel()
+            serving.cancel(connection.lost)
 
         connection = VoiceConnection(context, opening, self._settings, self._on_drop, gone)
         serving = asyncio.create_task(self._sessions.serve(connection))
@@ -173,7 +180,8 @@ async def _abort(context: Context, status: grpc.StatusCode, text: str) -> NoRetu
     try:
         async with asyncio.timeout(_ABORT_S):
             await context.abort(status, text)
-    except TimeoutError:
-        # The client reads nothing, not even its status; the connection's keepalive or its end frees the rest.
+    except (TimeoutError, grpc.aio.InternalError):
+        # The client reads nothing, not even its status, or went away first; the connection's keepalive or
+        # its end frees the rest.
         raise asyncio.CancelledError from None
     raise AssertionError("abort returned")
