@@ -19,8 +19,9 @@ log = logging.getLogger(__name__)
 
 _AHEAD_OF_REAL_TIME_S = 2.0
 """A client may send audio this far ahead of the clock; then its stream is read more slowly."""
-_EVENT_S = 0.02
-"""What any other event counts for, on a clock of its own: a hundred at once, then fifty a second."""
+_EVENT_S, _ASKED_S = 0.02, 0.2
+"""What any other event counts for, on a clock of its own: a hundred at once, then fifty a second. Words
+to answer or to speak make work elsewhere: ten at once, then five a second."""
 
 
 class Session:
@@ -156,7 +157,8 @@ class Session:
                     await self._audio_clock.keep(len(event.pcm) / (2 * self._connection.hello.input_rate))
                 else:
                     self._on_client_event(event)
-                    await self._event_clock.keep(_EVENT_S)
+                    asks = isinstance(event, ev.TextIn | ev.Say)
+                    await self._event_clock.keep(_ASKED_S if asks else _EVENT_S)
         except ConnectionError as error:
             self.end(ev.Closed("client", str(error) or "the connection was lost"))
         else:

@@ -111,7 +111,7 @@ async def test_a_killed_voice_process_mid_reply(tmp_path: Path, table: Table) ->
     ):
         bystander = Bystander(other, STORY)
         await bystander.begin()
-        mark = await caller.type("tone 700 for 60000")
+        mark = await caller.typed("tone 700 for 60000")
         await caller.heard(mark, 200)
         killed = own.kill("tts_tone")
         await own.events.until("tts_tone is back")
@@ -123,7 +123,7 @@ async def test_a_killed_voice_process_mid_reply(tmp_path: Path, table: Table) ->
         assert (await caller.done(mark)).outcome == "failed"
         assert caller.tones(700, since=mark) == [700]
         answer = await caller.ask("tone 1100 for 300")
-        assert answer.done.outcome == "completed"
+        assert answer.done.outcome == "completed", answer.errors
         assert answer.tones(700, 1100) == [1100]
         assert begin_of(answer) - back < BACK_S
         late = await bystander.finish()
@@ -152,13 +152,13 @@ async def test_killed_voice_processes_that_are_asked_again_at_once(tmp_path: Pat
         before = {model: (await caller.ask(GREETING)).pcm for model, caller in callers.items()}
         await bystander.begin()
         for model, caller in callers.items():
-            await caller.heard(await caller.type(STORY), 200)
+            await caller.heard(await caller.typed(STORY), 200)
             own.kill(model)
         for model, caller in callers.items():
             await own.events.until(f"{model} is back")
             back = now()
             answer = await caller.ask(GREETING)
-            assert answer.done.outcome == "completed"
+            assert answer.done.outcome == "completed", answer.errors
             assert likeness(answer.pcm, before[model]) > 0.9, "something else than the greeting was heard"
             assert begin_of(answer) - back < BACK_S
             table.add(f"kill -9 {model} mid-reply, asked again at once", works=begin_of(answer) - back)
@@ -280,7 +280,7 @@ async def test_a_killed_server_mid_reply_and_mid_utterance(tmp_path: Path, table
         speech = await user_speech(parley.triton, WORDS)
         bystander = Bystander(other, "tone 500 for 5000 at once", hz=500)
         await bystander.begin()
-        mark = await listener.type("tone 700 for 60000")
+        mark = await listener.typed("tone 700 for 60000")
         said, speaking = say(talker, speech)
         await talker.until(ev.Transcript, where=lambda heard: bool(heard.text))
         await listener.heard(mark, 200)
@@ -297,7 +297,7 @@ async def test_a_killed_server_mid_reply_and_mid_utterance(tmp_path: Path, table
         await own.events.until(ready, count=2)
         back = now()
         answer = await listener.ask("tone 1100 for 300")
-        assert answer.done.outcome == "completed"
+        assert answer.done.outcome == "completed", answer.errors
         assert answer.tones(700, 900, 1100) == [1100]
         assert begin_of(answer) - back < BACK_S
 
@@ -330,7 +330,7 @@ async def test_a_cancel_stops_the_models_work(tmp_path: Path) -> None:
         parley.call() as caller,
         parley.call(voice="en-us") as spoken,
     ):
-        mark = await caller.type("tone 700 for 60000")
+        mark = await caller.typed("tone 700 for 60000")
         await caller.heard(mark, 400)
         await caller.client.send(ev.Cancel())
         done = await caller.done(mark)
@@ -341,7 +341,7 @@ async def test_a_cancel_stops_the_models_work(tmp_path: Path) -> None:
         await asyncio.sleep(0.3)  # nothing is waited for: this is the time in which nothing may be made
         assert await parley.made() == made + 2, "chunks were made long after the cancel"
 
-        mark = await spoken.type(STORY)
+        mark = await spoken.typed(STORY)
         await spoken.heard(mark, 200)
         await spoken.client.send(ev.Cancel())
         assert (await spoken.done(mark)).outcome == "cancelled"

@@ -36,7 +36,10 @@ class Wire:
 
     def reset(self) -> None:
         """Both ends of every connection get a TCP reset."""
-        for end in self._ends:
+        ends, self._ends = self._ends, set()
+        for end in ends:
+            if end.transport.is_closing():
+                continue
             raw = end.get_extra_info("socket")
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             end.transport.abort()
