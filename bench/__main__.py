@@ -98,6 +98,7 @@ async def _one(name: str, bench: Bench) -> Part:
     part = await PARTS[name](bench)
     part.seconds = time.monotonic() - begin
     print(part_text(part), flush=True)
+    print(f"({name} took {part.seconds:.0f} s)\n", file=sys.stderr, flush=True)
     return part
 
 

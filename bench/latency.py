@@ -6,11 +6,13 @@ import asyncio
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from bench.caller import Caller
 from bench.noise import room
 from bench.speech import Clip
 from bench.stats import FAILED
+from gateway.session import events as ev
 
 _REPLY_S = 6.0
 _LISTEN_S = 0.4
@@ -45,6 +47,9 @@ class Latency:
     cut_short: int = 0
     """Turns in which a reply began before the speech had ended."""
     by_clip: dict[str, list[float]] = field(default_factory=dict)
+    """`end_to_audio` once more."""
+    log: list[dict[str, Any]] = field(default_factory=list)
+    """Every turn: clip, what was recognised, the gateway's timings."""
     late_ms: float = 0.0
 
 
@@ -79,6 +84,7 @@ async def _turn(caller: Caller, clip: Clip, result: Latency) -> None:
     result.turns += 1
     early = any(r.first_at is not None and said.onset <= r.first_at < said.end for r in caller.replies)
     result.cut_short += early
+    result.log.append({"clip": clip.name, "heard": [t.text for _, t in caller.of(ev.Transcript, said.began) if t.final]})
     if reply is None or reply.first_at is None:
         result.end_to_audio.append(FAILED)
         result.end_to_audible.append(FAILED)
@@ -97,6 +103,7 @@ async def _turn(caller: Caller, clip: Clip, result: Latency) -> None:
     if reply.done is None:
         return
     timings = reply.done.timings
+    result.log[-1] |= {"end_to_audio": result.end_to_audio[-1], "timings": timings}
     for stage in STAGES:
         if stage in timings:
             result.stages[stage].append(timings[stage])
