@@ -1,9 +1,9 @@
 """A voice on Triton: the contract of a `tts_*` model around any engine that calls back with audio.
 
-`execute` only enqueues. One loop thread keeps the streams; one engine thread synthesises a piece of
-text at a time, so an engine that bears one caller is safe. Audio leaves as soon as the engine has
-made it, half a second at once, then at `pace` times real time: hundreds of responses in one burst
-are what the server bears worst, and what a listener does not need.
+`execute` only enqueues. One loop thread keeps the streams; engine threads, as many as the engine
+bears, synthesise a piece of text at a time. Audio leaves as soon as the engine has made it, half a
+second at once, then at `pace` times real time: hundreds of responses in one burst are what the server
+bears worst, and what a listener does not need.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Stream:
         self.room.set()
 
     def hear(self, samples: np.ndarray[Any, Any]) -> bool:
-        """From the engine's thread. False: no more is wanted."""
+        """From an engine's thread. False: no more is wanted."""
         if self.cancelled:
             self.made_after_cancel += 1
             return False
@@ -121,7 +121,7 @@ class SpeechModel:
         self._streams: dict[str, Stream] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._counters = Counters(self._name)
-        self._engine_thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        self._engine_threads = ThreadPoolExecutor(self._engine.threads, thread_name_prefix="engine")
         self._thread = LoopThread("speech")
 
     def execute(self, requests: list[Any]) -> None:
@@ -136,7 +136,7 @@ class SpeechModel:
                 await asyncio.wait(self._tasks, timeout=2.0)
 
         self._thread.run(end(), 5.0)
-        self._engine_thread.shutdown(wait=True, cancel_futures=True)
+        self._engine_threads.shutdown(wait=True, cancel_futures=True)
         self._thread.stop()
 
     def _take(self, request: Request) -> None:
@@ -197,7 +197,7 @@ class SpeechModel:
                 await stream.room.wait()
                 if stream.cancelled:
                     return
-                await loop.run_in_executor(self._engine_thread, self._synthesize, stream, piece)
+                await loop.run_in_executor(self._engine_threads, self._synthesize, stream, piece)
         except Exception as error:
             stream.close(f"{self._name}: {error}")
         else:

@@ -22,10 +22,12 @@ class Voice:
 
 
 class Engine(Protocol):
-    """A synthesiser. Called from one thread."""
+    """A synthesiser."""
 
     rate: int
     """Hz."""
+    threads: int
+    """How many may call `synthesize` at the same time."""
     voices: tuple[Voice, ...]
     """The first is the default."""
 

@@ -60,7 +60,7 @@ class Worker:
 
 
 class Pool:
-    """At most `limit` workers, `ready` of them kept for the next utterances."""
+    """At most `limit` workers; up to `ready` of them, and at least one, wait for the next utterances."""
 
     def __init__(self, ready: int, limit: int) -> None:
         self._ready = min(ready, limit)
@@ -126,9 +126,9 @@ class Pool:
             await self._process.wait()
 
     def _refill(self) -> None:
-        """Workers are started ahead of need, so that an utterance does not wait for one."""
-        missing = min(self._ready - len(self._idle), self._limit - self._used - len(self._idle))
-        for _ in range(missing - len(self._tasks)):
+        """The last one left is never taken without another being started: no utterance waits for a fork."""
+        room = self._limit - self._used - len(self._idle)
+        if not self._idle and not self._tasks and room > 0:
             task = asyncio.get_running_loop().create_task(self._add_idle())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)

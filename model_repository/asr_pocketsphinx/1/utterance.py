@@ -87,13 +87,14 @@ class Utterance:
         """`words` with the stable ones as they were announced.
 
         The engine may rewrite any word until the end. Keeping the promise costs no accuracy (over
-        the recordings it was measured on: 29 wrong words of 95 with it, 32 without).
+        the recordings it was measured on: 32 wrong words of 95 with it, 32 without).
         """
         kept = self._promised
         if [word.text for word in words[: len(kept)]] == [word.text for word in kept]:
             return words
-        edge = 2 * kept[-1].end_ms
-        return kept + [word for word in words if word.start_ms + word.end_ms > edge]
+        end = kept[-1].end_ms
+        rest = [word for word in words if word.start_ms + word.end_ms > 2 * end]
+        return kept + [word._replace(start_ms=max(word.start_ms, end)) for word in rest]
 
 
 def _common_prefix(texts: list[list[str]]) -> int:

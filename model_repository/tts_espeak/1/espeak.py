@@ -45,6 +45,7 @@ class Espeak:
     """The engine. It holds global state: one per process, one caller at a time."""
 
     voices: tuple[Voice, ...] = VOICES
+    threads = 1
 
     def __init__(self) -> None:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes as c
+import os
 import unicodedata
 from collections.abc import Callable
 from typing import Any
@@ -34,8 +35,8 @@ class _Wave(c.Structure):
     )
 
 
-class _VoiceHead(c.Structure):
-    _fields_ = (("name", c.c_char_p), ("features", c.c_void_p))
+class _UtteranceHead(c.Structure):
+    _fields_ = (("features", c.c_void_p),)
 
 
 _HOOK = c.CFUNCTYPE(c.c_int, c.POINTER(_Wave), c.c_int, c.c_int, c.c_int, c.c_void_p)
@@ -46,9 +47,11 @@ class _StreamingInfo(c.Structure):
 
 
 class Flite:
-    """The engine with the voices that are installed."""
+    """The engine with the voices that are installed. Any number of threads may speak at once: what a
+    synthesis changes belongs to its own utterance."""
 
     rate = 16_000
+    threads = len(os.sched_getaffinity(0))
 
     def __init__(self) -> None:
         try:
@@ -59,16 +62,16 @@ class Flite:
             raise RuntimeError(f"{MISSING} ({error})") from None
         lib = self._lib
         lib.flite_init()
+        lib.new_utterance.restype = c.POINTER(_UtteranceHead)
+        lib.utt_set_input_text.argtypes = [c.c_void_p, c.c_char_p]
+        lib.utt_init.argtypes = [c.c_void_p, c.c_void_p]
+        lib.utt_synth.argtypes = [c.c_void_p]
+        lib.delete_utterance.argtypes = [c.c_void_p]
         lib.new_audio_streaming_info.restype = c.POINTER(_StreamingInfo)
         lib.audio_streaming_info_val.restype = c.c_void_p
         lib.audio_streaming_info_val.argtypes = [c.c_void_p]
         lib.feat_set.argtypes = [c.c_void_p, c.c_char_p, c.c_void_p]
         lib.feat_set_float.argtypes = [c.c_void_p, c.c_char_p, c.c_float]
-        lib.flite_synth_text.restype = c.c_void_p
-        lib.flite_synth_text.argtypes = [c.c_char_p, c.c_void_p]
-        lib.delete_utterance.argtypes = [c.c_void_p]
-        self._heard: Callable[[np.ndarray[Any, Any]], bool] | None = None
-        self._hook = _HOOK(self._called)
         self._loaded: dict[str, Any] = {}
         self.voices = tuple(voice for voice in VOICES if self._load(voice.engine_name))
         if not self.voices:
@@ -80,15 +83,26 @@ class Flite:
         words = _ascii(text)
         if not any(sign.isalnum() for sign in words):
             return
-        loaded = self._loaded[voice.engine_name]
-        self._lib.feat_set_float(loaded.contents.features, b"duration_stretch", 1.0 / speed)
-        self._heard = heard
+
+        def called(wave: Any, start: int, size: int, last: int, info: int | None) -> int:
+            if size <= 0:
+                return CONTINUE
+            samples = np.ctypeslib.as_array(wave.contents.samples, (start + size,))[start:].copy()
+            return CONTINUE if heard(samples) else STOP
+
+        lib, hook = self._lib, _HOOK(called)
+        info = lib.new_audio_streaming_info()
+        info.contents.callback = hook
+        utterance = lib.new_utterance()
         try:
-            utterance = self._lib.flite_synth_text(words.encode(), loaded)
-            if utterance:
-                self._lib.delete_utterance(utterance)
+            lib.utt_set_input_text(utterance, words.encode())
+            lib.utt_init(utterance, self._loaded[voice.engine_name])
+            features = utterance.contents.features  # these overlay the voice's own
+            lib.feat_set(features, b"streaming_info", lib.audio_streaming_info_val(c.cast(info, c.c_void_p)))
+            lib.feat_set_float(features, b"duration_stretch", 1.0 / speed)
+            lib.utt_synth(utterance)
         finally:
-            self._heard = None
+            lib.delete_utterance(utterance)  # and the streaming info with it
 
     def _load(self, name: str) -> bool:
         try:
@@ -96,27 +110,10 @@ class Flite:
         except OSError:
             return False
         register = getattr(library, f"register_cmu_us_{name}")
-        register.restype = c.POINTER(_VoiceHead)
+        register.restype = c.c_void_p
         register.argtypes = [c.c_void_p]
-        voice = register(None)
-        info = self._lib.new_audio_streaming_info()
-        info.contents.callback = self._hook
-        self._lib.feat_set(
-            voice.contents.features,
-            b"streaming_info",
-            self._lib.audio_streaming_info_val(c.cast(info, c.c_void_p)),
-        )
-        self._loaded[name] = voice
+        self._loaded[name] = c.c_void_p(register(None))
         return True
-
-    def _called(self, wave: Any, start: int, size: int, last: int, info: int | None) -> int:
-        heard = self._heard
-        if heard is None:
-            return STOP
-        if size <= 0:
-            return CONTINUE
-        samples = np.ctypeslib.as_array(wave.contents.samples, (start + size,))[start:].copy()
-        return CONTINUE if heard(samples) else STOP
 
 
 def _ascii(text: str) -> str:

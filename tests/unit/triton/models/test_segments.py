@@ -30,6 +30,14 @@ def test_a_long_clause_is_cut_between_words() -> None:
     assert list(segments("alpha beta gamma delta epsilon", 20)) == ["alpha beta gamma", "delta epsilon"]
 
 
+def test_a_long_text_begins_with_a_short_piece() -> None:
+    text = "One two three. Four five six. Seven eight nine ten eleven twelve."
+    assert next(segments(text, 40, first=20)) == "One two three."
+    assert next(segments("alpha beta gamma delta epsilon zeta", 20, first=10)) == "alpha beta gamma", (
+        "no break"
+    )
+
+
 def test_other_scripts_have_their_own_full_stops() -> None:
     assert list(segments("今日は天気がいい。明日も晴れます。", 12)) == [
         "今日は天気がいい。",

@@ -73,7 +73,7 @@ def test_a_word_is_stable_after_half_a_second_of_agreement(module: ModuleType) -
 
 def test_what_was_announced_stays_when_the_engine_rewrites_it(module: ModuleType) -> None:
     early: Words = [("ten", 0, 19), ("miles", 20, 50)]
-    late: Words = [("then", 0, 22), ("mild", 23, 50), ("winds", 51, 90)]
+    late: Words = [("then", 0, 22), ("mild", 23, 45), ("winds", 46, 90)]
     utterance = module.Utterance(ScriptedDecoder(*[early] * 6, late, late))
     for _ in range(6):
         utterance.feed(CHUNK)
@@ -82,6 +82,7 @@ def test_what_was_announced_stays_when_the_engine_rewrites_it(module: ModuleType
     utterance.feed(CHUNK)
     words, stable = utterance.partial()
     assert (texts(words), stable) == ("ten miles winds", 2)
+    assert [(word.start_ms, word.end_ms) for word in words] == [(0, 200), (200, 510), (510, 910)], "in order"
     assert texts(utterance.finish()) == "ten miles winds"
 
 
