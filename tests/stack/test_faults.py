@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.stack, pytest.mark.usefixtures("runnable")]
 
 BACK_S = 5.0
 """The same session works again this long after the part's return, at most."""
-WORDS = "i want to hear a long story and then another one"
+WORDS = "i want to hear a long story"
 STORY = "there was once a ferry that crossed a wide grey river every day of the year"
 GREETING = "good morning to you"
 
@@ -195,7 +195,7 @@ async def test_a_recogniser_process_killed_mid_utterance(tmp_path: Path, table: 
         workers = children(forker)
         # A chunk is in its hands when it dies: then Triton says nothing at all.
         send(signal.SIGSTOP, workers)
-        await other.until(ev.ReplyAudio, other.mark() + 15)
+        await other.until(ev.ReplyAudio, other.mark() + 10)
         send(signal.SIGKILL, {stub})
         killed = now()
         send(signal.SIGCONT, workers)
@@ -223,7 +223,7 @@ async def test_recogniser_workers_killed_mid_utterance_cost_nothing(tmp_path: Pa
         parley.call() as other,
     ):
         speech = await user_speech(parley.triton, WORDS)
-        bystander = Bystander(other, "tone 500 for 8000", hz=500)
+        bystander = Bystander(other, "tone 500 for 6000", hz=500)
         await bystander.begin()
         (stub,) = own.triton.stub_pids()["asr_pocketsphinx"]
         for which in ("workers", "parent of the workers"):
@@ -258,10 +258,10 @@ async def answers_with_what_it_heard(caller: Caller) -> None:
 
 
 async def understood(caller: Caller, within_s: float) -> ev.Transcript:
-    """The final transcript, with most of WORDS in it."""
+    """The final transcript, with at least half of WORDS in it."""
     final = await caller.until(ev.Transcript, where=lambda heard: heard.final, within_s=within_s)
     wanted = set(WORDS.split())
-    assert len(wanted & set(final.text.split())) >= 0.6 * len(wanted), final.text
+    assert len(wanted & set(final.text.split())) >= 0.5 * len(wanted), final.text
     return final
 
 
