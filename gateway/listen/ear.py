@@ -78,6 +78,7 @@ class Ear:
         self._waiting: deque[tuple[int, float]] = deque()  # (index, arrival) of windows at the detector
         self._ring: deque[bytes] = deque(maxlen=_RING_WINDOWS)
         self._count = 0
+        self._answered = asyncio.Event()
         self._input_rate = input_rate
         self._stream = vad.open(self._on_probability)
         self.gate_factor = 1.0
@@ -113,6 +114,16 @@ class Ear:
         oldest = self._count - len(self._ring)
         return list(self._ring)[max(0, index - oldest) :]
 
+    async def answered(self, within_s: float) -> None:
+        """Returns once the detector has judged everything fed so far, or after `within_s`."""
+        try:
+            async with asyncio.timeout(within_s):
+                while self._waiting:
+                    self._answered.clear()
+                    await self._answered.wait()
+        except TimeoutError:
+            pass
+
     def close(self) -> None:
         self._stream.close()
 
@@ -132,4 +143,6 @@ class Ear:
 
     def _on_probability(self, probability: float) -> None:
         index, arrived = self._waiting.popleft()
+        if not self._waiting:
+            self._answered.set()
         self._on_window(Window(index, probability, arrived))

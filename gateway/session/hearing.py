@@ -6,6 +6,7 @@ The order of a turn, and of an interruption, is DESIGN §4; the methods stand in
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from gateway.listen.asr import AsrError, Hypothesis
 from gateway.listen.ear import WINDOW_MS, Ear, Guard, Window
@@ -19,6 +20,9 @@ from gateway.session.reply import Marks, Reply
 from gateway.session.turn import Speech, Turn
 from gateway.think.sentences import looks_finished
 
+_JUDGED_S = 2.0
+"""A detector that is further behind than this is not waited for."""
+
 
 class Hearing:
     """Decides what is a turn and what is an interruption; `Answering` does the rest."""
@@ -26,6 +30,8 @@ class Hearing:
     def __init__(self, core: Core, guard: Guard | None) -> None:
         s = core.settings
         self.answering: Answering
+        self.on_quiet: Callable[[], None] = lambda: None
+        """Nobody speaks any more, and what was said is recognised or was nothing."""
         self._core = core
         self._turn: Turn | None = None  # takes more words until its reply is audible
         self._speech: Speech | None = None
@@ -69,6 +75,10 @@ class Hearing:
     def hear(self, pcm: bytes) -> None:
         self._audio_s = self._core.now()
         self._ear.feed(pcm)
+
+    async def judged(self) -> None:
+        """Returns once everything heard so far was judged."""
+        await self._ear.answered(_JUDGED_S)
 
     def _watch_for_stall(self) -> None:
         """A microphone that falls silent by sending nothing must not hold a turn open for ever."""
@@ -334,6 +344,7 @@ class Hearing:
             if self._turn is not None and not self._turn.texts:
                 self._turn = None
             self.answering.go_on()
+            self.on_quiet()
 
     def type(self, text: str) -> None:
         """A turn of typed words; the reply in the air is cut."""

@@ -37,6 +37,7 @@ class Session:
             core, guard, user_is_speaking=lambda: self._hearing.user_is_speaking, on_over=self._reply_over
         )
         self._hearing.answering = self._answering
+        self._hearing.on_quiet = self._look_at_drain
         core.on_state = self._on_state
         self._idle: asyncio.TimerHandle | None = None
         self._draining: ev.Closed | None = None
@@ -127,8 +128,12 @@ class Session:
         self._touch()
         if state is ev.State.SPEAKING:
             self._hearing.close_turn()
-        elif state is ev.State.WAITING_FOR_INPUT and self._draining is not None:
-            # Asked again once everything that this step is part of has happened.
+        elif state is ev.State.WAITING_FOR_INPUT:
+            self._look_at_drain()
+
+    def _look_at_drain(self) -> None:
+        """Asked again once everything that this step is part of has happened."""
+        if self._draining is not None:
             asyncio.get_running_loop().call_soon(self._end_if_drained)
 
     def _reply_over(self, outcome: ev.Outcome) -> None:
@@ -162,6 +167,7 @@ class Session:
         except ConnectionError as error:
             self.end(ev.Closed("client", str(error) or "the connection was lost"))
         else:
+            await self._hearing.judged()  # the last words may be on their way through the detector
             self._hearing.commit()
             self.drain(ev.Closed("client", "the client ended its side"))
 

@@ -6,6 +6,7 @@ import asyncio
 
 from gateway.session.events import (
     AudioIn,
+    Cancel,
     Close,
     Closed,
     Commit,
@@ -214,6 +215,35 @@ async def test_end_of_input_lets_the_reply_end() -> None:
         client.inbox.put_nowait(None)
         assert (await client.closed()).reason == "client"
         assert client.of(ReplyDone)[0].outcome is Outcome.COMPLETED
+
+
+@virtual
+async def test_end_of_input_after_sound_without_words_ends_the_session() -> None:
+    async with world() as w:
+        w.asr.scripts = [""]
+        client = await w.connect()
+        client.put(AudioIn(speech(200)))
+        client.inbox.put_nowait(None)
+        assert (await client.closed(within_s=2)).reason == "client"
+        assert [t.text for t in client.of(Transcript)] == [""]
+
+
+@virtual
+async def test_a_flood_of_requests_is_read_at_a_steady_pace() -> None:
+    """Ten questions at once, then five a second; cancels cost less; audio is not held up for good."""
+    async with world() as w:
+        client = await w.connect()
+        for _ in range(30):
+            client.put(TextIn("question"))
+        await asyncio.sleep(1)
+        assert w.llm.streams <= 16
+        await asyncio.sleep(4)
+        assert client.inbox.empty()
+        for _ in range(40):
+            client.put(Cancel())
+        client.put(AudioIn(silence(20)))
+        await asyncio.sleep(0.5)
+        assert client.inbox.empty()
 
 
 @virtual
