@@ -7,7 +7,7 @@ import logging
 import re
 import threading
 import urllib.request
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,13 +44,34 @@ class Events:
         self._more.set()
 
     async def until(self, part: str, *, count: int = 1, within_s: float = 20.0) -> None:
+        await self._until(lambda: self._said(part) >= count, repr(part), within_s)
+
+    async def until_repaired(self, model: str) -> None:
+        """Back by itself, or with the whole server: a process killed with a request in its hands sometimes
+        takes the server down with it (an abort in its Python backend), which is then started again."""
+        await self._until(
+            lambda: (
+                self._said(f"{model} is back") >= 1 or (self.server_died and self._said("models ready") >= 2)
+            ),
+            f"a repair of {model}",
+            20.0,
+        )
+
+    def _said(self, part: str) -> int:
+        return sum(part in event for event in self.all)
+
+    async def _until(self, happened: Callable[[], bool], what: str, within_s: float) -> None:
         try:
             async with asyncio.timeout(within_s):
-                while sum(part in event for event in self.all) < count:
+                while not happened():
                     self._more.clear()
                     await self._more.wait()
         except TimeoutError:
-            raise AssertionError(f"{part!r} did not happen; what did: {self.all}") from None
+            raise AssertionError(f"{what} did not happen; what did: {self.all}") from None
+
+    @property
+    def server_died(self) -> bool:
+        return any("Triton ended" in event for event in self.all)
 
 
 class SessionLog(logging.Handler):
