@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench import noise
-from bench.bargein import story
+from bench.bargein import STORY
 from bench.caller import Caller
 from bench.microphone import Float
 from bench.speech import Clip
@@ -24,7 +24,14 @@ BARE = {
 }
 """No gate, no margins by state."""
 _NOISE_S = 20.0
-_MARGIN_S = 20.0
+_BEFORE_S = 3.5
+"""The gate's window: it knows the noise by then."""
+_BETWEEN_S = 0.5
+_BEGIN_S = 0.8
+_SILENCE_S = 3.0
+_HANGOVER_MS = 256
+"""So that the noise need not be silent for long."""
+_TRIALS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +39,12 @@ class Disturbed:
     sound: str
     dbfs: float
     spoken_s: float
-    """Time in which the assistant spoke, or was held back by the noise."""
+    """Of the assistant's speech, or of its being held back by the noise."""
     pauses: int
     cancels: int
+    held_back: int
+    """Times that the assistant could not begin before the noise fell silent."""
+    late_ms: float
 
 
 def sounds(clips: Sequence[Clip], seed: int = 3) -> dict[tuple[str, float], Callable[[], Float]]:
@@ -74,18 +84,32 @@ async def measure(
 
 
 async def _session(address: str, name: str, dbfs: float, sound: Float, seconds: float) -> Disturbed:
+    """The noise sounds all the time. Where it keeps the assistant from beginning at all, since it is taken
+    for a user who speaks, it falls silent until the story's first sound: else nothing would be interrupted."""
     loop = asyncio.get_running_loop()
-    sources = (noise.room(5), noise.loop(sound))
-    async with Caller(address, sources=sources) as caller:
-        await asyncio.sleep(1.0)
-        deadline = loop.time() + seconds + _MARGIN_S
-        spoken = 0.0
-        while spoken < seconds and loop.time() < deadline:
-            if caller.speaking is None and await story(caller) is None:
+    disturbance = noise.Switched(noise.loop(sound))
+    spoken, pauses, cancels, held_back = 0.0, 0, 0, 0
+    turns = ev.Configure(hangover_ms=_HANGOVER_MS, hangover_long_ms=_HANGOVER_MS)
+    async with Caller(address, configure=turns, sources=(noise.room(5), disturbance)) as caller:
+        await asyncio.sleep(_BEFORE_S)
+        for _ in range(_TRIALS):
+            await caller.quiet()
+            asked = loop.time()
+            await caller.client.send(ev.TextIn(STORY))
+            reply = await caller.until(lambda: caller.reply_after(asked), _BEGIN_S)  # noqa: B023
+            if reply is None:
+                held_back += 1
+                disturbance.on = False
+                reply = await caller.until(lambda: caller.reply_after(asked), _SILENCE_S)  # noqa: B023
+                disturbance.on = True
+            if reply is None:
                 continue
             begin = loop.time()
-            await caller.until(lambda: caller.speaking is None or None, seconds - spoken)
+            await caller.until(lambda: reply.done is not None, seconds - spoken)  # noqa: B023
             spoken += loop.time() - begin
-        pauses = len(caller.of(ev.Flushed))
-        cancels = sum(done.outcome is ev.Outcome.INTERRUPTED for _, done in caller.of(ev.ReplyDone))
-    return Disturbed(name, dbfs, spoken, pauses, cancels)
+            pauses += sum(f.reply_id == reply.reply_id for _, f in caller.of(ev.Flushed))
+            cancels += reply.done is not None and reply.done.outcome is ev.Outcome.INTERRUPTED
+            if spoken >= seconds:
+                break
+            await asyncio.sleep(_BETWEEN_S)
+        return Disturbed(name, dbfs, spoken, pauses, cancels, held_back, caller.microphone.late_s * 1000)

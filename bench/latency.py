@@ -84,7 +84,9 @@ async def _turn(caller: Caller, clip: Clip, result: Latency) -> None:
     result.turns += 1
     early = any(r.first_at is not None and said.onset <= r.first_at < said.end for r in caller.replies)
     result.cut_short += early
-    result.log.append({"clip": clip.name, "heard": [t.text for _, t in caller.of(ev.Transcript, said.began) if t.final]})
+    result.log.append(
+        {"clip": clip.name, "heard": [t.text for _, t in caller.of(ev.Transcript, said.began) if t.final]}
+    )
     if reply is None or reply.first_at is None:
         result.end_to_audio.append(FAILED)
         result.end_to_audible.append(FAILED)

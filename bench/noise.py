@@ -83,6 +83,17 @@ def loop(samples: Float) -> Source:
     return source
 
 
+class Switched:
+    """A source that can be silent. Time goes on in it while it sounds only."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self.on = True
+
+    def __call__(self, time: float, count: int) -> Float:
+        return self._source(time, count) if self.on else np.zeros(count, np.float32)
+
+
 def room(seed: int) -> Source:
     return loop(white(5.0, ROOM_DBFS, seed))
 
