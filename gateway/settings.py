@@ -140,7 +140,7 @@ class BargeInSettings(_Part):
     confirm_ms: int = Field(250, gt=0, description="voiced audio that confirms an interruption")
     confirm_backchannel_ms: int = Field(700, gt=0, description="the same while only backchannels were said")
     confirm_word_ms: int = Field(
-        96,
+        128,
         ge=0,
         description="voiced audio that a recognised word needs beside it: noise alone also yields words",
     )

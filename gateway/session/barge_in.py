@@ -69,14 +69,18 @@ class Judge:
         self._text = text
         return self._decide()
 
+    def by_final_words(self, text: str) -> bool:
+        """True when the final transcript of a speech that fell silent makes it real. Too short a sound
+        is none, whatever the recogniser hears in it: that may be our own voice in the pre-roll."""
+        return has_real_word(text, self._settings) and self._voiced_ms >= self._settings.confirm_word_ms
+
     def _decide(self) -> Verdict:
         if self.verdict is not Verdict.OPEN:
             return self.verdict
         s = self._settings
         only_backchannel = is_backchannel(self._text, s)
         needed = s.confirm_backchannel_ms if only_backchannel else s.confirm_ms
-        word = has_real_word(self._text, s) and self._voiced_ms >= s.confirm_word_ms
-        if word or self._voiced_ms >= needed:
+        if self.by_final_words(self._text) or self._voiced_ms >= needed:
             self.verdict = Verdict.REAL
         elif self._silent_ms >= self._hangover_ms:
             self.verdict = Verdict.SILENT

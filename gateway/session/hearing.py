@@ -300,6 +300,7 @@ class Hearing:
     def _on_final(self, speech: Speech, text: str) -> None:
         turn, real = speech.turn, has_real_word(text, self._core.settings.barge_in)
         if speech.judge is not None:  # silent before it was confirmed
+            real = speech.judge.by_final_words(text)
             if real:
                 self._interrupt(speech)
             elif self._speech is None:

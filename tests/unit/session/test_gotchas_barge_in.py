@@ -59,8 +59,8 @@ async def test_no_barge_before_first_audio_is_on_the_wire() -> None:
         (249, "uh huh", Verdict.OPEN),
         (699, "uh huh", Verdict.OPEN),
         (701, "uh huh", Verdict.REAL),
-        (120, "stop", Verdict.REAL),
-        (60, "stop", Verdict.OPEN),
+        (128, "stop", Verdict.REAL),
+        (127, "stop", Verdict.OPEN),
     ],
 )
 def test_249_ms_voiced_does_not_cancel_251_does_699_701_while_only_backchannels(
@@ -282,6 +282,16 @@ async def test_a_short_real_word_interrupts_even_after_the_hangover() -> None:
         await client.play(speech(220), silence(500))
         assert client.of(ReplyDone)[0].outcome is Outcome.INTERRUPTED
         assert w.llm.prompts[-1][-1].content.endswith("stop")
+
+
+@virtual
+async def test_a_blip_is_no_interruption_whatever_the_recogniser_hears_in_its_pre_roll() -> None:
+    async with world() as w:
+        client = await speaking(w)
+        w.asr.scripts = ["here is a story"]
+        await client.play(speech(64), silence(900))
+        assert client.states[-1] is State.SPEAKING
+        assert (await client.until(ReplyDone)).outcome is Outcome.COMPLETED
 
 
 @virtual
