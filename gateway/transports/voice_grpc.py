@@ -120,6 +120,9 @@ class VoiceServer:
         serving.add_done_callback(self._serving.discard)
         serving.add_done_callback(lambda _: connection.close())
         try:
+            # By itself: a refusal may cut the first message's write short, and then grpc.aio would try to
+            # send the metadata again, in vain, and the client never see a status.
+            await context.send_initial_metadata(())
             await connection.write_all()
         except asyncio.CancelledError:
             connection.fail("the client cancelled the stream")
