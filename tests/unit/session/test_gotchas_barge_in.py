@@ -299,7 +299,7 @@ async def test_words_that_do_not_come_do_not_keep_the_reply_silent() -> None:
     async with world() as w:
         client = await speaking(w)
         w.asr.deaf = True
-        await client.play(speech(96), silence(280 + 32 + 400 + 60))
+        await client.play(speech(96), silence(224 + 32 + 400 + 60))
         assert client.states[-1] is State.SPEAKING
         w.asr.deaf = False
 
