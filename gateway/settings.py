@@ -124,7 +124,7 @@ class TurnSettings(_Part):
     """End of turn: silence and transcript together."""
 
     hangover_ms: int = Field(
-        280, gt=0, description="silence that ends a turn whose transcript looks finished"
+        224, gt=0, description="silence that ends a turn whose transcript looks finished"
     )
     hangover_long_ms: int = Field(640, gt=0, description="silence that ends any other turn")
     max_utterance_s: float = Field(60.0, gt=0, description="a turn is ended after this much speech")
