@@ -106,7 +106,8 @@ class Session:
         """Something happened: the idle clock starts again."""
         if self._idle is not None:
             self._idle.cancel()
-        self._idle = self._core.later(self._settings.session.idle_s, self._idle_over)
+        if not self._core.ended.done():  # else the timer would keep everything of the session for minutes
+            self._idle = self._core.later(self._settings.session.idle_s, self._idle_over)
 
     def _idle_over(self) -> None:
         if self._answering.busy or self._hearing.user_is_speaking:

@@ -58,6 +58,9 @@ class World:
         assert self.llm.closed == self.llm.streams, "an LLM stream was left open"
         assert self.tts.released == self.tts.streams, "a synthesis was left running"
         assert self.count("parley_sessions_active") == 0
+        loop = asyncio.get_running_loop()
+        timers = [t for t in loop._scheduled if not t.cancelled() and t.when() > loop.time() + 1]  # type: ignore[attr-defined]
+        assert not timers, f"timers keep a session that has ended: {timers}"
 
 
 @asynccontextmanager
