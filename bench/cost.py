@@ -10,11 +10,12 @@ from dataclasses import dataclass
 
 from bench.caller import Caller
 from bench.noise import room
-from bench.processes import Cost, by_role
+from bench.processes import Meter, memory_by_role
 from bench.speech import Clip
 from bench.stack import Up
 
 _REPLY_S = 4.0
+_LOOK_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +81,9 @@ async def _talk(caller: Caller, clips: Sequence[Clip], order: random.Random) -> 
 
 async def _during(up: Up, what: str, sessions: int, seconds: float) -> Load:
     loop = asyncio.get_running_loop()
-    before, begin = await asyncio.to_thread(by_role, up.pid), loop.time()
-    await asyncio.sleep(seconds)
-    after, passed = await asyncio.to_thread(by_role, up.pid), loop.time() - begin
-    nothing = Cost(0.0, 0.0)
-    return Load(
-        what,
-        sessions,
-        passed,
-        {role: cost.cpu_s - before.get(role, nothing).cpu_s for role, cost in after.items()},
-        {role: cost.memory_mib for role, cost in after.items()},
-    )
+    meter, begin = await asyncio.to_thread(Meter, up.pid), loop.time()
+    while (left := begin + seconds - loop.time()) > 0:
+        await asyncio.sleep(min(left, _LOOK_S))
+        used = await asyncio.to_thread(meter.look)
+    passed = loop.time() - begin
+    return Load(what, sessions, passed, used, await asyncio.to_thread(memory_by_role, up.pid))

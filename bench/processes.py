@@ -3,38 +3,53 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 ROLES = ("gateway", "speech", "llm", "triton", "up")
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
-    cpu_s: float
-    """User and system time since the process began."""
-    memory_mib: float
-    """Proportional set size: pages shared with others count by their share."""
-
-
-def by_role(root: int) -> dict[str, Cost]:
-    """The process tree under `parley up` of pid `root`. Triton's tree holds its models' processes."""
+def by_pid(root: int) -> dict[int, tuple[str, float]]:
+    """(role, CPU seconds) of every process under `parley up` of pid `root`. Triton's tree holds its models'."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal() and (parent := _parent(int(entry.name))):
             children.setdefault(parent, []).append(int(entry.name))
-    costs = {role: Cost(0.0, 0.0) for role in ROLES}
+    found: dict[int, tuple[str, float]] = {}
 
     def visit(pid: int, role: str) -> None:
         role = _role(pid) or role
-        known = costs[role]
-        costs[role] = Cost(known.cpu_s + _cpu_s(pid), known.memory_mib + _memory_mib(pid))
+        found[pid] = (role, _cpu_s(pid))
         for child in children.get(pid, ()):
             visit(child, "triton" if role == "up" else role)
 
     visit(root, "up")
-    return costs
+    return found
+
+
+class Meter:
+    """CPU seconds by role from its making on. Look often: what a process that ended used after the last
+    look is lost."""
+
+    def __init__(self, root: int) -> None:
+        self._root = root
+        self._first = {pid: cpu_s for pid, (_, cpu_s) in by_pid(root).items()}
+        self._last: dict[int, tuple[str, float]] = {}
+
+    def look(self) -> dict[str, float]:
+        self._last |= by_pid(self._root)
+        used = dict.fromkeys(ROLES, 0.0)
+        for pid, (role, cpu_s) in self._last.items():
+            used[role] += cpu_s - self._first.get(pid, 0.0)
+        return used
+
+
+def memory_by_role(root: int) -> dict[str, float]:
+    """MiB, proportional set size: pages shared with others count by their share."""
+    used = dict.fromkeys(ROLES, 0.0)
+    for pid, (role, _) in by_pid(root).items():
+        used[role] += _memory_mib(pid)
+    return used
 
 
 def pid_of(root: int, role: str) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.processes import by_role, pid_of
+from bench.processes import Meter, by_pid, memory_by_role, pid_of
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux's /proc")
 
@@ -32,14 +32,32 @@ def test_costs_are_attributed_to_the_part_that_has_them() -> None:
         try:
             child = pid_of(parent.pid, "gateway")
             assert child
-            costs = by_role(parent.pid)
-            assert costs["gateway"].memory_mib > 1
-            assert costs["gateway"].cpu_s < 5
-            assert costs["triton"].memory_mib == 0
-            assert costs["up"].memory_mib > 1
+            memory = memory_by_role(parent.pid)
+            assert memory["gateway"] > 1
+            assert memory["up"] > 1
+            assert memory["triton"] == 0
+            assert by_pid(parent.pid)[child][0] == "gateway"
         finally:
             parent.stdin.close()
 
 
-def test_a_process_that_is_gone_costs_nothing() -> None:
-    assert all(cost.cpu_s == 0 for cost in by_role(2**22 + 1).values())
+def test_what_a_process_used_is_not_forgotten_when_it_ends() -> None:
+    work = "import time\nwhile time.process_time() < 0.2: pass\nprint('x', flush=True)\ninput()"
+    parent = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {work!r}])\nprint('y', flush=True)\ninput()"
+    with subprocess.Popen(
+        [sys.executable, "-c", f"input()\n{parent}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        meter = Meter(process.pid)
+        process.stdin.write("go\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "x\n"
+        seen = meter.look()["triton"] + meter.look()["up"]
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "y\n"
+        after = meter.look()
+        process.stdin.close()
+    assert seen >= 0.2
+    assert sum(after.values()) >= seen
