@@ -102,9 +102,18 @@ async def _one(name: str, bench: Bench) -> Part:
     return part
 
 
+_READING = """\
+Everything here was measured on one machine, which ran the whole stack and the clients as well: Triton with its CPU
+models, the Riva front, the stand-in LLM, the gateway, and the program that measures. Nothing was measured on a GPU, over
+a network, or with a real language model.
+
+Percentiles are samples, never values in between, and are taken over all samples: what did not come counts as
+infinitely late ("never"), and `failed` says how often that was."""
+
+
 def document(machine: dict[str, Any], parts: Sequence[Part]) -> str:
     """BENCHMARKS.md."""
-    return "\n".join(["# Benchmarks", "", machine_text(machine), *map(part_text, parts)])
+    return "\n".join(["# Benchmarks", "", _READING, "", machine_text(machine), *map(part_text, parts)])
 
 
 if __name__ == "__main__":
