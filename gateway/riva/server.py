@@ -66,7 +66,7 @@ class SpeechServer:
         self._server: grpc.aio.Server | None = None
         self._channel: grpc.aio.Channel | None = None
         self._vad: SileroVad | None = None
-        self._drains = Drains()
+        self._drains = Drains(deadline_s=request_s)
         self._watch: asyncio.Task[None] | None = None
 
     async def start(self) -> str:
