@@ -50,8 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables")
     options = parser.parse_args(arguments)
     names = list(PARTS) if "all" in options.part else list(dict.fromkeys(options.part))
-    command = shlex.join(["scripts/bench", *(arguments if arguments is not None else sys.argv[1:])])
-    machine = describe(command)
+    machine = describe(_command(options))
     print(machine_text(machine), flush=True)
     try:
         parts = run_loop(_run(names, quick=options.quick))
@@ -65,6 +64,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.markdown is not None:
         options.markdown.write_text(document(machine, parts))
     return OK
+
+
+def _command(options: argparse.Namespace) -> str:
+    """As it can be typed anywhere: files by their names."""
+    words = ["scripts/bench", *options.part, *(["--quick"] if options.quick else [])]
+    for name in ("json", "markdown"):
+        if (path := getattr(options, name)) is not None:
+            words += [f"--{name}", path.name]
+    return shlex.join(words)
 
 
 async def _run(names: Sequence[str], *, quick: bool) -> list[Part]:

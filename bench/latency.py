@@ -82,8 +82,10 @@ async def _turn(caller: Caller, clip: Clip, result: Latency) -> None:
         lambda: caller.reply_after(said.end), said.end + _REPLY_S - asyncio.get_running_loop().time()
     )
     result.turns += 1
-    early = any(r.first_at is not None and said.onset <= r.first_at < said.end for r in caller.replies)
-    result.cut_short += early
+    early = [r for r in caller.replies if r.first_at is not None and said.onset <= r.first_at < said.end]
+    result.cut_short += bool(early)
+    if reply is None and early and (early[-1].done is None or early[-1].done.outcome is ev.Outcome.COMPLETED):
+        reply = early[-1]  # it began too soon, and answered: nothing else was to come
     result.log.append(
         {"clip": clip.name, "heard": [t.text for _, t in caller.of(ev.Transcript, said.began) if t.final]}
     )
