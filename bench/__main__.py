@@ -18,7 +18,7 @@ from bench.report import Part, as_json, machine_text, part_text
 from bench.stack import Up
 from gateway.app import run_loop
 from gateway.cli.client import CallFailed
-from gateway.cli.common import FAILED, OK, Fault, complain
+from gateway.cli.common import FAILED, INTERRUPTED, OK, Fault, complain
 from gateway.speak.tts import TtsError
 
 _EPILOG = """\
@@ -52,18 +52,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = list(PARTS) if "all" in options.part else list(dict.fromkeys(options.part))
     machine = describe(_command(options))
     print(machine_text(machine), flush=True)
+    parts: dict[str, Part] = {}
+    code = OK
     try:
-        parts = run_loop(_run(names, quick=options.quick))
+        run_loop(_run(names, parts, quick=options.quick))
     except (Fault, CallFailed, TtsError) as error:
         complain(str(error))
-        return FAILED
+        code = FAILED
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
+    found = [parts[name] for name in names if name in parts]
     if options.json is not None:
-        options.json.write_text(as_json(machine, parts))
+        options.json.write_text(as_json(machine, found))
     if options.markdown is not None:
-        options.markdown.write_text(document(machine, parts))
-    return OK
+        options.markdown.write_text(document(machine, found))
+    return code
 
 
 def _command(options: argparse.Namespace) -> str:
@@ -75,39 +78,43 @@ def _command(options: argparse.Namespace) -> str:
     return shlex.join(words)
 
 
-async def _run(names: Sequence[str], *, quick: bool) -> list[Part]:
-    """Raises Fault after a time in which every part should have ended long ago."""
+async def _run(names: Sequence[str], found: dict[str, Part], *, quick: bool) -> None:
+    """Fills `found`. Raises Fault at the end when a part failed, or at once when the time is over."""
     try:
         async with asyncio.timeout(_LONGEST_S[quick]):
-            return await _measure(names, quick=quick)
+            failed = await _measure(names, found, quick=quick)
     except TimeoutError:
         raise Fault(f"not done after {_LONGEST_S[quick]:.0f} s; is the machine busy?") from None
+    if failed:
+        raise Fault(f"not measured: {'; '.join(failed)}")
 
 
-async def _measure(names: Sequence[str], *, quick: bool) -> list[Part]:
-    found: dict[str, Part] = {}
+async def _measure(names: Sequence[str], found: dict[str, Part], *, quick: bool) -> list[str]:
+    """What failed, with the reason."""
+    failed: list[str] = []
     shared = [name for name in names if name not in OWN_STACK]
     own = [name for name in names if name in OWN_STACK]
     clips = await asyncio.to_thread(speech.recordings)
     if shared or not clips:
         async with Up() as up:
             clips, about = await speech.speech(up.endpoints["triton_grpc"])
-            bench = Bench(clips, about, quick, up)
             for name in shared:
-                found[name] = await _one(name, bench)
-    bench = Bench(clips, "", quick, None)
+                await _one(name, Bench(clips, about, quick, up), found, failed)
     for name in own:
-        found[name] = await _one(name, bench)
-    return [found[name] for name in names]
+        await _one(name, Bench(clips, "", quick, None), found, failed)
+    return failed
 
 
-async def _one(name: str, bench: Bench) -> Part:
+async def _one(name: str, bench: Bench, found: dict[str, Part], failed: list[str]) -> None:
     begin = time.monotonic()
-    part = await PARTS[name](bench)
+    try:
+        part = found[name] = await PARTS[name](bench)
+    except (Fault, CallFailed, TtsError, OSError) as error:
+        failed.append(f"{name} ({error})")
+        return
     part.seconds = time.monotonic() - begin
     print(part_text(part), flush=True)
     print(f"({name} took {part.seconds:.0f} s)\n", file=sys.stderr, flush=True)
-    return part
 
 
 _READING = """\

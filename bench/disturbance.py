@@ -31,7 +31,6 @@ _BEGIN_S = 0.8
 _SILENCE_S = 3.0
 _HANGOVER_MS = 256
 """So that the noise need not be silent for long."""
-_TRIALS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +67,11 @@ async def measure(
     wanted: Mapping[tuple[str, float], Callable[[], Float]],
     *,
     seconds: float,
+    trials: int,
     parallel: int,
 ) -> list[Disturbed]:
-    """A stack of its own with the settings; each noise over `seconds` of the assistant's speech."""
+    """A stack of its own with the settings; each noise over `seconds` of the assistant's speech,
+    or `trials` stories that were cut."""
     places = asyncio.Semaphore(parallel)
     async with Up(settings) as up:
 
@@ -83,7 +84,9 @@ async def measure(
         return list(await asyncio.gather(*(one(*key, make) for key, make in wanted.items())))
 
 
-async def _session(address: str, name: str, dbfs: float, sound: Float, seconds: float) -> Disturbed:
+async def _session(
+    address: str, name: str, dbfs: float, sound: Float, seconds: float, trials: int
+) -> Disturbed:
     """The noise sounds all the time. Where it keeps the assistant from beginning at all, since it is taken
     for a user who speaks, it falls silent until the story's first sound: else nothing would be interrupted."""
     loop = asyncio.get_running_loop()
@@ -92,7 +95,7 @@ async def _session(address: str, name: str, dbfs: float, sound: Float, seconds: 
     turns = ev.Configure(hangover_ms=_HANGOVER_MS, hangover_long_ms=_HANGOVER_MS)
     async with Caller(address, configure=turns, sources=(noise.room(5), disturbance)) as caller:
         await asyncio.sleep(_BEFORE_S)
-        for _ in range(_TRIALS):
+        for _ in range(trials):
             await caller.quiet()
             asked = loop.time()
             await caller.client.send(ev.TextIn(STORY))

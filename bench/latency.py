@@ -67,9 +67,7 @@ async def _session(
 ) -> None:
     lines = [clip for _ in range(repeats) for clip in order.sample(clips, len(clips))]
     async with Caller(address, sources=(room(order.randrange(1 << 30)),)) as caller:
-        await asyncio.sleep(
-            0.5 + 0.37 * number
-        )  # the room's noise is known, and sessions do not march in step
+        await asyncio.sleep(0.5 + 0.37 * number)  # sessions do not march in step
         for clip in lines:
             await _turn(caller, clip, result)
             await asyncio.sleep(_PAUSE_S * (0.75 + 0.5 * order.random()))

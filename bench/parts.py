@@ -169,17 +169,19 @@ async def echo_part(bench: Bench) -> Part:
 
 async def noise_part(bench: Bench) -> Part:
     wanted = disturbance.sounds(bench.clips)
-    seconds, parallel = (20.0, 4)
+    seconds, trials, parallel = 20.0, 6, 4
     if bench.quick:
         chosen = (("babble of 8", -40.0), ("distant television", -52.0))
         wanted = {key: wanted[key] for key in chosen}
-        seconds, parallel = 4.0, 2
-    bare = await disturbance.measure(disturbance.BARE, wanted, seconds=seconds, parallel=parallel)
-    ours = await disturbance.measure({}, wanted, seconds=seconds, parallel=parallel)
+        seconds, trials, parallel = 4.0, 2, 2
+    bare = await disturbance.measure(
+        disturbance.BARE, wanted, seconds=seconds, trials=trials, parallel=parallel
+    )
+    ours = await disturbance.measure({}, wanted, seconds=seconds, trials=trials, parallel=parallel)
     part = Part(
         "noise",
         "False barge-ins in noise",
-        f"The assistant speaks for {seconds:.0f} s under each noise (or six times, when it is cut), {parallel} sessions at a "
+        f"The assistant speaks for {seconds:.0f} s under each noise (or until it was cut {trials} times), {parallel} sessions at a "
         "time; the noise begins 3.5 s before. Where it keeps the assistant from beginning at all (`held back`) it falls "
         "silent until the first sound of the reply. Without: noise gate off, "
         "the detector's threshold 0.5 also while the assistant speaks. With: the defaults (gate, margin "
