@@ -77,9 +77,8 @@ async def measure(
 
         async def one(name: str, dbfs: float, make: Callable[[], Float]) -> Disturbed:
             async with places:
-                return await _session(
-                    up.endpoints["grpc"], name, dbfs, await asyncio.to_thread(make), seconds
-                )
+                sound = await asyncio.to_thread(make)
+                return await _session(up.endpoints["grpc"], name, dbfs, sound, seconds, trials)
 
         return list(await asyncio.gather(*(one(*key, make) for key, make in wanted.items())))
 
