@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (Fault, CallFailed, TtsError) as error:
         complain(str(error))
         code = FAILED
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         return INTERRUPTED
     found = [parts[name] for name in names if name in parts]
     if options.json is not None:
@@ -80,6 +81,9 @@ def _command(options: argparse.Namespace) -> str:
 
 async def _run(names: Sequence[str], found: dict[str, Part], *, quick: bool) -> None:
     """Fills `found`. Raises Fault at the end when a part failed, or at once when the time is over."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     try:
         async with asyncio.timeout(_LONGEST_S[quick]):
             failed = await _measure(names, found, quick=quick)

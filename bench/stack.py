@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ from gateway.cli.common import Fault
 _START_S = 60.0
 _STOP_S = 20.0
 _ANY = "127.0.0.1:0"
+_PR_SET_PDEATHSIG = 1
 
 
 class Up:
@@ -65,6 +67,7 @@ class Up:
                 env=self._environment(folder),
                 cwd=Path(__file__).parents[1],
                 start_new_session=True,
+                preexec_fn=_end_with_parent,
             )  # fmt: skip
         while not path.exists():
             if self._process.returncode is not None or time.monotonic() - began > _START_S:
@@ -101,3 +104,9 @@ class Up:
             line for line in (folder / "up.log").read_text(errors="replace").splitlines() if line.strip()
         ]
         return lines[-1] if lines else "it said nothing"
+
+
+def _end_with_parent() -> None:
+    """In the child: however this program ends, the stack ends too (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
