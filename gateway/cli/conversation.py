@@ -34,7 +34,6 @@ class Conversation:
     """Final transcripts."""
     errors: list[ev.Error] = field(default_factory=list)
     closed: ev.Closed | None = None
-    last_final_at: float | None = None
     pending: bool = False
     """The user said or typed something that no reply has answered yet."""
     last_event_at: float = 0.0
@@ -68,7 +67,6 @@ class Conversation:
                 self._finals_awaited += 1
             case ev.Transcript(final=True):
                 self._finals_awaited = max(0, self._finals_awaited - 1)
-                self.last_final_at = arrival.at
                 if event.text.strip():
                     self.heard_user.append(event)
                     self.pending = True

@@ -97,9 +97,7 @@ class HumanView:
             self._live = Live(console=self.console, refresh_per_second=12, transient=True)
             self._live.start()
         self._user = Text()
-        self._stable = 0
         self._speaking = ""
-        self._reply_id = ""
         self._last_partial = ""
 
     def show(self, arrival: Arrival) -> None:
@@ -110,7 +108,7 @@ class HumanView:
             case ev.Transcript():
                 self._on_transcript(event, arrival.at)
             case ev.ReplyStarted():
-                self._speaking, self._reply_id = "", event.reply_id
+                self._speaking = ""
             case ev.ReplyText():
                 self._speaking += event.text
                 if self._live is None:

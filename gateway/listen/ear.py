@@ -79,17 +79,11 @@ class Ear:
         self._ring: deque[bytes] = deque(maxlen=_RING_WINDOWS)
         self._count = 0
         self._answered = asyncio.Event()
-        self._input_rate = input_rate
         self._stream = vad.open(self._on_probability)
         self.gate_factor = 1.0
         """Of the gate's margin; follows the session's state."""
         self.tap: Callable[[bytes], None] | None = None
         """Gets every window's PCM16 at 16 kHz from now on, before its verdict."""
-
-    @property
-    def heard_ms(self) -> int:
-        """Input audio so far."""
-        return self._count * WINDOW_MS
 
     def feed(self, pcm: bytes) -> None:
         """PCM16 at the input rate, any length; an odd byte waits for its other half."""

@@ -54,7 +54,6 @@ class Endpointer:
         self._settings = settings
         longest = max(settings.start_history, settings.stop_history, settings.stop_history_eou)
         self._windows: deque[bool] = deque(maxlen=_count(longest))
-        self._silent = 0
         self.speaking = False
         """Between STARTED and ENDED."""
         self._announced = False

@@ -121,7 +121,6 @@ class Answering:
             turn_id,
             question,
             track,
-            on_text=self._on_piece,
             on_failure=self._on_failure,
             marks=marks,
         )
@@ -233,14 +232,13 @@ class Answering:
         if self.reply is not None:
             self._core.send(ev.Flushed(self.playout.pause(), self.reply.reply_id))
 
-    def resume(self) -> bool:
-        """On from the first frame not heard; False when nothing is left to say (the reply is over then)."""
+    def resume(self) -> None:
+        """On from the first frame not heard; with nothing left to say the reply is over."""
         if self.playout.left:
             self._core.enter(ev.State.SPEAKING)
             self.playout.resume()
-            return True
-        self.heard_out()
-        return False
+        else:
+            self.heard_out()
 
     def heard_out(self) -> None:
         """The reply was heard to its end, or had no audio at all."""

@@ -82,8 +82,6 @@ class Reply:
     question: str
     """The user's words answered; empty for words spoken as given."""
     track: Track
-    on_text: Callable[[Reply, str], None]
-    """A piece's audio starts to be sent."""
     on_failure: Callable[[str, str], None]
     """(part, message for people): `llm` or `tts` failed."""
     interruptible: bool = True
@@ -121,10 +119,6 @@ class Reply:
                 heard.append(" ".join(words[:keep]))
             return "".join(heard).strip(), "".join(rest).strip()
         return "".join(heard).strip(), "".join(p.text for p in self.pieces[len(heard) :]).strip()
-
-    def text_begun(self, number: int) -> None:
-        """Playout's mark: piece `number` starts to be sent."""
-        self.on_text(self, self.pieces[number].text)
 
     async def run(
         self,
