@@ -16,13 +16,15 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from gateway.audio.pcm import SampleCarry
+from gateway.audio.pcm import SampleCarry, to_int16
 from gateway.audio.resample import Resampler
 from gateway.listen.asr import RATE
 from gateway.listen.vad import WINDOW, Vad
 from gateway.settings import VadSettings
 
 WINDOW_MS = WINDOW * 1000 // RATE
+_WINDOW_BYTES = 2 * WINDOW
+_TO_FLOAT = np.float32(1 / 32768)
 _RING_WINDOWS = 96
 """About 3 s: pre-roll plus the most a detector may be behind."""
 
@@ -71,13 +73,14 @@ class Ear:
         on_window: Callable[[Window], None],
     ) -> None:
         self._settings = settings
-        self._resampler = Resampler(input_rate, RATE)
+        self._resampler = None if input_rate == RATE else Resampler(input_rate, RATE)
         self._carry = SampleCarry()
-        self._pending = np.empty(0, dtype=np.int16)
+        self._pending = b""
         self._guard, self._gate, self._on_window = guard, gate, on_window
         self._waiting: deque[tuple[int, float]] = deque()  # (index, arrival) of windows at the detector
         self._ring: deque[bytes] = deque(maxlen=_RING_WINDOWS)
         self._count = 0
+        self._loop = asyncio.get_running_loop()
         self._answered = asyncio.Event()
         self._stream = vad.open(self._on_probability)
         self.gate_factor = 1.0
@@ -87,21 +90,20 @@ class Ear:
 
     def feed(self, pcm: bytes) -> None:
         """PCM16 at the input rate, any length; an odd byte waits for its other half."""
-        whole = self._carry.feed(pcm)
-        if not whole:
-            return
-        samples = self._resampler.push(np.frombuffer(whole, dtype="<i2").astype(np.int16, copy=False))
-        self._pending = np.concatenate((self._pending, samples)) if self._pending.size else samples
-        whole_windows = self._pending.size // WINDOW
-        for k in range(whole_windows):
-            self._push(self._pending[k * WINDOW : (k + 1) * WINDOW])
-        if whole_windows:
-            self._pending = self._pending[whole_windows * WINDOW :].copy()
+        if self._resampler is not None:
+            whole = self._carry.feed(pcm)
+            pcm = self._resampler.push(to_int16(whole)).tobytes() if whole else b""
+        data = self._pending + pcm
+        at, last = 0, len(data) - _WINDOW_BYTES
+        while at <= last:
+            self._push(data[at : at + _WINDOW_BYTES])
+            at += _WINDOW_BYTES
+        self._pending = data[at:]
 
     def feed_silence(self, ms: int) -> None:
         """The client sent nothing for this long: the detector's clock goes on."""
         for _ in range(ms // WINDOW_MS):
-            self._push(np.zeros(WINDOW, dtype=np.int16))
+            self._push(bytes(_WINDOW_BYTES))
 
     def since(self, index: int) -> list[bytes]:
         """PCM16 windows from window `index` on, as far back as they are kept."""
@@ -121,14 +123,14 @@ class Ear:
     def close(self) -> None:
         self._stream.close()
 
-    def _push(self, samples: npt.NDArray[np.int16]) -> None:
-        pcm = samples.tobytes()
+    def _push(self, pcm: bytes) -> None:
         self._ring.append(pcm)
-        self._waiting.append((self._count, asyncio.get_running_loop().time()))
+        self._waiting.append((self._count, self._loop.time()))
         self._count += 1
         if self.tap is not None:
             self.tap(pcm)
-        window = samples.astype(np.float32) / 32768.0
+        window = np.frombuffer(pcm, "<i2").astype(np.float32)
+        window *= _TO_FLOAT
         if self._guard is not None:
             window = self._guard.suppress(window)
         if self._gate is not None:

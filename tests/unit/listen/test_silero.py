@@ -198,3 +198,83 @@ async def test_a_listener_that_fails_costs_nobody_else() -> None:
             b.push(np.zeros(WINDOW, np.float32))
         await well.until(5)
     assert reported
+
+
+class _Counting:
+    """An onnxruntime session that says how many windows it ran."""
+
+    def __init__(self, session: object) -> None:
+        self._session, self.windows = session, 0
+
+    def run(self, outputs: object, inputs: dict[str, Float]) -> object:
+        self.windows += len(inputs["input"])
+        return self._session.run(outputs, inputs)  # type: ignore[attr-defined]
+
+
+async def test_a_stream_in_digital_silence_rests_and_wakes_as_if_it_had_heard_little_of_it() -> None:
+    quiet = np.zeros(WINDOW, np.float32)
+    voice = windows(1, 60)
+    async with detector() as vad:
+        counting = vad._session = _Counting(vad._session)  # type: ignore[assignment]
+        answers = Answers()
+        stream = vad.open(answers)
+        for window in [*voice, *[quiet] * 100, *voice]:
+            stream.push(window)
+            await answers.until(len(answers) + 1)
+        assert counting.windows == 60 + 2 + 60
+    assert len(answers) == 220
+    assert answers[62:160] == [0.0] * 98
+    expected = await alone(np.concatenate([voice, np.zeros((2, WINDOW), np.float32), voice]))
+    assert np.allclose(answers[160:], expected[62:], atol=1e-4)
+
+
+async def test_rest_keeps_the_order_of_answers() -> None:
+    quiet = np.zeros(WINDOW, np.float32)
+    voice = windows(2, 20)
+    async with detector() as vad:
+        answers = Answers()
+        stream = vad.open(answers)
+        for _ in range(5):
+            stream.push(quiet)
+            await answers.until(len(answers) + 1)
+        stream.push(quiet)
+        for window in voice:
+            stream.push(window)
+        await answers.until(26)
+    assert answers[5] == 0.0
+    assert max(answers[6:]) > 0.5
+
+
+async def test_more_streams_than_rows_and_rows_are_used_again() -> None:
+    voice = windows(3, 6)
+    expected = await alone(voice)
+    async with detector() as vad:
+        for _ in range(3):
+            heard = [Answers() for _ in range(70)]
+            streams = [vad.open(answers) for answers in heard]
+            for window in voice:
+                for stream in streams:
+                    stream.push(window)
+            for answers in heard:
+                await answers.until(6)
+                assert np.allclose(answers, expected, atol=1e-4)
+            for stream in streams:
+                stream.close()
+                stream.close()
+        assert len(vad._free_rows) == len(set(vad._free_rows)) == len(vad._contexts) == 128
+
+
+async def test_a_row_is_free_only_when_its_window_has_run() -> None:
+    async with detector() as vad:
+        first = Answers()
+        stream = vad.open(first)
+        stream.push(windows(1, 1)[0])  # runs at once
+        stream.close()
+        other = vad.open(Answers())
+        assert other.row != stream.row
+        answers = Answers()
+        last = vad.open(answers)
+        last.push(windows(2, 1)[0])
+        await answers.until(1)
+        assert stream.row in vad._free_rows
+        assert not first
