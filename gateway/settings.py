@@ -147,6 +147,18 @@ class BargeInSettings(_Part):
     judge_wait_ms: int = Field(
         400, gt=0, description="after the user fell silent: longest wait for the words that decide"
     )
+    fast: bool = Field(
+        True, description="hold the reply back at any loud sound until the detector has decided"
+    )
+    fast_margin_db: float = Field(
+        12.0, gt=0, description="loud: this far above the loudest lately heard that was no speech"
+    )
+    fast_least_dbfs: float = Field(-48.0, le=0, description="loud: at least this")
+    fast_hold_ms: int = Field(
+        160,
+        gt=0,
+        description="longest hold; beyond the pacing lead it is heard, and only a sound that goes on gets there",
+    )
     backchannels: tuple[str, ...] = (
         "uh huh", "uh-huh", "mm hmm", "mhm", "mm", "hmm", "yeah", "yes", "yep", "ok", "okay", "right",
         "sure", "i see", "got it", "ah", "oh", "aha", "uh", "um", "er",
@@ -166,7 +178,15 @@ class PlayoutSettings(_Part):
 
 
 class SessionSettings(_Part):
-    max_sessions: int = Field(200, gt=0)
+    max_sessions: int = Field(200, gt=0, description="per worker process")
+    admit_backlog_ms: float = Field(
+        150.0,
+        ge=0,
+        description="detector backlog that, when it lasts, has new sessions refused; 0 never does",
+    )
+    admit_lag_ms: float = Field(
+        100.0, ge=0, description="the same for how late the event loop runs its timers; 0 never does"
+    )
     handshake_s: float = Field(10.0, gt=0, description="a stream that says nothing is closed")
     idle_s: float = Field(300.0, gt=0, description="no speech, text or reply for this long ends a session")
     max_duration_s: float = Field(4 * 3600.0, gt=0)
@@ -179,7 +199,20 @@ class SessionSettings(_Part):
     slow_client_s: float = Field(
         30.0, gt=0, description="a client that takes nothing for this long is closed"
     )
+    ping_s: float = Field(
+        20.0, gt=0, lt=60, description="a stream on which nothing moved for this long gets a ping"
+    )
+    lost_s: float = Field(
+        50.0, gt=0, description="a client that answers pings is closed after this much silence"
+    )
     drain_s: float = Field(30.0, ge=0, description="grace for replies to end on shutdown or end of input")
+
+
+class BreakerSettings(_Part):
+    """What keeps a failing recogniser, LLM or synthesiser from being asked on and on; one breaker for each."""
+
+    failures: int = Field(5, gt=0, description="failures in a row after which a part is left alone")
+    open_s: float = Field(2.0, gt=0, description="for how long; then one call tries it")
 
 
 class ListenSettings(_Part):
@@ -189,6 +222,9 @@ class ListenSettings(_Part):
     riva: str = Field("127.0.0.1:50051", description="Riva ASR and TTS")
     http: str = Field("127.0.0.1:8080", description="health, metrics, sessions")
     llm: str = Field("127.0.0.1:8090", description="the stand-in LLM")
+    workers: int = Field(
+        1, ge=1, le=256, description="gateway processes behind the one gRPC and the one HTTP address"
+    )
 
 
 class TritonSettings(_Part):
@@ -229,6 +265,7 @@ class Settings(BaseSettings):
     barge_in: BargeInSettings = BargeInSettings()
     playout: PlayoutSettings = PlayoutSettings()
     session: SessionSettings = SessionSettings()
+    breaker: BreakerSettings = BreakerSettings()
     listen: ListenSettings = ListenSettings()
     triton: TritonSettings = TritonSettings()
     stand_in: StandInSettings = StandInSettings()

@@ -12,13 +12,9 @@ from __future__ import annotations
 from collections import deque
 
 import numpy as np
-import numpy.typing as npt
 
-from gateway.listen.asr import RATE
 from gateway.settings import BargeInSettings
 
-BLOCK = RATE // 50
-"""20 ms."""
 _FADE = 10 ** (-6.0 / 10 / 50)
 """The loudest of the past counts 6 dB less with every second."""
 _UNDECIDED = 15
@@ -31,13 +27,15 @@ _SUSTAINED = 0b111
 class FastOnset:
     """One per session; fed only while a reply is audible that may be interrupted."""
 
-    def __init__(self, settings: BargeInSettings) -> None:
+    def __init__(self, settings: BargeInSettings, rate: int) -> None:
+        """rate: of what it is fed, Hz."""
+        self._size = rate // 50  # samples of a block
         self._margin = 10 ** (settings.fast_margin_db / 10)
         self._least = 10 ** (settings.fast_least_dbfs / 10) * 32768.0**2
         self._loudest = 0.0  # power of int16 samples, as all below
         self._undecided: deque[float] = deque()
         self._unknown = _FIRST
-        self._rest = np.empty(0, dtype=np.int16)
+        self._rest = b""
         self._recent = 0  # a bit per block, the last one lowest: whether it was loud
 
     @property
@@ -50,26 +48,25 @@ class FastOnset:
         """Two of the last three blocks were loud: no click does that."""
         return (self._recent & _SUSTAINED).bit_count() >= 2
 
-    def feed(self, samples: npt.NDArray[np.int16]) -> bool:
-        """int16 [n] at 16 kHz, any n. True when something in it is too loud for what is known."""
-        if self._rest.size:
-            samples = np.concatenate((self._rest, samples))
-        found = False
-        whole = samples.size - samples.size % BLOCK
-        for at in range(0, whole, BLOCK):
-            found = self._block(samples[at : at + BLOCK]) or found
-        self._rest = samples[whole:].copy()
+    def feed(self, pcm: bytes) -> bool:
+        """PCM16, any number of whole samples. True when something in it is too loud for what is known."""
+        data = self._rest + pcm if self._rest else pcm
+        found, at, size = False, 0, 2 * self._size
+        while at + size <= len(data):
+            found = self._block(data[at : at + size]) or found
+            at += size
+        self._rest = data[at:]
         return found
 
     def forget(self) -> None:
         """What was heard last was the user's voice, or was not followed: nothing is learnt from it."""
         self._undecided.clear()
-        self._rest = self._rest[:0]
+        self._rest = b""
         self._recent = 0
 
-    def _block(self, samples: npt.NDArray[np.int16]) -> bool:
-        numbers = samples.astype(np.float32)
-        power = float(np.dot(numbers, numbers)) / BLOCK
+    def _block(self, pcm: bytes) -> bool:
+        samples = np.frombuffer(pcm, "<i2").astype(np.float32)
+        power = float(np.dot(samples, samples)) / self._size
         self._loudest *= _FADE
         self._undecided.append(power)
         if len(self._undecided) > _UNDECIDED:

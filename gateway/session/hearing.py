@@ -17,6 +17,7 @@ from gateway.session.answering import Answering
 from gateway.session.barge_in import Judge, Verdict, has_real_word
 from gateway.session.core import Core
 from gateway.session.reply import Marks, Reply
+from gateway.session.suspicion import Suspicion
 from gateway.session.turn import Speech, Turn
 from gateway.think.sentences import looks_finished
 
@@ -33,6 +34,8 @@ class Hearing:
         self.on_quiet: Callable[[], None] = lambda: None
         """Nobody speaks any more, and what was said is recognised or was nothing."""
         self._core = core
+        self._suspicion: Suspicion | None = None
+        self._scout: Callable[[bytes], None] | None = None
         self._turn: Turn | None = None  # takes more words until its reply is audible
         self._speech: Speech | None = None
         self._finals_awaited = 0
@@ -64,16 +67,32 @@ class Hearing:
             ev.State.BARGED_IN: gate.factor_barged_in,
             ev.State.WAITING_FOR_INPUT: gate.factor_waiting,
         }.get(state, gate.factor_listening)
+        self._watch_reply(state)
+
+    def _watch_reply(self, state: ev.State) -> None:
+        """While a reply is audible that may be interrupted, any loud sound holds it back for a moment."""
+        reply = self.answering.audible if self._core.settings.barge_in.fast else None
+        if state is ev.State.SPEAKING and reply is not None and reply.interruptible:
+            if self._suspicion is None:
+                self._suspicion = Suspicion(self._core, self.answering.playout)
+            self._scout = self._suspicion.hear
+        elif self._suspicion is not None and self._scout is not None:
+            self._scout = None
+            self._suspicion.stop(confirmed=state is ev.State.BARGED_IN)
 
     def close(self) -> None:
         if self._stall is not None:
             self._stall.cancel()
+        if self._suspicion is not None:
+            self._suspicion.stop()
         self._ear.close()
 
     # ---- audio -----------------------------------------------------------------------------------
 
     def hear(self, pcm: bytes) -> None:
         self._audio_s = self._core.now()
+        if self._scout is not None:
+            self._scout(pcm)
         self._ear.feed(pcm)
 
     async def judged(self) -> None:

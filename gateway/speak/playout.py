@@ -67,6 +67,7 @@ class Playout:
         self._marks: deque[tuple[int, int]] = deque()  # (first frame index, mark)
         self._finished = False
         self._paused = False
+        self._held_back = False
         self._sequence = 0
         self._anchor_s: float | None = None  # loop time at which frame `_anchor` is heard
         self._anchor = 0
@@ -86,6 +87,7 @@ class Playout:
     def hold(self) -> None:
         """Nothing is sent until `resume`; what was sent stays sent."""
         self._paused = True
+        self._held_back = False
         self._ticker.leave(self._tick)
 
     def pause(self) -> int:
@@ -103,7 +105,7 @@ class Playout:
             self._sequence = 0
         self._reported_ms = None
         self._anchor_s, self._anchor = None, self._next
-        self._paused = False
+        self._paused = self._held_back = False
         self._wake()
         return self.generation
 
@@ -117,6 +119,25 @@ class Playout:
         self._paused = True
         self._reported_ms = heard
         return given_up
+
+    # ---- doubt ----
+
+    @property
+    def runs_dry_s(self) -> float | None:
+        """Loop time at which the client has played what was sent, by the pacing clock; None when nothing
+        is being sent."""
+        all_sent = self._finished and self._next == self._base + len(self._frames)
+        return None if self._paused or self._anchor_s is None or all_sent else self._heard_at(self._next)
+
+    def hold_back(self) -> None:
+        """Send nothing until `let_go`, `resume` or `start`; nothing is given up, the pacing clock goes on."""
+        self._held_back = True
+
+    def let_go(self) -> None:
+        """What became due meanwhile leaves at once. The pacing clock moves only if the client ran dry."""
+        if self._held_back:
+            self._held_back = False
+            self._wake()
 
     # ---- what was heard ----
 
@@ -172,7 +193,7 @@ class Playout:
 
     def _tick(self, now: float) -> None:
         end = self._base + len(self._frames)
-        while self._next < end and not self._paused:
+        while self._next < end and not self._paused and not self._held_back:
             if self._anchor_s is None or self._heard_at(self._next + 1) < now:
                 # First frame, or the audio came a frame too late: what follows is heard from now on.
                 self._anchor_s, self._anchor = now, self._next

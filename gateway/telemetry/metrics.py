@@ -47,6 +47,12 @@ class Metrics:
             ["kind"],
             registry=registry,
         )
+        self._holds = Counter(
+            "parley_holds",
+            "Times a loud sound held a reply back: confirmed by the detector, released unheard, or heard",
+            ["kind"],
+            registry=registry,
+        )
         self._drops = Counter(
             "parley_dropped", "Audio frames and events that were given up", ["reason"], registry=registry
         )
@@ -75,6 +81,8 @@ class Metrics:
             self._turns.labels(outcome)
         for kind in ("true", "false"):
             self._barge_ins.labels(kind)
+        for kind in ("confirmed", "released", "heard"):
+            self._holds.labels(kind)
 
     def observe(self, stage: str, seconds: float) -> None:
         """Times one stage. stage: a key of STAGES, else KeyError. Negative times count as 0."""
@@ -87,6 +95,10 @@ class Metrics:
     def barge_in(self, *, real: bool) -> None:
         """Counts speech over a reply when it is decided: real ones cut the reply."""
         self._barge_ins.labels("true" if real else "false").inc()
+
+    def held_back(self, kind: str) -> None:
+        """Counts a hold of a reply's audio when it ends. kind: confirmed, released or heard."""
+        self._holds.labels(kind).inc()
 
     def dropped(self, reason: str, count: int = 1) -> None:
         """Counts frames or events given up. reason: a short stable word."""
