@@ -37,6 +37,7 @@ class Leveler:
         self._heard = 0
         self._gain_db = 0.0
         self._duck = 1.0
+        self._ramp = np.linspace(0, 1, self._block, dtype=np.float32)
 
     @property
     def gain_db(self) -> float:
@@ -53,34 +54,44 @@ class Leveler:
             return samples
         if samples.dtype == np.int16:
             levelled = self._process(samples.astype(np.float32) * np.float32(1 / 32768))
-            return np.asarray(np.rint(levelled * np.float32(32767)), np.int16)
+            levelled *= np.float32(32767)
+            return np.asarray(np.rint(levelled, out=levelled), np.int16)
         return self._process(np.nan_to_num(samples.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0))
 
     def _process(self, x: Float) -> Float:
-        out = np.empty_like(x)
-        starts = range(0, len(x), self._block)
-        for start in starts:
-            self._hear(x[start : start + self._block])
+        count, block = len(x), self._block
+        blocks = -(-count // block)
+        last = count - (blocks - 1) * block  # samples of the last block, which may be short
+        rows = x if last == block else np.concatenate((x, np.zeros(block - last, np.float32)))
+        rows = rows.reshape(blocks, block)
+        powers = np.einsum("ij,ij->i", rows, rows) / block
+        powers[-1] *= block / last
+        self._hear(powers[powers > 10 ** (_ABSOLUTE_GATE_DBFS / 10)])
+        before, after = self._gains(np.abs(rows).max(axis=1).tolist(), last / block)
+        first = np.array(before, np.float32)[:, None]
+        step = np.array(after, np.float32)[:, None] - first
+        out = (rows * (first + step * self._ramp)).ravel()[:count]
+        return _bend(out)
+
+    def _gains(self, peaks: list[float], last: float) -> tuple[list[float], list[float]]:
+        """Of each block, at its start and at its end; `last` is the length of the last one in blocks."""
         wanted = self._wanted_gain_db()
-        for start in starts:
-            block = x[start : start + self._block]
-            seconds = self._block_s * len(block) / self._block
-            before = 10 ** (self._gain_db / 20) * self._duck
+        before, after = [], []
+        for number, peak in enumerate(peaks, 1):
+            seconds = self._block_s * (last if number == len(peaks) else 1.0)
+            before.append(10 ** (self._gain_db / 20) * self._duck)
             self._gain_db += max(-_FALL_DB_S * seconds, min(_RISE_DB_S * seconds, wanted - self._gain_db))
             gain = 10 ** (self._gain_db / 20)
-            peak = float(np.max(np.abs(block))) * gain
             # Down at once for a peak, back up over about 200 ms.
             risen = self._duck + (1 - self._duck) * min(1.0, seconds * 5)
-            self._duck = min(risen, _CEILING / max(peak, _CEILING))
-            ramp = np.linspace(before, gain * self._duck, len(block), dtype=np.float32)
-            out[start : start + self._block] = _bend(block * ramp)
-        return out
+            self._duck = min(risen, _CEILING / max(peak * gain, _CEILING))
+            after.append(gain * self._duck)
+        return before, after
 
-    def _hear(self, block: Float) -> None:
-        power = float(np.dot(block, block)) / len(block)
-        if power > 10 ** (_ABSOLUTE_GATE_DBFS / 10):
-            self._powers[self._heard % len(self._powers)] = power
-            self._heard += 1
+    def _hear(self, powers: Float) -> None:
+        size = len(self._powers)
+        self._powers[np.arange(self._heard, self._heard + len(powers)) % size] = powers
+        self._heard += len(powers)
 
     def _wanted_gain_db(self) -> float:
         powers = self._powers[: self._heard]

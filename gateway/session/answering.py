@@ -8,9 +8,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from uuid import uuid4
 
-from gateway.audio.pcm import to_float, to_int16
-from gateway.audio.resample import Resampler
-from gateway.listen.asr import RATE
+from gateway.audio.pcm import to_float
 from gateway.listen.ear import Guard
 from gateway.session import events as ev
 from gateway.session.core import Core
@@ -40,7 +38,6 @@ class Answering:
         self.replies = 0
         self._core, self._guard = core, guard
         self._user_is_speaking, self._on_over = user_is_speaking, on_over
-        self._to_guard = Resampler(core.hello.output_rate, RATE) if guard is not None else None
         self._history = History(core.instructions, max_turns=core.settings.llm.history_turns)
         self._says: deque[ev.Say] = deque()
         self._questions: deque[Turn] = deque(maxlen=_SAYS_WAITING)
@@ -134,6 +131,7 @@ class Answering:
                 core.parts.synthesizer,
                 core.settings.playout,
                 output_rate=core.hello.output_rate,
+                reference=self._guard is not None,
                 voice=core.voice,
                 language=core.tts_language,
             )
@@ -186,8 +184,8 @@ class Answering:
             return
         if not reply.announced:
             self._announce(reply)
-        if self._guard is not None and self._to_guard is not None:
-            self._guard.played(to_float(self._to_guard.push(to_int16(frame.pcm)).tobytes()))
+        if self._guard is not None and frame.reference:
+            self._guard.played(to_float(frame.reference))
         self._core.send(
             ev.ReplyAudio(reply.reply_id, frame.generation, frame.sequence, frame.offset_ms, frame.pcm)
         )

@@ -11,12 +11,9 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-import numpy as np
-
-from gateway.audio.loudness import Leveler
-from gateway.audio.resample import Resampler
 from gateway.settings import PlayoutSettings
 from gateway.speak.playout import Track
+from gateway.speak.shaping import Shaper
 from gateway.speak.tts import Synthesizer, TtsError
 from gateway.think.llm import LlmError
 from gateway.think.sentences import SentenceSplitter, spoken
@@ -127,12 +124,13 @@ class Reply:
         settings: PlayoutSettings,
         *,
         output_rate: int,
+        reference: bool,
         voice: str,
         language: str,
     ) -> None:
         """Returns when all audio is in playout or a part failed; the rest is playout's."""
         queue: asyncio.Queue[str | None] = asyncio.Queue(_PIECES_AHEAD)
-        speaker = _Speaker(self, synthesizer, settings, output_rate, voice, language)
+        speaker = _Speaker(self, synthesizer, settings, output_rate, reference, voice, language)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._think(tokens, queue, settings.first_sentence_chars))
@@ -168,11 +166,12 @@ class _Speaker:
     synthesizer: Synthesizer
     settings: PlayoutSettings
     output_rate: int
+    reference: bool
     voice: str
     language: str
 
     async def run(self, queue: asyncio.Queue[str | None]) -> None:
-        leveler = Leveler(self.output_rate, self.settings.loudness_dbfs)
+        shaper = Shaper(self.output_rate, self.settings.loudness_dbfs, reference=self.reference)
         while (text := await queue.get()) is not None:
             piece = Piece(text)
             self.reply.pieces.append(piece)
@@ -181,26 +180,24 @@ class _Speaker:
             words = spoken(text)
             if words:
                 try:
-                    await self._speak(words, leveler)
+                    await self._speak(words, shaper)
                 except TtsError as error:
                     self.reply.fail("tts", str(error))
                     raise _SynthesisFailed from error
             piece.end_ms = self.reply.track.total_ms
         self.reply.track.finish()
 
-    async def _speak(self, words: str, leveler: Leveler) -> None:
-        resampler: Resampler | None = None
+    async def _speak(self, words: str, shaper: Shaper) -> None:
+        track = self.reply.track
         chunks = self.synthesizer.synthesize(words, voice=self.voice, language=self.language)
         async with aclosing(chunks):
             async for chunk in chunks:
                 if self.reply.marks.first_chunk is None:
                     self.reply.marks.first_chunk = asyncio.get_running_loop().time()
-                if resampler is None:
-                    resampler = Resampler(chunk.rate, self.output_rate)
-                samples = resampler.push(np.frombuffer(chunk.pcm, dtype="<i2").astype(np.int16, copy=False))
-                await self.reply.track.write(leveler.process(samples).tobytes())
-        if resampler is not None:
-            await self.reply.track.write(leveler.process(resampler.flush()).tobytes())
+                shaped = shaper.push(chunk)
+                await track.write(shaped.pcm, shaped.reference)
+        shaped = shaper.finish()
+        await track.write(shaped.pcm, shaped.reference)
 
 
 class _SynthesisFailed(Exception):
