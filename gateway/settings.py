@@ -85,6 +85,14 @@ class LlmSettings(_Part):
     retries: int = Field(2, ge=0, description="tries after a failure, only before the first token")
     apology: str = Field("", description="spoken when a reply failed before a word of it; empty says nothing")
     history_turns: int = Field(32, gt=0, description="turns kept in the prompt")
+    warm_up: bool = Field(
+        True, description="connect ahead: when a session starts and when its user begins to speak"
+    )
+    warm_prefix: bool = Field(
+        False,
+        description="send the instructions when a session starts, for one token, so that the server's prefix "
+        "cache holds them; it costs those tokens",
+    )
 
 
 class VadSettings(_Part):

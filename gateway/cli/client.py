@@ -7,6 +7,7 @@ loop's clock in seconds.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from types import TracebackType
@@ -29,6 +30,7 @@ from gateway.session.events import (
     Truncate,
 )
 from gateway.transports import voice_wire as wire
+from gateway.transports.pulse import Ping, Pong
 
 
 class CallFailed(Exception):
@@ -63,7 +65,10 @@ class VoiceClient:
         jitter_s: float = 0.0,
         keep_audio: bool = True,
         report_heard: bool = True,
+        ping_s: float = 20.0,
+        lost_s: float = 50.0,
     ) -> None:
+        """ping_s: how often the server is pinged. lost_s: silence after which a server that answers pings is gone."""
         self.address = address
         self.hello = hello or Hello()
         self._connect_s = connect_s
@@ -74,6 +79,14 @@ class VoiceClient:
         self._call: Any = None
         self._writing = asyncio.Lock()
         self._ended_input = False
+        self._ping_s, self._lost_s = ping_s, lost_s
+        self._pinging: asyncio.Task[None] | None = None
+        self._pinged_at: dict[int, float] = {}
+        self._reading_since: float | None = None
+        self._server_answers = False
+        self._fell_silent = False
+        self.round_trip_s: float | None = None
+        """From the last ping to its pong; None before the first."""
 
     async def __aenter__(self) -> VoiceClient:
         try:
@@ -118,9 +131,10 @@ class VoiceClient:
         if first is None or not isinstance(first.event, Ready):
             raise CallFailed(f"{self.address} did not answer with `ready`; is it a Parley gateway?")
         self.ready = first.event
+        self._pinging = asyncio.create_task(self._keep_pinging())
         return first.event
 
-    async def send(self, event: ClientEvent) -> None:
+    async def send(self, event: ClientEvent | Ping | Pong) -> None:
         """Raises CallFailed when the stream is over."""
         async with self._writing:
             try:
@@ -168,6 +182,9 @@ class VoiceClient:
 
     async def close(self) -> None:
         """Cut the stream, if it is still open, and the connection."""
+        if self._pinging is not None:
+            self._pinging.cancel()
+            await asyncio.wait({self._pinging})
         if self._call is not None:
             self._call.cancel()
         if self._channel is not None:
@@ -188,20 +205,62 @@ class VoiceClient:
     async def _receive(self) -> Arrival | None:
         loop = asyncio.get_running_loop()
         while True:
+            self._reading_since = loop.time()
             try:
                 message = await self._call.read()
             except grpc.RpcError:
                 raise await self._failure() from None
+            except asyncio.CancelledError:
+                if not self._fell_silent:
+                    raise
+                raise await self._failure() from None
+            finally:
+                self._reading_since = None
             now = loop.time()
             if message is grpc.aio.EOF:
                 if await self._call.code() != grpc.StatusCode.OK:
                     raise await self._failure()
                 return None
             event = wire.server_event(message)
-            if event is not None:
+            if isinstance(event, Ping | Pong):
+                await self._on_pulse(event, now)
+            elif event is not None:
                 return Arrival(now, event)
 
+    async def _on_pulse(self, event: Ping | Pong, now: float) -> None:
+        if isinstance(event, Pong):
+            self._server_answers = True
+            asked_at = self._pinged_at.pop(event.nonce, None)
+            if asked_at is not None:
+                self.round_trip_s = now - asked_at
+        elif not self._ended_input:
+            with contextlib.suppress(CallFailed):  # what the server still had to say is read first
+                await self.send(Pong(event.nonce))
+
+    async def _keep_pinging(self) -> None:
+        """Also notices a server that has gone without a word: then the call is cancelled."""
+        loop = asyncio.get_running_loop()
+        nonce = 0
+        try:
+            while not self._ended_input:
+                await asyncio.sleep(self._ping_s)
+                waiting_s = loop.time() - (self._reading_since or loop.time())
+                if self._server_answers and waiting_s >= self._lost_s:
+                    self._fell_silent = True
+                    self._call.cancel()
+                elif not self._ended_input:
+                    nonce += 1
+                    self._pinged_at = {nonce: loop.time()}
+                    await self.send(Ping(nonce))
+        except CallFailed:
+            pass  # whoever reads or writes is told
+
     async def _failure(self) -> CallFailed:
+        if self._fell_silent:
+            return CallFailed(
+                f"{self.address} fell silent: nothing came for {self._lost_s:g} s; connect again",
+                grpc.StatusCode.UNAVAILABLE,
+            )
         if self._call is None or not self._call.done():
             return CallFailed("the stream is closed")
         status, details = await self._call.code(), await self._call.details()

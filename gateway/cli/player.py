@@ -43,6 +43,9 @@ class Player:
         """Frames that came after the flush that should have kept them back."""
         self.gaps = 0
         """Times that a reply ran dry in the middle."""
+        self.missing_frames = 0
+        """Frames that never came: holes in a generation's sequence numbers."""
+        self._next = (-1, 0)  # the newest generation, and the sequence number due
         self.dropped_ms = 0
         """Audio that flushes dropped before it was heard."""
 
@@ -51,6 +54,9 @@ class Player:
         if frame.generation <= self.flushed_generation:
             self.stale_frames += 1
             return
+        generation, due = self._next
+        self.missing_frames += max(0, frame.sequence - (due if frame.generation == generation else 0))
+        self._next = (frame.generation, frame.sequence + 1)
         if now > self._free_at:
             if frame.sequence > 0:
                 self.gaps += 1

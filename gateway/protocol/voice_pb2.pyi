@@ -439,6 +439,50 @@ class HangUp(_message.Message):
 Global___HangUp: _TypeAlias = HangUp  # noqa: Y015
 
 @_typing.final
+class Ping(_message.Message):
+    """Either side may send `ping` at any time; the other answers at once with `pong` and the same nonce. The server
+    pings a client towards which, or from which, nothing has moved for `session.ping_s`. A client that has answered
+    once must go on answering: when nothing at all comes from it for `session.lost_s`, it is closed as lost.
+    A client that never answers a ping is left in peace.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NONCE_FIELD_NUMBER: _builtins.int
+    nonce: _builtins.int
+    def __init__(
+        self,
+        *,
+        nonce: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["nonce", b"nonce"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Ping: _TypeAlias = Ping  # noqa: Y015
+
+@_typing.final
+class Pong(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NONCE_FIELD_NUMBER: _builtins.int
+    nonce: _builtins.int
+    def __init__(
+        self,
+        *,
+        nonce: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["nonce", b"nonce"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Pong: _TypeAlias = Pong  # noqa: Y015
+
+@_typing.final
 class ClientMessage(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -452,6 +496,8 @@ class ClientMessage(_message.Message):
     TRUNCATE_FIELD_NUMBER: _builtins.int
     TOOL_RESULT_FIELD_NUMBER: _builtins.int
     HANG_UP_FIELD_NUMBER: _builtins.int
+    PING_FIELD_NUMBER: _builtins.int
+    PONG_FIELD_NUMBER: _builtins.int
     audio: _builtins.bytes
     @_builtins.property
     def start(self) -> Global___Start: ...
@@ -471,6 +517,10 @@ class ClientMessage(_message.Message):
     def tool_result(self) -> Global___ToolResult: ...
     @_builtins.property
     def hang_up(self) -> Global___HangUp: ...
+    @_builtins.property
+    def ping(self) -> Global___Ping: ...
+    @_builtins.property
+    def pong(self) -> Global___Pong: ...
     def __init__(
         self,
         *,
@@ -484,12 +534,14 @@ class ClientMessage(_message.Message):
         truncate: Global___Truncate | None = ...,
         tool_result: Global___ToolResult | None = ...,
         hang_up: Global___HangUp | None = ...,
+        ping: Global___Ping | None = ...,
+        pong: Global___Pong | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "cancel", b"cancel", "commit", b"commit", "configure", b"configure", "hang_up", b"hang_up", "message", b"message", "say", b"say", "start", b"start", "text", b"text", "tool_result", b"tool_result", "truncate", b"truncate"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "cancel", b"cancel", "commit", b"commit", "configure", b"configure", "hang_up", b"hang_up", "message", b"message", "ping", b"ping", "pong", b"pong", "say", b"say", "start", b"start", "text", b"text", "tool_result", b"tool_result", "truncate", b"truncate"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "cancel", b"cancel", "commit", b"commit", "configure", b"configure", "hang_up", b"hang_up", "message", b"message", "say", b"say", "start", b"start", "text", b"text", "tool_result", b"tool_result", "truncate", b"truncate"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "cancel", b"cancel", "commit", b"commit", "configure", b"configure", "hang_up", b"hang_up", "message", b"message", "ping", b"ping", "pong", b"pong", "say", b"say", "start", b"start", "text", b"text", "tool_result", b"tool_result", "truncate", b"truncate"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["start", "audio", "text", "say", "configure", "commit", "cancel", "truncate", "tool_result", "hang_up"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["start", "audio", "text", "say", "configure", "commit", "cancel", "truncate", "tool_result", "hang_up", "ping", "pong"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -896,6 +948,8 @@ class ServerMessage(_message.Message):
     WARNING_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     CLOSED_FIELD_NUMBER: _builtins.int
+    PING_FIELD_NUMBER: _builtins.int
+    PONG_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def ready(self) -> Global___Ready: ...
     @_builtins.property
@@ -924,6 +978,10 @@ class ServerMessage(_message.Message):
     def error(self) -> Global___Notice: ...
     @_builtins.property
     def closed(self) -> Global___Closed: ...
+    @_builtins.property
+    def ping(self) -> Global___Ping: ...
+    @_builtins.property
+    def pong(self) -> Global___Pong: ...
     def __init__(
         self,
         *,
@@ -941,12 +999,14 @@ class ServerMessage(_message.Message):
         warning: Global___Notice | None = ...,
         error: Global___Notice | None = ...,
         closed: Global___Closed | None = ...,
+        ping: Global___Ping | None = ...,
+        pong: Global___Pong | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["closed", b"closed", "error", b"error", "flushed", b"flushed", "message", b"message", "ready", b"ready", "reply_audio", b"reply_audio", "reply_done", b"reply_done", "reply_started", b"reply_started", "reply_text", b"reply_text", "speech_started", b"speech_started", "speech_stopped", b"speech_stopped", "state", b"state", "tool_call", b"tool_call", "transcript", b"transcript", "warning", b"warning"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["closed", b"closed", "error", b"error", "flushed", b"flushed", "message", b"message", "ping", b"ping", "pong", b"pong", "ready", b"ready", "reply_audio", b"reply_audio", "reply_done", b"reply_done", "reply_started", b"reply_started", "reply_text", b"reply_text", "speech_started", b"speech_started", "speech_stopped", b"speech_stopped", "state", b"state", "tool_call", b"tool_call", "transcript", b"transcript", "warning", b"warning"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["closed", b"closed", "error", b"error", "flushed", b"flushed", "message", b"message", "ready", b"ready", "reply_audio", b"reply_audio", "reply_done", b"reply_done", "reply_started", b"reply_started", "reply_text", b"reply_text", "speech_started", b"speech_started", "speech_stopped", b"speech_stopped", "state", b"state", "tool_call", b"tool_call", "transcript", b"transcript", "warning", b"warning"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["closed", b"closed", "error", b"error", "flushed", b"flushed", "message", b"message", "ping", b"ping", "pong", b"pong", "ready", b"ready", "reply_audio", b"reply_audio", "reply_done", b"reply_done", "reply_started", b"reply_started", "reply_text", b"reply_text", "speech_started", b"speech_started", "speech_stopped", b"speech_stopped", "state", b"state", "tool_call", b"tool_call", "transcript", b"transcript", "warning", b"warning"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["ready", "state", "speech_started", "speech_stopped", "transcript", "reply_started", "reply_text", "reply_audio", "reply_done", "flushed", "tool_call", "warning", "error", "closed"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["ready", "state", "speech_started", "speech_stopped", "transcript", "reply_started", "reply_text", "reply_audio", "reply_done", "flushed", "tool_call", "warning", "error", "closed", "ping", "pong"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 

@@ -301,7 +301,7 @@ class Closed:
     """Last event of every session."""
 
     reason: str
-    """Stable: `client`, `idle`, `duration`, `turns`, `shutdown`, `replaced`, `slow_client`, `internal`."""
+    """Stable: `client`, `idle`, `duration`, `turns`, `shutdown`, `replaced`, `slow_client`, `lost`, `internal`."""
     message: str = ""
     """For people."""
     retryable: bool = False

@@ -12,9 +12,13 @@ from collections import deque
 from collections.abc import Callable
 
 from gateway.session.events import Flushed, ReplyAudio, ServerEvent, Warning
+from gateway.transports.pulse import Ping, Pong
 
 AUDIO_DROPPED = "audio_dropped"
 SLOW_CLIENT = "slow_client"
+
+
+Outgoing = ServerEvent | Ping | Pong
 
 
 class Outbox:
@@ -39,7 +43,7 @@ class Outbox:
         self._stall_s = stall_s
         self._on_drop = on_drop
         self._on_failed = on_failed
-        self._queue: deque[ServerEvent] = deque()
+        self._queue: deque[Outgoing] = deque()
         self._audio_bytes = 0
         self._audio_frames = 0
         self._in_flight_bytes = 0
@@ -52,7 +56,7 @@ class Outbox:
         self.failure = ""
         """Why the client was given up; empty while it was not."""
 
-    def put(self, event: ServerEvent) -> None:
+    def put(self, event: Outgoing) -> None:
         """Queue an event. Never blocks, never raises; after `close()` or a failure it does nothing."""
         if self._closed or self.failure:
             return
@@ -73,7 +77,7 @@ class Outbox:
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
-    async def next(self) -> ServerEvent | None:
+    async def next(self) -> Outgoing | None:
         """The next event, when there is one; None when the queue was closed and is empty, or has failed.
 
         Asking for the next one says that the last one was taken by the wire. One consumer only.

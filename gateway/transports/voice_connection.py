@@ -18,8 +18,11 @@ from gateway.session.events import AudioIn, ClientEvent, Closed, Hello, Ready, R
 from gateway.settings import SessionSettings
 from gateway.transports import voice_wire as wire
 from gateway.transports.outbox import Outbox
+from gateway.transports.pulse import Ping, Pong
 
 _EOF_SETTLE_S = 0.1
+_PING_S = 0.02
+"""A client that pings faster than this is read more slowly."""
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
 
@@ -51,6 +54,9 @@ class VoiceConnection:
         self._writing: asyncio.Timeout | None = None
         self._gone = asyncio.Event()
         self._too_slow = True
+        self._fell_silent = False
+        self.heard = self.spoken = self.answers = False
+        """For the server's `Pulse`."""
         self.refusal: tuple[grpc.StatusCode, str] | None = None
         """What the client did wrong, once it did, and the status that says so."""
 
@@ -76,6 +82,9 @@ class VoiceConnection:
                         event = AudioIn(self._decoder.decode(event.pcm))
                     if not event.pcm:
                         continue
+                elif isinstance(event, Ping | Pong):
+                    await self._on_pulse(event)
+                    continue
             except (wire.BadMessage, ValueError) as error:
                 self.refusal = status_of(error), str(error)
                 self.fail(str(error))
@@ -105,6 +114,8 @@ class VoiceConnection:
     @property
     def lost(self) -> Closed:
         """The same, as the session's end."""
+        if self._fell_silent:
+            return Closed("lost", self.failure, retryable=True)
         return Closed("slow_client" if self._too_slow else "client", self.failure)
 
     def fail(self, why: str) -> None:
@@ -112,12 +123,24 @@ class VoiceConnection:
         self._too_slow = self._too_slow and bool(self.failure)
         self._outbox.fail(why)
 
+    def ping(self, ping: Ping) -> None:
+        """For the server's `Pulse`."""
+        self._outbox.put(ping)
+
+    def give_up(self, why: str) -> None:
+        """For the server's `Pulse`: the client is gone without a word."""
+        if not self.failure:
+            self._fell_silent = True
+            self.refusal = grpc.StatusCode.UNAVAILABLE, f"closed as lost: {why}; connect again"
+            self.fail(why)
+
     async def write_all(self) -> None:
         """Writes until the session is over or the stream is given up. For the handler's own task."""
         try:
             async with asyncio.timeout(None) as self._writing:
                 while (event := await self._outbox.next()) is not None:
                     await self._context.write(self._encoded(event))
+                    self.spoken = True
         except TimeoutError:
             if not self.failure:
                 raise
@@ -125,7 +148,13 @@ class VoiceConnection:
             self._writing = None
             self._outbox.dispose()
 
-    def _encoded(self, event: ServerEvent) -> bytes:
+    async def _on_pulse(self, event: Ping | Pong) -> None:
+        self.answers = True
+        if isinstance(event, Ping):
+            self._outbox.put(Pong(event.nonce))
+            await asyncio.sleep(_PING_S)
+
+    def _encoded(self, event: ServerEvent | Ping | Pong) -> bytes:
         if isinstance(event, ReplyAudio) and self._encoder is not None:
             whole = event.pcm.ljust(frame_bytes(self.hello.output_rate), b"\0")
             return wire.server_message(event, self._encoder.encode(whole)).SerializeToString()
@@ -156,8 +185,10 @@ class VoiceConnection:
                     await self._gone.wait()
             if self.failure or self._context.cancelled():
                 raise ConnectionError(self.failure or "the client cancelled the stream")
+            self.answers = False  # from here on it cannot
             raise StopAsyncIteration
         assert isinstance(raw, bytes)
+        self.heard = True
         return raw
 
     def _failed(self) -> None:

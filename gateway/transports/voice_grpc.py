@@ -20,6 +20,7 @@ from grpc_reflection.v1alpha import reflection
 from gateway.session.events import Connection
 from gateway.settings import SessionSettings
 from gateway.transports import voice_wire as wire
+from gateway.transports.pulse import Pulse
 from gateway.transports.voice_connection import Context, TooLarge, VoiceConnection, parsed, status_of
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ class VoiceServer:
         self._serving: set[asyncio.Task[None]] = set()
         self._server: grpc.aio.Server | None = None
         self._health = health.aio.HealthServicer()
+        self._pulse = Pulse(ping_s=settings.ping_s, lost_s=settings.lost_s)
 
     async def start(self) -> str:
         """Listen; returns host:port. Raises OSError when the address cannot be had."""
@@ -115,6 +117,7 @@ class VoiceServer:
             serving.cancel(connection.lost)
 
         connection = VoiceConnection(context, opening, self._settings, self._on_drop, gone)
+        self._pulse.add(connection)
         serving = asyncio.create_task(self._sessions.serve(connection))
         self._serving.add(serving)
         serving.add_done_callback(self._serving.discard)
@@ -133,6 +136,8 @@ class VoiceServer:
                 return
             log.exception("a stream could not be written")
             await _abort(context, grpc.StatusCode.INTERNAL, f"internal error: {type(error).__name__}")
+        finally:
+            self._pulse.discard(connection)
         if connection.refusal:
             await _abort(context, *connection.refusal)
         if connection.failure:

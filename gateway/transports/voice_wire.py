@@ -15,6 +15,7 @@ from typing import Any
 
 from gateway.protocol import voice_pb2 as pb
 from gateway.session import events as ev
+from gateway.transports.pulse import Ping, Pong
 
 PCM_RATES = (8_000, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
 """Hz; each has a whole number of samples in 20 ms."""
@@ -69,7 +70,7 @@ def hello(message: pb.ClientMessage, max_text_chars: int) -> Opening:
     )
 
 
-def client_event(message: pb.ClientMessage, max_text_chars: int) -> ev.ClientEvent:
+def client_event(message: pb.ClientMessage, max_text_chars: int) -> ev.ClientEvent | Ping | Pong:
     """Any later message; `audio` comes back as it is, decoding is the caller's. Raises BadMessage."""
     kind = message.WhichOneof("message")
     if kind == "audio":
@@ -99,12 +100,16 @@ def client_event(message: pb.ClientMessage, max_text_chars: int) -> ev.ClientEve
         return ev.ToolResult(message.tool_result.call_id, message.tool_result.output)
     if kind == "hang_up":
         return ev.Close(message.hang_up.reason[:200] or "client hung up")
+    if kind == "ping":
+        return Ping(message.ping.nonce)
+    if kind == "pong":
+        return Pong(message.pong.nonce)
     if kind == "start":
         raise BadMessage("`start` was sent twice; send `configure` for changes, or open another stream")
     raise BadMessage("the message is empty or of a kind this server does not know; set one of its fields")
 
 
-def server_message(event: ev.ServerEvent, audio: bytes | None = None) -> pb.ServerMessage:
+def server_message(event: ev.ServerEvent | Ping | Pong, audio: bytes | None = None) -> pb.ServerMessage:
     """What goes on the wire; `audio` replaces a frame's PCM where the wire carries another encoding."""
     if isinstance(event, ev.ReplyAudio):
         return pb.ServerMessage(
@@ -126,7 +131,7 @@ def with_encodings(ready: pb.ServerMessage, opening: Opening) -> pb.ServerMessag
     return ready
 
 
-def client_message(event: ev.ClientEvent) -> pb.ClientMessage:
+def client_message(event: ev.ClientEvent | Ping | Pong) -> pb.ClientMessage:
     """A client's event as it goes on the wire."""
     if isinstance(event, ev.AudioIn):
         return pb.ClientMessage(audio=event.pcm)
@@ -144,6 +149,10 @@ def client_message(event: ev.ClientEvent) -> pb.ClientMessage:
         return pb.ClientMessage(truncate=pb.Truncate(reply_id=event.reply_id, heard_ms=event.heard_ms))
     if isinstance(event, ev.ToolResult):
         return pb.ClientMessage(tool_result=pb.ToolResult(call_id=event.call_id, output=event.output))
+    if isinstance(event, Ping):
+        return pb.ClientMessage(ping=pb.Ping(nonce=event.nonce))
+    if isinstance(event, Pong):
+        return pb.ClientMessage(pong=pb.Pong(nonce=event.nonce))
     return pb.ClientMessage(hang_up=pb.HangUp(reason=event.reason))
 
 
@@ -170,7 +179,7 @@ def settings_message(configure: ev.Configure) -> pb.Settings:
     )
 
 
-def server_event(message: pb.ServerMessage) -> ev.ServerEvent | None:
+def server_event(message: pb.ServerMessage) -> ev.ServerEvent | Ping | Pong | None:
     """A server's message as a client reads it; None for a kind newer than this client."""
     kind = message.WhichOneof("message")
     read = _FROM_WIRE.get(kind) if kind else None
@@ -347,9 +356,11 @@ _TO_WIRE: dict[type[Any], Callable[[Any], pb.ServerMessage]] = {
     ev.Closed: lambda e: pb.ServerMessage(
         closed=pb.Closed(reason=e.reason, message=e.message, retryable=e.retryable)
     ),
+    Ping: lambda e: pb.ServerMessage(ping=pb.Ping(nonce=e.nonce)),
+    Pong: lambda e: pb.ServerMessage(pong=pb.Pong(nonce=e.nonce)),
 }
 
-_FROM_WIRE: dict[str, Callable[[Any], ev.ServerEvent]] = {
+_FROM_WIRE: dict[str, Callable[[Any], ev.ServerEvent | Ping | Pong]] = {
     "ready": lambda m: ev.Ready(m.session_id, m.input.sample_rate, m.output.sample_rate, m.language, m.voice),
     "state": lambda m: ev.StateChanged(ev.State(pb.State.Name(m.state))),
     "speech_started": lambda m: ev.SpeechStarted(m.turn_id, m.at_ms),
@@ -368,4 +379,6 @@ _FROM_WIRE: dict[str, Callable[[Any], ev.ServerEvent]] = {
     "warning": lambda m: ev.Warning(m.code, m.message),
     "error": lambda m: ev.Error(m.code, m.message),
     "closed": lambda m: ev.Closed(m.reason, m.message, m.retryable),
+    "ping": lambda m: Ping(m.nonce),
+    "pong": lambda m: Pong(m.nonce),
 }

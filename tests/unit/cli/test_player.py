@@ -75,3 +75,17 @@ def test_mix_puts_every_frame_where_it_was_heard() -> None:
     assert set(mixed[2_881:3_359]) == {9}
     assert set(mixed[3_361:]) == {0}
     assert set(player.mix(10.12, 0.01)) == {9}, "a window may begin in the middle"
+
+
+def test_a_sequence_gap_is_detected_and_a_new_generation_is_none() -> None:
+    player = Player(RATE)
+    for n in (0, 1, 4, 5):
+        player.push(10.0, frame(n))
+    assert player.missing_frames == 2
+    player.flush(10.0, 1)
+    player.push(10.1, frame(6))  # stale: not looked at
+    player.push(10.2, frame(0, generation=2))
+    player.push(10.2, frame(1, generation=2))
+    assert player.missing_frames == 2
+    player.push(10.3, frame(1, generation=3))  # its first frame is missing
+    assert player.missing_frames == 3

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from gateway.session.events import Flushed, ReplyAudio, ServerEvent, State, StateChanged, Warning
-from gateway.transports.outbox import Outbox
+from gateway.session.events import Flushed, ReplyAudio, State, StateChanged, Warning
+from gateway.transports.outbox import Outbox, Outgoing
 from tests.support.virtual_time import run_virtual, settle
 
 RATE = 24_000
@@ -37,7 +37,7 @@ def virtual(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]
     return run
 
 
-async def take(outbox: Outbox, count: int) -> list[ServerEvent]:
+async def take(outbox: Outbox, count: int) -> list[Outgoing]:
     events = [await outbox.next() for _ in range(count)]
     assert all(e is not None for e in events)
     return [e for e in events if e is not None]
@@ -46,7 +46,7 @@ async def take(outbox: Outbox, count: int) -> list[ServerEvent]:
 @virtual
 async def test_events_come_out_in_order() -> None:
     outbox = Outbox(rate=RATE)
-    sent: list[ServerEvent] = [StateChanged(State.SPEAKING), audio(1, 0), audio(1, 1), Flushed(0)]
+    sent: list[Outgoing] = [StateChanged(State.SPEAKING), audio(1, 0), audio(1, 1), Flushed(0)]
     for event in sent:
         outbox.put(event)
     assert await take(outbox, 4) == sent
@@ -92,7 +92,7 @@ async def test_slow_client_loses_its_oldest_audio_counted_and_is_told_once() -> 
     assert outbox.backlog_ms() == 100
     assert drops.by_reason == {"slow_client": 995}
     outbox.close()
-    left: list[ServerEvent] = []
+    left: list[Outgoing] = []
     while (event := await outbox.next()) is not None:
         left.append(event)
     assert [e.sequence for e in left if isinstance(e, ReplyAudio)] == [995, 996, 997, 998, 999]
