@@ -84,7 +84,9 @@ class LlmSettings(_Part):
     token_ms: int = Field(5_000, gt=0, description="longest wait between tokens")
     retries: int = Field(2, ge=0, description="tries after a failure, only before the first token")
     apology: str = Field("", description="spoken when a reply failed before a word of it; empty says nothing")
-    history_turns: int = Field(32, gt=0, description="turns kept in the prompt")
+    history_turns: int = Field(
+        32, gt=0, description="most turns kept in the prompt; the oldest quarter is dropped at once"
+    )
     warm_up: bool = Field(
         True, description="connect ahead: when a session starts and when its user begins to speak"
     )

@@ -70,6 +70,12 @@ class Answering:
     def set_instructions(self) -> None:
         self._history.set_system(self._core.instructions)
 
+    def warm_up(self) -> None:
+        """The session begins: its first prompt should find everything ready."""
+        core = self._core
+        prefix = self._history.messages() if core.settings.llm.warm_prefix else ()
+        core.parts.llm.warm_up(prefix, self._offers())
+
     # ---- starting -----------------------------------------------------------------------------
 
     def answer(self, turn: Turn) -> None:
@@ -140,7 +146,7 @@ class Answering:
     async def _think(self, question: str) -> AsyncGenerator[str, None]:
         """LLM text; tool calls are put to the client and their results back to the LLM."""
         messages = self._history.messages(pending_user=question)
-        offers = [ToolOffer(t.name, t.description, t.parameters) for t in self._core.chosen.tools or ()]
+        offers = self._offers()
         while True:
             requests: list[ToolRequest] = []
             async with aclosing(self._core.parts.llm.stream(messages, offers)) as stream:
@@ -156,6 +162,9 @@ class Answering:
             for request in requests:
                 exchange.tool(request, await self._call_tool(request))
             messages = [*messages, *exchange.messages()]
+
+    def _offers(self) -> list[ToolOffer]:
+        return [ToolOffer(t.name, t.description, t.parameters) for t in self._core.chosen.tools or ()]
 
     async def _call_tool(self, request: ToolRequest) -> str:
         waiting: asyncio.Future[str] = asyncio.get_running_loop().create_future()

@@ -149,6 +149,7 @@ class Hearing:
             interrupts = audible
             self._pause_for_interruption()
             self._core.parts.metrics.observe("barge_in_detect_to_flush", self._core.now() - window.arrived_s)
+        self._core.parts.llm.warm_up()
         turn = self._turn if audible is None and self._turn is not None else Turn()
         speech = Speech(turn, self._open_utterance(turn), first * WINDOW_MS, interrupts)
         if interrupts is not None:

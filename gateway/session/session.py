@@ -89,6 +89,7 @@ class Session:
             ev.Ready(self.session_id, hello.input_rate, hello.output_rate, core.asr_language, core.voice)
         )
         core.enter(ev.State.LISTENING)
+        self._answering.warm_up()
         self._touch()
 
     def _clean_up(self, closed: ev.Closed) -> None:

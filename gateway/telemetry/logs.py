@@ -43,7 +43,7 @@ def setup_logging(
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(level.upper())
-    for chatty in ("httpx", "httpx2", "httpcore", "httpcore2", "openai", "asyncio", "uvicorn"):
+    for chatty in ("httpx", "httpx2", "httpcore", "httpcore2", "aiohttp", "asyncio", "uvicorn"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLevelName(level.upper())))
 
 

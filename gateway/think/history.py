@@ -18,16 +18,19 @@ class _Entry:
 
 
 class History:
-    """The system prompt and the last `max_turns` turns; what is older is dropped, a turn at a time.
+    """The system prompt and the last turns, at most `max_turns`.
 
-    A turn, with its tool calls and their results, stays together.
+    When they are too many the oldest quarter is dropped at once: from turn to turn a prompt begins with the
+    one before it, which is what a server's prefix cache lives from. A turn, with its tool calls and their
+    results, stays together.
     """
 
     def __init__(self, system_prompt: str, max_turns: int) -> None:
         if max_turns < 1:
             raise ValueError("max_turns must be at least 1")
         self._system = system_prompt
-        self._turns: deque[list[_Entry]] = deque(maxlen=max_turns)
+        self._max_turns = max_turns
+        self._turns: deque[list[_Entry]] = deque()
 
     def set_system(self, text: str) -> None:
         """Replaces the system prompt; an empty one is left out."""
@@ -36,7 +39,7 @@ class History:
     def user(self, text: str) -> None:
         """What the user said; begins a turn. Whitespace alone adds nothing."""
         if text.strip():
-            self._turns.append([_Entry(Message("user", text.strip()))])
+            self._begin(_Entry(Message("user", text.strip())))
 
     def assistant(self, text: str, interrupted: bool = False) -> None:
         """What the user heard of a reply; nothing heard adds nothing."""
@@ -49,16 +52,22 @@ class History:
         if self._turns and not _is_answered(self._turns[-1]):
             self._turns[-1].append(entry)
         else:
-            self._turns.append([entry])
+            self._begin(entry)
 
     def tool(self, request: ToolRequest, output: str) -> None:
         """A call the model made and its result, JSON or text."""
         if not self._turns:
-            self._turns.append([])
+            self._begin()
         self._turns[-1] += [
             _Entry(Message("assistant", "", tool_calls=(request,))),
             _Entry(Message("tool", output, tool_call_id=request.call_id)),
         ]
+
+    def _begin(self, *entries: _Entry) -> None:
+        self._turns.append(list(entries))
+        if len(self._turns) > self._max_turns:
+            for _ in range(max(1, self._max_turns // 4)):
+                self._turns.popleft()
 
     def messages(self, pending_user: str = "") -> list[Message]:
         """The prompt; `pending_user` is added as the user's words without being kept.

@@ -57,6 +57,14 @@ class LanguageModel(Protocol):
         """
         ...
 
+    def warm_up(self, messages: Sequence[Message] = (), tools: Sequence[ToolOffer] = ()) -> None:
+        """A hint that a prompt comes soon; returns at once and never fails.
+
+        Without messages a connection is made ready (nothing, with `llm.warm_up` off or one at hand);
+        with messages, the beginning of the prompts to come, the model is asked for one token after them.
+        """
+        ...
+
     async def check(self) -> None:
         """Raises LlmError when the endpoint cannot be reached (readiness)."""
         ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit, urlunsplit
 
-import openai
+import aiohttp
 
 _RETRYABLE_STATUS = frozenset({408, 409, 425, 429})
 _MAX_QUOTE = 200
@@ -12,6 +12,18 @@ _MAX_QUOTE = 200
 
 class EndedEarly(Exception):
     """The stream ended cleanly, the reply did not. `str()` completes "The LLM …"."""
+
+
+class FailedInStream(Exception):
+    """The server said so in the middle of a stream; `str()` is its own message."""
+
+
+class RefusedRequest(Exception):
+    """An answer with an HTTP error status; `str()` is the server's own message."""
+
+    def __init__(self, status: int, message: str, retry_after_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.status, self.retry_after_s = status, retry_after_s
 
 
 def shown_url(url: str) -> str:
@@ -23,19 +35,21 @@ def shown_url(url: str) -> str:
 
 def is_retryable(error: Exception) -> bool:
     """Whether another try, before any token came, can end differently."""
-    if isinstance(error, openai.APIStatusError):
-        return error.status_code >= 500 or error.status_code in _RETRYABLE_STATUS
-    return True
+    if isinstance(error, RefusedRequest):
+        return error.status >= 500 or error.status in _RETRYABLE_STATUS
+    return not isinstance(error, aiohttp.InvalidURL)
 
 
 def retry_after_s(error: Exception) -> float:
     """Seconds the server asked to wait; 0 when it did not say."""
-    if isinstance(error, openai.APIStatusError):
-        try:
-            return max(0.0, float(error.response.headers.get("retry-after", 0)))
-        except ValueError:
-            pass  # a date; our own backoff does
-    return 0.0
+    return error.retry_after_s if isinstance(error, RefusedRequest) else 0.0
+
+
+def is_lost_connection(error: Exception) -> bool:
+    """The connection was there and is gone: as a rule one that the server had grown tired of keeping."""
+    return isinstance(error, aiohttp.ServerDisconnectedError | ConnectionResetError | BrokenPipeError) or (
+        isinstance(error, aiohttp.ClientOSError) and not isinstance(error, aiohttp.ClientConnectorError)
+    )
 
 
 def describe(error: Exception, *, url: str, model: str, secret: str, started: bool) -> str:
@@ -43,19 +57,20 @@ def describe(error: Exception, *, url: str, model: str, secret: str, started: bo
     llm = f"The LLM at {url}"
     if isinstance(error, EndedEarly):
         return f"{llm} {error}."
-    if isinstance(error, openai.APIStatusError):
+    if isinstance(error, RefusedRequest):
         return f"{llm} {_describe_status(error, model, secret)}"
+    is_connection = isinstance(error, OSError | aiohttp.ClientConnectionError | aiohttp.InvalidURL)
     if started:
-        if isinstance(error, openai.APIConnectionError | OSError):
+        if is_connection or isinstance(error, aiohttp.ClientPayloadError):
             return f"{llm} broke off in the middle of a reply."
         return f"{llm} failed in the middle of a reply: {_kind(error, secret)}"
-    if isinstance(error, openai.APIConnectionError | OSError):
+    if is_connection:
         return f"{llm} cannot be reached; check that it runs and that PARLEY_LLM__BASE_URL is right."
     return f"{llm} failed: {_kind(error, secret)}"
 
 
-def _describe_status(error: openai.APIStatusError, model: str, secret: str) -> str:
-    status = error.status_code
+def _describe_status(error: RefusedRequest, model: str, secret: str) -> str:
+    status = error.status
     if status in (401, 403):
         return f"refused the API key ({status}); set PARLEY_LLM__API_KEY."
     if status == 404:
@@ -67,17 +82,19 @@ def _describe_status(error: openai.APIStatusError, model: str, secret: str) -> s
         return "is over its rate limit or quota (429); try again later."
     if status >= 500:
         return f"failed by itself ({status}); see its log."
-    return f"refused the request ({status}): {_quote(error.message, secret)}"
+    return f"refused the request ({status}): {_quote(str(error), secret)}"
 
 
 def _kind(error: Exception, secret: str) -> str:
-    if isinstance(error, openai.APIError):
-        return _quote(error.message, secret)
+    if isinstance(error, FailedInStream):
+        return _quote(str(error), secret)
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return "it broke off before a word."
     return "it sent something that is not the OpenAI chat API."
 
 
 def _quote(text: str, secret: str) -> str:
-    text = " ".join(text.split())
+    text = " ".join(text.split()) or "it did not say why"
     if secret:
         text = text.replace(secret, "…")
     return text[:_MAX_QUOTE].rstrip(".") + "."

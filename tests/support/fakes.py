@@ -132,6 +132,10 @@ class FakeLlm:
         self.streams = 0
         self.closed = 0
         self.tokens = 0
+        self.warmed: list[list[Message]] = []
+
+    def warm_up(self, messages: Sequence[Message] = (), tools: Sequence[ToolOffer] = ()) -> None:
+        self.warmed.append(list(messages))
 
     async def stream(
         self, messages: Sequence[Message], tools: Sequence[ToolOffer] = ()

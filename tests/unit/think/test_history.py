@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.settings import LlmSettings
+from gateway.think.chat_wire import request_body
 from gateway.think.history import INTERRUPTED_NOTE, History
-from gateway.think.llm import Message, ToolRequest
+from gateway.think.llm import Message, ToolOffer, ToolRequest
 
 
 def test_a_conversation() -> None:
@@ -138,3 +140,39 @@ def test_bounded_and_well_formed_whatever_happens(steps: list[tuple[str, str]], 
             assert before.role != after.role
     calls = {call.call_id for message in messages for call in message.tool_calls}
     assert calls == {message.tool_call_id for message in messages if message.role == "tool"}
+
+
+@settings(max_examples=200, deadline=None)
+@given(_STEPS)
+def test_a_prompt_begins_with_the_one_before_it(steps: list[tuple[str, str]]) -> None:
+    """Byte for byte, up to the end of what was said then: the server's prefix cache lives from it."""
+    history = History("s", 100)
+    before = ""
+    for number, (kind, text) in enumerate(steps):
+        if kind == "user":
+            history.user(text)
+            prompt = _prompt(history)
+            assert prompt.startswith(before)
+            before = prompt
+        elif kind == "tool":
+            history.tool(ToolRequest(f"c{number}", "f", "{}"), text)
+        else:
+            history.assistant(text, interrupted=kind == "cut")
+
+
+def test_a_long_history_keeps_its_beginning_for_many_turns() -> None:
+    history = History("s", 8)
+    kept, before = 0, ""
+    for number in range(100):
+        history.user(f"u{number}")
+        history.assistant(f"a{number}")
+        prompt = _prompt(history)
+        kept += prompt.startswith(before)
+        before = prompt
+    assert kept >= 50
+
+
+def _prompt(history: History) -> str:
+    """As it is sent, without what closes it."""
+    body = request_body(LlmSettings(), history.messages(), [ToolOffer("clock", "", "")])
+    return body.decode().removesuffix('"}]}')
