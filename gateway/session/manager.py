@@ -1,14 +1,17 @@
-"""All sessions of the process: admission, replacement, the list, the drain."""
+"""All sessions of the process: who may start one, replacement, the list, the drain."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
+from typing import NoReturn, Protocol
 from uuid import uuid4
 
 from gateway.listen.asr import Recognizer
 from gateway.listen.vad import Vad
 from gateway.session import events as ev
+from gateway.session.admission import Admission
 from gateway.session.core import Parts
 from gateway.session.session import Session
 from gateway.settings import Settings
@@ -21,6 +24,7 @@ log = logging.getLogger(__name__)
 
 _FLUSH_S = 2.0
 """Longest wait for a client to take the last events."""
+_REPLACED = ev.Closed("replaced", "the session was opened again elsewhere")
 
 
 class Refused(Exception):
@@ -29,6 +33,16 @@ class Refused(Exception):
     def __init__(self, code: str, message: str, *, retryable: bool) -> None:
         super().__init__(message)
         self.code, self.message, self.retryable = code, message, retryable
+
+
+class Registry(Protocol):
+    """Who else must know which sessions are open: the other processes behind the same address."""
+
+    def opened(self, session_id: str, serial: int) -> None:
+        """serial: tells sessions of one id apart; grows. Never blocks."""
+        ...
+
+    def closed(self, session_id: str, serial: int) -> None: ...
 
 
 class Sessions:
@@ -42,12 +56,20 @@ class Sessions:
         synthesizer: Synthesizer,
         vad: Vad,
         metrics: Metrics,
+        *,
+        registry: Registry | None = None,
     ) -> None:
-        self._settings, self._metrics = settings, metrics
+        self._settings, self._metrics, self._vad = settings, metrics, vad
         ticker = Ticker(settings.playout.tick_ms)
         self._parts = Parts(settings, recognizer, llm, synthesizer, vad, metrics, ticker)
         self._live: dict[str, tuple[Session, asyncio.Task[None]]] = {}
+        self._registry = registry
+        self._serials: dict[Session, int] = {}
+        self._next_serial = itertools.count(1)
         self._draining = False
+        limits = settings.session
+        self._admission = Admission(backlog_ms=limits.admit_backlog_ms, lag_ms=limits.admit_lag_ms)
+        metrics.watch_admission(lambda: self.admitting, lambda: self._admission.backlog_ms)
 
     async def serve(self, connection: ev.Connection) -> None:
         """Run one session to its end, in a task of the server's own.
@@ -67,26 +89,57 @@ class Sessions:
                     session.end(why)
             raise
 
+    @property
+    def admitting(self) -> bool:
+        """Whether a new session would be taken."""
+        return not self._draining and not self._is_full and self._admission.open
+
+    def beat(self, lag_s: float) -> None:
+        """For the event loop's watch, every `admission.BEAT_S`."""
+        self._metrics.loop_lagged(lag_s)
+        self._admission.beat(backlog_ms=self._vad.backlog_ms, lag_ms=lag_s * 1000)
+
+    def replace(self, session_id: str, serial: int) -> None:
+        """The session was opened again in another process: this one's ends, if it is still that one."""
+        live = self._live.get(session_id)
+        if live is not None and self._serials.get(live[0]) == serial:
+            live[0].end(_REPLACED)
+
     async def _start(self, connection: ev.Connection) -> asyncio.Task[None]:
         session_id = connection.hello.session_id or uuid4().hex
         old = self._live.get(session_id)
-        if self._draining:
-            raise Refused("shutting_down", "the server is shutting down: connect again", retryable=True)
-        if old is None and len(self._live) >= self._settings.session.max_sessions:
-            self._metrics.dropped("session_refused")
-            raise Refused(
-                "full",
-                f"all {self._settings.session.max_sessions} sessions are taken: try later",
-                retryable=True,
-            )
+        self._refuse_or_pass(replaces=old is not None)
         session = Session(session_id, connection, self._parts)
         task = asyncio.create_task(self._run(session, connection), name=f"session {session_id}")
         # Replaced in the table first: of two newcomers at once, the later one wins and ends the other.
         self._live[session_id] = (session, task)
         if old is not None:
-            old[0].end(ev.Closed("replaced", "the session was opened again elsewhere"))
+            old[0].end(_REPLACED)
         self._metrics.session_started()
+        if self._registry is not None:
+            self._serials[session] = serial = next(self._next_serial)
+            self._registry.opened(session_id, serial)
         return task
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self._live) >= self._settings.session.max_sessions
+
+    def _refuse_or_pass(self, *, replaces: bool) -> None:
+        """Raises Refused. A session that takes another's place adds nothing to the load."""
+        if self._draining:
+            self._refuse("shutting_down", "the server is shutting down: connect again")
+        if replaces:
+            return
+        if self._is_full:
+            most = self._settings.session.max_sessions
+            self._refuse("full", f"all {most} sessions are taken: try later")
+        if why := self._admission.admit():
+            self._refuse("overloaded", f"{why}: try again in a moment")
+
+    def _refuse(self, code: str, message: str) -> NoReturn:
+        self._metrics.session_refused(code)
+        raise Refused(code, message, retryable=True)
 
     async def _run(self, session: Session, connection: ev.Connection) -> None:
         closed = ev.Closed("internal")
@@ -99,6 +152,9 @@ class Sessions:
         finally:
             if self._live.get(session.session_id, (None,))[0] is session:
                 del self._live[session.session_id]
+            serial = self._serials.pop(session, 0)
+            if self._registry is not None:
+                self._registry.closed(session.session_id, serial)
             self._metrics.session_ended(closed.reason)
             log.info("session %s closed: %s (%s)", session.session_id, closed.reason, closed.message)
 

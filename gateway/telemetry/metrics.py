@@ -24,6 +24,13 @@ BUCKETS_S = (
 )  # fmt: skip
 """Upper bounds: fine where a conversation still feels immediate."""
 
+LAG_BUCKETS_S = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+
+PEAKS = frozenset(
+    {"parley_vad_backlog_seconds", "parley_vad_backlog_sustained_seconds", "parley_breaker_state"}
+)
+"""Gauges of which a whole deployment's is the largest of its processes'; of every other it is the sum."""
+
 
 class Metrics:
     """One per process and registry. Label values are the caller's; keep them few and never a client's text."""
@@ -76,7 +83,34 @@ class Metrics:
             "Age of the oldest audio the detector has not answered: the first sign of overload",
             registry=registry,
         )
+        self._vad_sustained = Gauge(
+            "parley_vad_backlog_sustained_seconds",
+            "The same as it has lasted for a moment: what admission looks at",
+            registry=registry,
+        )
+        self._breakers = Gauge(
+            "parley_breaker_state",
+            "0: every call goes through, 1: one call tries a part that failed, 2: the part is left alone",
+            ["part"],
+            registry=registry,
+        )
+        self._admitting = Gauge(
+            "parley_admitting",
+            "1 while a new session would be taken (of workers: how many)",
+            registry=registry,
+        )
+        self._refused = Counter(
+            "parley_refused", "Sessions not started, by reason", ["reason"], registry=registry
+        )
+        self._loop_lag = Histogram(
+            "parley_loop_lag_seconds",
+            "How late the event loop runs its timers, looked at 20 times a second",
+            buckets=LAG_BUCKETS_S,
+            registry=registry,
+        )
         # there from the start, so that a rate over them needs no first event
+        for reason in ("full", "overloaded", "shutting_down"):
+            self._refused.labels(reason)
         for outcome in ("completed", "interrupted", "cancelled", "failed"):
             self._turns.labels(outcome)
         for kind in ("true", "false"):
@@ -121,6 +155,23 @@ class Metrics:
         self._active.dec()
         self._sessions.labels(reason).inc()
 
+    def session_refused(self, reason: str) -> None:
+        """Counts a session that was not started. reason: full, overloaded or shutting_down."""
+        self._refused.labels(reason).inc()
+
+    def loop_lagged(self, seconds: float) -> None:
+        """One reading of how late the event loop is."""
+        self._loop_lag.observe(seconds)
+
+    def watch_breaker(self, part: str, state: Callable[[], float]) -> None:
+        """Has a breaker's state read whenever the metrics are. part: asr, llm or tts."""
+        self._breakers.labels(part).set_function(state)
+
     def watch_vad(self, backlog_ms: Callable[[], float]) -> None:
         """Has the detector's backlog read whenever the metrics are."""
         self._vad_backlog.set_function(lambda: backlog_ms() / 1000)
+
+    def watch_admission(self, admitting: Callable[[], bool], backlog_ms: Callable[[], float]) -> None:
+        """Has both read whenever the metrics are. backlog_ms: as it has lasted."""
+        self._admitting.set_function(lambda: float(admitting()))
+        self._vad_sustained.set_function(lambda: backlog_ms() / 1000)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.applications import Starlette
@@ -21,37 +21,81 @@ CACHE_S = 1.0
 Check = Callable[[], Awaitable[None]]
 
 
-def build_http(
-    checks: Mapping[str, Check],
-    registry: CollectorRegistry,
-    snapshot: Callable[[], list[dict[str, Any]]],
-) -> Starlette:
-    """The ASGI app.
+class Shown(Protocol):
+    """What the pages show: of one gateway process, or of several together."""
+
+    async def parts(self) -> dict[str, dict[str, Any]]:
+        """By part: `ok`, and `error` (a sentence) when it is not."""
+        ...
+
+    async def admitting(self) -> bool:
+        """Whether a new session would be taken."""
+        ...
+
+    async def metrics(self) -> bytes:
+        """Prometheus' text format."""
+        ...
+
+    async def sessions(self) -> list[dict[str, Any]]:
+        """The open sessions."""
+        ...
+
+
+class Own:
+    """This process' own pages.
 
     checks: by part ("asr", "llm", "tts"); each returns when the part is usable, else raises an
     exception whose text is shown. registry: served at /metrics. snapshot: the open sessions.
     """
-    readiness = _Readiness(checks)
+
+    def __init__(
+        self,
+        checks: Mapping[str, Check],
+        registry: CollectorRegistry,
+        snapshot: Callable[[], list[dict[str, Any]]],
+        admitting: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self.parts = Readiness(checks).parts
+        self._registry, self._snapshot, self._admitting = registry, snapshot, admitting
+
+    async def admitting(self) -> bool:
+        return self._admitting()
+
+    async def metrics(self) -> bytes:
+        return generate_latest(self._registry)
+
+    async def sessions(self) -> list[dict[str, Any]]:
+        return self._snapshot()
+
+
+def build_http(shown: Shown) -> Starlette:
+    """The ASGI app."""
 
     async def healthz(_: Request) -> Response:
         return JSONResponse({"status": "ok"})
 
     async def readyz(_: Request) -> Response:
-        parts = await readiness.parts()
+        parts, admitting = await asyncio.gather(shown.parts(), shown.admitting())
         ready = all(part["ok"] for part in parts.values())
-        body = {"status": "ready" if ready else "not ready", "parts": parts}
-        return JSONResponse(body, status_code=200 if ready else 503, headers={"cache-control": "no-store"})
+        body = {"status": "ready" if ready else "not ready", "admitting": admitting, "parts": parts}
+        return _fresh(body, 200 if ready else 503)
+
+    async def admitz(_: Request) -> Response:
+        admitting = await shown.admitting()
+        body = {"status": "takes new sessions" if admitting else "takes no new sessions now"}
+        return _fresh(body, 200 if admitting else 503)
 
     async def metrics(_: Request) -> Response:
-        return Response(generate_latest(registry), headers={"content-type": CONTENT_TYPE_LATEST})
+        return Response(await shown.metrics(), headers={"content-type": CONTENT_TYPE_LATEST})
 
     async def sessions(_: Request) -> Response:
-        return JSONResponse({"sessions": snapshot()}, headers={"cache-control": "no-store"})
+        return _fresh({"sessions": await shown.sessions()})
 
     return Starlette(
         routes=[
             Route("/healthz", healthz),
             Route("/readyz", readyz),
+            Route("/admitz", admitz),
             Route("/metrics", metrics),
             Route("/v1/sessions", sessions),
         ],
@@ -59,7 +103,11 @@ def build_http(
     )
 
 
-class _Readiness:
+def _fresh(body: dict[str, Any], status: int = 200) -> Response:
+    return JSONResponse(body, status_code=status, headers={"cache-control": "no-store"})
+
+
+class Readiness:
     """Runs the checks together, once for any number of waiting probes."""
 
     def __init__(self, checks: Mapping[str, Check]) -> None:

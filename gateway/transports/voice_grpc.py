@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Callable
 from typing import Any, NoReturn, Protocol
 
@@ -28,6 +29,12 @@ log = logging.getLogger(__name__)
 SERVICE = "parley.v1.Voice"
 _ABORT_S = 2.0
 """How long a status may wait behind unread messages before the request is left to its fate."""
+_RETRY_MS = {"shutting_down": (100, 1_000)}
+_RETRY_LATER_MS = (1_000, 3_000)
+"""When a refused client may try again: spread, so that those refused together do not come back together."""
+_IDLE_MS = 500
+"""Behind a shared port, a connection without a stream is closed: whoever was refused comes back on a new
+one, which may lead to another process."""
 
 
 class Serves(Protocol):
@@ -50,11 +57,17 @@ class VoiceServer:
         settings: SessionSettings,
         address: str,
         on_drop: Callable[[str, int], None] = lambda reason, frames: None,
+        *,
+        shared_port: bool = False,
     ) -> None:
+        """shared_port: other processes listen on the address as well, and the system spreads connections."""
         self._sessions = sessions
         self._settings = settings
         self._address = address
         self._on_drop = on_drop
+        self._shared_port = shared_port
+        self._admitting = True
+        self._setting: asyncio.Task[None] | None = None
         self._serving: set[asyncio.Task[None]] = set()
         self._server: grpc.aio.Server | None = None
         self._health = health.aio.HealthServicer()
@@ -64,7 +77,7 @@ class VoiceServer:
         """Listen; returns host:port. Raises OSError when the address cannot be had."""
         server = grpc.aio.server(
             options=[
-                ("grpc.so_reuseport", 0),
+                ("grpc.so_reuseport", int(self._shared_port)),
                 # Above our own limit, so that the clear refusal is ours; the rest never enters memory.
                 ("grpc.max_receive_message_length", self._settings.max_message_bytes + 256 * 1024),
                 # What a stream that is read slowly may hold here: 4 s of PCM16 at 16 kHz. Left to itself
@@ -78,6 +91,7 @@ class VoiceServer:
                 ("grpc.http2.max_pings_without_data", 0),
                 ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
                 ("grpc.http2.max_ping_strikes", 0),
+                *((("grpc.max_connection_idle_ms", _IDLE_MS),) if self._shared_port else ()),
             ],
             maximum_concurrent_rpcs=self._settings.max_sessions + 256,
         )
@@ -99,6 +113,20 @@ class VoiceServer:
         for service in ("", SERVICE):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         return f"{self._address.rpartition(':')[0]}:{port}"
+
+    def set_admitting(self, admitting: bool) -> None:
+        """What health says of the service, for balancers; of the server as a whole it goes on saying SERVING."""
+        if admitting is not self._admitting:
+            self._admitting = admitting
+            if self._setting is None or self._setting.done():
+                self._setting = asyncio.create_task(self._tell_health())
+
+    async def _tell_health(self) -> None:
+        states = health_pb2.HealthCheckResponse
+        told: bool | None = None
+        while told is not self._admitting:
+            told = self._admitting
+            await self._health.set(SERVICE, states.SERVING if told else states.NOT_SERVING)
 
     async def stop(self, grace_s: float) -> None:
         """Refuse new streams, give those open `grace_s`, then cut them."""
@@ -123,10 +151,11 @@ class VoiceServer:
         serving.add_done_callback(self._serving.discard)
         serving.add_done_callback(lambda _: connection.close())
         try:
-            # By itself: a refusal may cut the first message's write short, and then grpc.aio would try to
-            # send the metadata again, in vain, and the client never see a status.
-            await context.send_initial_metadata(())
-            await connection.write_all()
+            if not await _is_refused(serving):
+                # By itself: a refusal may cut the first message's write short, and then grpc.aio would try to
+                # send the metadata again, in vain, and the client never see a status.
+                await context.send_initial_metadata(())
+                await connection.write_all()
         except asyncio.CancelledError:
             connection.fail("the client cancelled the stream")
             raise
@@ -179,9 +208,19 @@ class VoiceServer:
         code = getattr(error, "code", None)
         if isinstance(code, str):
             status = grpc.StatusCode.RESOURCE_EXHAUSTED if code == "full" else grpc.StatusCode.UNAVAILABLE
+            if getattr(error, "retryable", False):
+                wait_ms = random.randint(*_RETRY_MS.get(code, _RETRY_LATER_MS))
+                context.set_trailing_metadata((("grpc-retry-pushback-ms", str(wait_ms)),))
             await _abort(context, status, f"{getattr(error, 'message', error)}")
         log.error("a session failed", exc_info=error)
         await _abort(context, grpc.StatusCode.INTERNAL, "internal error: the session ended; connect again")
+
+
+async def _is_refused(serving: asyncio.Task[None]) -> bool:
+    """Whether no session came of it. Its status then goes out alone: a client's own retries end with the
+    first metadata that it gets."""
+    await asyncio.sleep(0)
+    return serving.done() and not serving.cancelled() and serving.exception() is not None
 
 
 async def _abort(context: Context, status: grpc.StatusCode, text: str) -> NoReturn:

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from gateway.telemetry.http_server import serve_http
 from gateway.telemetry.metrics import Metrics
 from gateway.transports import http as http_module
-from gateway.transports.http import Check, build_http
+from gateway.transports.http import Check, Own, build_http
 from tests.support.raw_http import request
 
 
@@ -47,7 +47,7 @@ async def gateway(
             raise RuntimeError("secret state")
         return sessions
 
-    server = serve_http(build_http(checks, metrics.registry, snapshot), "127.0.0.1", 0)
+    server = serve_http(build_http(Own(checks, metrics.registry, snapshot)), "127.0.0.1", 0)
     try:
         yield await server.start(), metrics
     finally:
@@ -68,6 +68,7 @@ async def test_ready_when_all_parts_are() -> None:
     assert headers["content-type"] == "application/json"
     assert json.loads(text) == {
         "status": "ready",
+        "admitting": True,
         "parts": {"asr": {"ok": True}, "llm": {"ok": True}, "tts": {"ok": True}},
     }
 
@@ -143,6 +144,20 @@ async def test_metrics_and_sessions() -> None:
     assert headers["content-type"].startswith("text/plain")
     assert 'parley_turns_total{outcome="completed"} 1.0' in text
     assert json.loads(listed[2]) == {"sessions": sessions}
+
+
+@pytest.mark.parametrize(("admitting", "status"), [(True, 200), (False, 503)])
+async def test_who_takes_no_new_sessions_is_still_ready(admitting: bool, status: int) -> None:
+    own = Own({}, CollectorRegistry(), list, lambda: admitting)
+    server = serve_http(build_http(own), "127.0.0.1", 0)
+    try:
+        port = await server.start()
+        assert (await request(port, "GET", "/admitz"))[0] == status
+        ready = await request(port, "GET", "/readyz")
+    finally:
+        await server.stop()
+    assert ready[0] == 200
+    assert json.loads(ready[2])["admitting"] is admitting
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,58 @@
+"""How late the event loop runs its timers, and an alarm when it stands still.
+
+Something that blocks the loop delays every session of the process at once. A timer that asks to be
+called every `beat_s` and looks at the clock sees it, whatever it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+log = logging.getLogger(__name__)
+
+ALARM_S = 0.25
+"""Standing still for this long is logged: a frame has 20 ms."""
+_QUIET_S = 10.0
+"""At most one such line in this time; the ones between are counted."""
+
+
+class LoopWatch:
+    """`start()` on the loop to be watched … `stop()`."""
+
+    def __init__(self, beat_s: float, on_beat: Callable[[float], None]) -> None:
+        """on_beat: called on every beat with the loop's lag, s, 0 or more. Must not raise."""
+        self._beat_s = beat_s
+        self._on_beat = on_beat
+        self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0
+        self._said_at = -_QUIET_S
+        self._unsaid, self._worst_s = 0, 0.0
+
+    def start(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._due = loop.time() + self._beat_s
+        self._timer = loop.call_at(self._due, self._beat, loop)
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _beat(self, loop: asyncio.AbstractEventLoop) -> None:
+        now = loop.time()
+        lag_s = max(0.0, now - self._due)
+        # From now on, not from when it was due: after a stall the timer does not chase what it missed.
+        self._due = now + self._beat_s
+        self._timer = loop.call_at(self._due, self._beat, loop)
+        if lag_s >= ALARM_S:
+            self._unsaid, self._worst_s = self._unsaid + 1, max(self._worst_s, lag_s)
+        if self._unsaid and now - self._said_at >= _QUIET_S:
+            log.warning(
+                "the event loop stood still for %.0f ms (%d stalls since the last such line): every session waited",
+                self._worst_s * 1000,
+                self._unsaid,
+            )
+            self._said_at, self._unsaid, self._worst_s = now, 0, 0.0
+        self._on_beat(lag_s)
