@@ -107,6 +107,8 @@ class Gateway:
         vad = SileroVad()
         self._closers.append(vad.close)
         metrics.watch_vad(lambda: vad.backlog_ms)
+        loop = asyncio.get_running_loop()
+        metrics.watch_tasks(lambda: len(asyncio.all_tasks(loop)))
         sessions = Sessions(settings, recognizer, llm, synthesizer, vad, metrics, registry=self._others)
         checks = {"asr": recognizer.check, "llm": llm.check, "tts": synthesizer.check}
         self.shown = Own(checks, registry, sessions.snapshot, lambda: sessions.admitting)

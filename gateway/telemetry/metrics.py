@@ -88,6 +88,9 @@ class Metrics:
             "The same as it has lasted for a moment: what admission looks at",
             registry=registry,
         )
+        self._tasks = Gauge(
+            "parley_tasks", "asyncio tasks: a number that only grows is a leak", registry=registry
+        )
         self._breakers = Gauge(
             "parley_breaker_state",
             "0: every call goes through, 1: one call tries a part that failed, 2: the part is left alone",
@@ -170,6 +173,10 @@ class Metrics:
     def watch_vad(self, backlog_ms: Callable[[], float]) -> None:
         """Has the detector's backlog read whenever the metrics are."""
         self._vad_backlog.set_function(lambda: backlog_ms() / 1000)
+
+    def watch_tasks(self, tasks: Callable[[], int]) -> None:
+        """Has the number of asyncio tasks read whenever the metrics are."""
+        self._tasks.set_function(tasks)
 
     def watch_admission(self, admitting: Callable[[], bool], backlog_ms: Callable[[], float]) -> None:
         """Has both read whenever the metrics are. backlog_ms: as it has lasted."""
