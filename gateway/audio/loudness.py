@@ -9,7 +9,7 @@ import numpy as np
 
 from gateway.audio.pcm import Float, Int16
 
-_BLOCK_MS = 10
+_BLOCK_MS = 20
 _ABSOLUTE_GATE_DBFS = -55.0
 _RELATIVE_GATE_DB = 10.0
 """Blocks this far below the mean are pauses, not speech (as in ITU-R BS.1770)."""

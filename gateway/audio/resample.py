@@ -1,4 +1,8 @@
-"""Streaming resampling for the live path: 1 ms of delay, where soxr holds back up to 40."""
+"""Streaming resampling for the live path: 1 ms of delay, where soxr holds back up to 40.
+
+Making a resampler costs as much as 300 ms of audio through it (its filter is computed anew), so live
+streams `borrow` one and give it back.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,12 @@ from gateway.audio.pcm import Int16
 
 MIN_RATE = 8_000
 MAX_RATE = 48_000
+_DRAIN_MS = 3
+"""More than any resampler here holds back."""
+_POOLED = 64
+
+
+_NOTHING: Int16 = np.zeros(0, np.int16)
 
 
 class Resampler:
@@ -40,13 +50,34 @@ class Resampler:
         frame.sample_rate = self.in_rate
         return _joined(self._swr.resample(frame))
 
+    def drain(self) -> Int16:
+        """What is still held back, and a little silence; the resampler goes on, its memory clean."""
+        return self.push(np.zeros(self.in_rate * _DRAIN_MS // 1000, np.int16)) if self._swr else _NOTHING
+
     def flush(self) -> Int16:
         """What is still held back; the resampler starts afresh after it."""
         if self._swr is None:
-            return np.zeros(0, np.int16)
+            return _NOTHING
         rest = _joined(self._swr.resample(None))
         self._swr = None
         return rest
+
+
+_pool: dict[tuple[int, int], list[Resampler]] = {}
+
+
+def borrow(in_rate: int, out_rate: int) -> Resampler:
+    """A resampler with a clean memory. Raises ValueError as `Resampler` does. For the event loop's thread."""
+    idle = _pool.get((in_rate, out_rate))
+    return idle.pop() if idle else Resampler(in_rate, out_rate)
+
+
+def give_back(resampler: Resampler) -> None:
+    """Its next user hears nothing of this one."""
+    idle = _pool.setdefault((resampler.in_rate, resampler.out_rate), [])
+    if len(idle) < _POOLED:
+        resampler.drain()
+        idle.append(resampler)
 
 
 def _joined(frames: list[av.AudioFrame]) -> Int16:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gateway.audio.pcm import SampleCarry, to_int16
-from gateway.audio.resample import Resampler
+from gateway.audio.resample import borrow, give_back
 from gateway.listen.asr import RATE
 from gateway.listen.vad import WINDOW, Vad
 from gateway.settings import VadSettings
@@ -73,7 +73,7 @@ class Ear:
         on_window: Callable[[Window], None],
     ) -> None:
         self._settings = settings
-        self._resampler = None if input_rate == RATE else Resampler(input_rate, RATE)
+        self._resampler = None if input_rate == RATE else borrow(input_rate, RATE)
         self._carry = SampleCarry()
         self._pending = b""
         self._guard, self._gate, self._on_window = guard, gate, on_window
@@ -122,6 +122,9 @@ class Ear:
 
     def close(self) -> None:
         self._stream.close()
+        if self._resampler is not None:
+            give_back(self._resampler)
+            self._resampler = None
 
     def _push(self, pcm: bytes) -> None:
         self._ring.append(pcm)

@@ -46,6 +46,8 @@ _OURS_ELSEWHERE = 0.35
 """The same for giving up a path in favour of another."""
 _OURS_MOVED = 0.3
 """The same, of playout that went through the path already learnt."""
+_CLEAR = 0.08
+"""Far below what an echo reaches: two such windows in a row, and the next two are not compared."""
 _EXPLAINED = 0.2
 """−7 dB: with less than this left, the window was echo."""
 _DOUBTED = 2.0
@@ -81,6 +83,7 @@ class EchoGuard:
         self._echo_power: deque[float] = deque([0.0] * _HISTORY, _HISTORY)
         self._floor = 1.0
         self._filter: EchoPath | None = None
+        self._clear = 0
         self.delay_ms: float | None = None
         """Of the echo path, once it is known."""
 
@@ -107,6 +110,7 @@ class EchoGuard:
         power = _power(window)
         self._floor = min(self._floor * 1.01, max(power, _QUIET_POWER / 10))
         if at > self._active_until or power < _QUIET_POWER:
+            self._clear = 0
             self._left.append(window)
             self._echo_power.append(0.0)
             return window
@@ -121,6 +125,7 @@ class EchoGuard:
         power, left_power = _power(window), _power(left)
         self._echo_power.append(_power(window - left))
         if left_power < _QUIET_POWER or left_power < _NOISE * self._floor:
+            self._clear = 0
             return True  # the room's own noise: the gate's and the detector's business
         if self._filter is not None:
             self._filter.judge(left_power / power)
@@ -158,7 +163,11 @@ class EchoGuard:
 
     def _look_for_path(self, at: int) -> bool:
         """A room not heard before."""
+        if 2 <= self._clear < 4:  # somebody speaks, and not by our loudspeaker; the comparison is dear
+            self._clear += 1
+            return False
         found = self._explained(self._input, at)
+        self._clear = min(self._clear, 1) + 1 if found.share < _CLEAR else 0
         if self._filter is None:
             if found.share < _OURS_FIRST:
                 return False

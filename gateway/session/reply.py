@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from gateway.settings import PlayoutSettings
 from gateway.speak.playout import Track
-from gateway.speak.shaping import Shaper
+from gateway.speak.shaping import Shaped, Shaper
 from gateway.speak.tts import Synthesizer, TtsError
 from gateway.think.llm import LlmError
 from gateway.think.sentences import SentenceSplitter, spoken
@@ -172,32 +172,38 @@ class _Speaker:
 
     async def run(self, queue: asyncio.Queue[str | None]) -> None:
         shaper = Shaper(self.output_rate, self.settings.loudness_dbfs, reference=self.reference)
-        while (text := await queue.get()) is not None:
-            piece = Piece(text)
-            self.reply.pieces.append(piece)
-            piece.start_ms = self.reply.track.total_ms
-            self.reply.track.mark(len(self.reply.pieces) - 1)
-            words = spoken(text)
-            if words:
-                try:
-                    await self._speak(words, shaper)
-                except TtsError as error:
-                    self.reply.fail("tts", str(error))
-                    raise _SynthesisFailed from error
-            piece.end_ms = self.reply.track.total_ms
+        try:
+            while (text := await queue.get()) is not None:
+                await self._say(text, shaper)
+            await self._write(shaper.finish())
+        finally:
+            shaper.close()
         self.reply.track.finish()
 
+    async def _say(self, text: str, shaper: Shaper) -> None:
+        piece = Piece(text)
+        self.reply.pieces.append(piece)
+        piece.start_ms = self.reply.track.total_ms
+        self.reply.track.mark(len(self.reply.pieces) - 1)
+        words = spoken(text)
+        if words:
+            try:
+                await self._speak(words, shaper)
+            except TtsError as error:
+                self.reply.fail("tts", str(error))
+                raise _SynthesisFailed from error
+        piece.end_ms = self.reply.track.total_ms
+
     async def _speak(self, words: str, shaper: Shaper) -> None:
-        track = self.reply.track
         chunks = self.synthesizer.synthesize(words, voice=self.voice, language=self.language)
         async with aclosing(chunks):
             async for chunk in chunks:
                 if self.reply.marks.first_chunk is None:
                     self.reply.marks.first_chunk = asyncio.get_running_loop().time()
-                shaped = shaper.push(chunk)
-                await track.write(shaped.pcm, shaped.reference)
-        shaped = shaper.finish()
-        await track.write(shaped.pcm, shaped.reference)
+                await self._write(shaper.push(chunk))
+
+    async def _write(self, shaped: Shaped) -> None:
+        await self.reply.track.write(shaped.pcm, shaped.reference)
 
 
 class _SynthesisFailed(Exception):
