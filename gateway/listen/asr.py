@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,10 +13,21 @@ RATE = 16_000
 class AsrError(Exception):
     """The recogniser failed, refused or fell silent. `str()` is fit for the client: no secret, no traceback."""
 
-    def __init__(self, message: str, *, retryable: bool = True) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        retryable: bool = True,
+        unwell: bool | None = None,
+        again: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         super().__init__(message)
         self.retryable = retryable
         """False: another try would fail the same way (unknown language or model)."""
+        self.unwell = retryable if unwell is None else unwell
+        """The service is not well; false: the request was wrong, or was not made."""
+        self.again = again
+        """Where there is one, it returns when another try makes sense; until then none does."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,7 +114,9 @@ class RivaRecognizer:
         uri = self._settings.uri
         if code is grpc.StatusCode.INVALID_ARGUMENT and self._knows_keys and "custom" in details.lower():
             self._knows_keys = False
-            return AsrError(f"the speech recogniser at {uri} is asked again without custom_configuration")
+            return AsrError(
+                f"the speech recogniser at {uri} is asked again without custom_configuration", unwell=False
+            )
         if "Unavailable model requested" in details:
             return AsrError(f"the speech service at {uri} has no such recogniser: {details}", retryable=False)
         if code is grpc.StatusCode.UNAVAILABLE:

@@ -1,14 +1,15 @@
 """One utterance on its way through the recogniser, whatever happens to the recogniser.
 
 Audio is kept while it is recognised. When the service fails or falls silent, the utterance is tried
-again with backoff and the kept audio replayed, until the retry budget is spent.
+again with backoff and the kept audio replayed, until the retry budget is spent. A service that is left
+alone (gateway/breaker.py) is not tried but waited for, within the same budget.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any, cast
 
@@ -81,6 +82,7 @@ class Utterance:
         loop = asyncio.get_running_loop()
         failing_since: float | None = None
         backoff = _FIRST_BACKOFF_S
+        waiting = False
         while True:
             progress = self._last
             try:
@@ -88,14 +90,27 @@ class Utterance:
             except AsrError as error:
                 if self._last is not progress:  # it worked for a while: a new failure, a new budget
                     failing_since, backoff = None, _FIRST_BACKOFF_S
-                now = loop.time()
-                failing_since = now if failing_since is None else failing_since
-                spent_ms = (now + backoff - failing_since) * 1000
-                if not error.retryable or spent_ms > self._settings.retry_budget_ms:
+                failing_since = loop.time() if failing_since is None else failing_since
+                give_up_at = failing_since + self._settings.retry_budget_ms / 1000
+                may_try_at = loop.time() + (backoff if error.again is None else 0.0)
+                if not error.retryable or may_try_at > give_up_at:
                     raise
-                self._on_retry(str(error))
+                if not waiting or error.again is None:  # several refusals on end are one wait
+                    self._on_retry(str(error))
+                waiting = error.again is not None
+                if error.again is not None:
+                    await self._wait(error, error.again, give_up_at)
+                    continue
             await asyncio.sleep(backoff)
             backoff = min(backoff * 2, _LAST_BACKOFF_S)
+
+    @staticmethod
+    async def _wait(error: AsrError, again: Callable[[], Awaitable[None]], give_up_at: float) -> None:
+        try:
+            async with asyncio.timeout_at(give_up_at):
+                await again()
+        except TimeoutError:
+            raise error from None
 
     async def _recognise_once(self) -> Hypothesis:
         self._prefix = self._text_of_dropped_audio()

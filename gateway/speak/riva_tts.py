@@ -15,6 +15,16 @@ from gateway.speak.tts import Chunk, TtsError
 from gateway.triton.channel import open_channel
 
 _CHECK_S = 2.0
+_REFUSALS = (
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.NOT_FOUND,
+    grpc.StatusCode.UNIMPLEMENTED,
+    grpc.StatusCode.PERMISSION_DENIED,
+    grpc.StatusCode.UNAUTHENTICATED,
+    grpc.StatusCode.FAILED_PRECONDITION,
+    grpc.StatusCode.OUT_OF_RANGE,
+)
+"""The request is wrong, the service is not."""
 
 
 class RivaSynthesizer:
@@ -65,7 +75,8 @@ class RivaSynthesizer:
             call.cancel()
         if empty:
             raise TtsError(
-                f"the speech synthesiser at {settings.uri} made no audio: try another voice or language"
+                f"the speech synthesiser at {settings.uri} made no audio: try another voice or language",
+                unwell=False,
             )
 
     async def check(self) -> None:
@@ -92,6 +103,9 @@ class RivaSynthesizer:
             return TtsError(f"no speech synthesiser answers at {uri}: start it, or set PARLEY_TTS__URI")
         if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
             return TtsError(
-                f"the speech synthesiser at {uri} refused the credentials: set PARLEY_TTS__API_KEY"
+                f"the speech synthesiser at {uri} refused the credentials: set PARLEY_TTS__API_KEY",
+                unwell=False,
             )
-        return TtsError(f"the speech synthesiser at {uri} failed: {details or code.name}")
+        return TtsError(
+            f"the speech synthesiser at {uri} failed: {details or code.name}", unwell=code not in _REFUSALS
+        )

@@ -70,8 +70,8 @@ class TritonSynthesizer:
                 self._forget(chosen.model.name)
                 if spoken or last_try or isinstance(error, TritonTimeout):
                     raise TtsError(f"the speech synthesiser failed: {error}") from error
-            except TritonError as error:
-                raise TtsError(f"the speech synthesiser failed: {error}") from error
+            except TritonError as error:  # the model's answer to this one text
+                raise TtsError(f"the speech synthesiser failed: {error}", unwell=False) from error
 
     async def check(self) -> None:
         """Raises TtsError when Triton has no ready model for the voice and language of the settings."""
@@ -105,7 +105,9 @@ class TritonSynthesizer:
                     empty = False
                     yield Chunk(to_pcm(audio.ravel()), voice.model.sample_rate)
         if empty:
-            raise TtsError(f"{voice.model.name} made no audio of a sentence: try another voice or language")
+            raise TtsError(
+                f"{voice.model.name} made no audio of a sentence: try another voice or language", unwell=False
+            )
 
     async def _choose(self, voice: str, language: str) -> _Voice:
         models = await self._ready_models()
@@ -116,13 +118,13 @@ class TritonSynthesizer:
         speaking = [m for m in models if wanted or _language_rank(m, language) < 3]
         if not speaking:
             known = ", ".join(sorted({tag for m in models for tag in m.languages}))
-            raise TtsError(f"no speech synthesis for language {language}: there is {known}")
+            raise TtsError(f"no speech synthesis for language {language}: there is {known}", unwell=False)
         if not voice and any(self._settings.voice in m.voices for m in speaking):
             voice = self._settings.voice  # the usual voice, wherever it speaks the language
         voiced = [m for m in speaking if not voice or not m.voices or voice in m.voices]
         if not voiced:
             known = ", ".join(dict.fromkeys(name for m in speaking for name in m.voices))
-            raise TtsError(f"no voice {voice} for language {language}: there is {known}")
+            raise TtsError(f"no voice {voice} for language {language}: there is {known}", unwell=False)
         now = asyncio.get_running_loop().time()
         model = min(
             voiced,
@@ -136,7 +138,8 @@ class TritonSynthesizer:
         )
         if not model.sample_rate:
             raise TtsError(
-                f"{model.name} does not say its sample_rate: add that parameter to its config.pbtxt"
+                f"{model.name} does not say its sample_rate: add that parameter to its config.pbtxt",
+                unwell=False,
             )
         return _Voice(model, voice)
 

@@ -10,6 +10,11 @@ from typing import Protocol
 class TtsError(Exception):
     """Synthesis failed, was refused or fell silent. `str()` is fit for the client."""
 
+    def __init__(self, message: str, *, unwell: bool = True) -> None:
+        super().__init__(message)
+        self.unwell = unwell
+        """The service is not well; false: the request was wrong (voice, language, key), or was not made."""
+
 
 @dataclass(frozen=True, slots=True)
 class Chunk:

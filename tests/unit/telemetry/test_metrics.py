@@ -21,6 +21,7 @@ def make() -> tuple[Metrics, CollectorRegistry]:
 def test_the_table_is_true() -> None:
     metrics, registry = make()
     metrics.dropped("x")
+    metrics.watch_breaker("llm", lambda: 2)
     metrics.part_failed("llm", "x")
     metrics.session_started()
     metrics.session_ended("x")
@@ -86,6 +87,16 @@ def test_backlog_is_read_when_asked_for() -> None:
     metrics.watch_vad(lambda: backlog[0])
     backlog[0] = 250.0
     assert registry.get_sample_value("parley_vad_backlog_seconds") == 0.25
+
+
+def test_a_breakers_state_is_read_when_asked_for() -> None:
+    metrics, registry = make()
+    state = [0]
+    metrics.watch_breaker("llm", lambda: state[0])
+    metrics.watch_breaker("asr", lambda: 0)
+    state[0] = 2
+    assert registry.get_sample_value("parley_breaker_state", {"part": "llm"}) == 2
+    assert registry.get_sample_value("parley_breaker_state", {"part": "asr"}) == 0
 
 
 def test_two_registries_live_side_by_side() -> None:
