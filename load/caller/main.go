@@ -1,0 +1,49 @@
+// Command parley-caller carries many callers of parley.v1, each with a connection of its own, on one core.
+//
+// Commands come as JSON lines on stdin, samples leave as JSON lines on stdout; see docs/decisions/load-callers.md.
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"runtime/debug"
+	"time"
+)
+
+const (
+	maxCallers   = 5000
+	goodbye      = 6 * time.Second
+	maxLineBytes = 1 << 20
+)
+
+func main() {
+	debug.SetGCPercent(400) // the heap is a few megabytes of arrivals: collecting it less often costs nothing
+	events := newEmitter(os.Stdout)
+	fleet := newFleet(events)
+	stopSelf := make(chan struct{})
+	go fleet.reportSelf(stopSelf)
+	lines := bufio.NewScanner(os.Stdin)
+	lines.Buffer(make([]byte, 0, 64*1024), maxLineBytes)
+	for lines.Scan() {
+		if len(lines.Bytes()) == 0 {
+			continue
+		}
+		order, err := parseOrder(lines.Bytes())
+		if err != nil {
+			events.ended(order.ID, "bad_command: "+err.Error(), false)
+			continue
+		}
+		if order.Cmd == "quit" {
+			break
+		}
+		fleet.obey(order)
+	}
+	fleet.hangUpAll(goodbye)
+	close(stopSelf)
+	events.close()
+	if err := lines.Err(); err != nil {
+		fmt.Fprintln(os.Stderr, "parley-caller: a command could not be read:", err)
+		os.Exit(1)
+	}
+}

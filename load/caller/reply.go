@@ -1,0 +1,117 @@
+package main
+
+import (
+	"slices"
+	"time"
+)
+
+// frameLate is how far behind the schedule a frame may come before a listener hears a gap.
+const frameLate = 20 * time.Millisecond
+
+type arrival struct {
+	seq int64
+	at  time.Duration
+}
+
+// heard is a reply as it came.
+type heard struct {
+	number     int
+	id         string
+	turnID     string
+	generation int64
+	arrivals   []arrival // of the present generation
+	late       []time.Duration
+	lost       int
+	frames     int
+	firstAt    time.Duration
+	lastAt     time.Duration
+	flushed    bool // since then, nothing of it came
+	flushedAt  time.Duration
+	done       bool
+	doneAt     time.Duration
+}
+
+// frame takes a frame; rows gets every frame of a generation that ended thereby.
+func (h *heard) frame(at time.Duration, generation, seq int64, rows func(arrival, time.Duration)) {
+	if h.frames == 0 {
+		h.firstAt = at
+	} else if generation != h.generation {
+		h.endGeneration(rows)
+	}
+	h.generation = generation
+	h.frames++
+	h.lastAt = at
+	h.flushed = false
+	h.arrivals = append(h.arrivals, arrival{seq, at})
+}
+
+// endGeneration turns the arrivals of a generation into lateness.
+func (h *heard) endGeneration(rows func(arrival, time.Duration)) {
+	late, lost := lateness(h.arrivals)
+	for i, l := range late {
+		rows(h.arrivals[i], l)
+	}
+	h.late = append(h.late, late...)
+	h.lost += lost
+	h.arrivals = h.arrivals[:0]
+}
+
+// lateness of frames as a listener has it: against real time, through the earliest frame since the last
+// gap. Frames of the lead come in a burst ahead of it, so none is due before the first. A frame that is
+// late leaves a gap, once: what follows is played from there on. Lost frames are those in between.
+func lateness(arrivals []arrival) (late []time.Duration, lost int) {
+	late = make([]time.Duration, len(arrivals))
+	for begin := 0; begin < len(arrivals); {
+		end, gap := untilGap(arrivals[begin:])
+		end += begin
+		anchor := arrivals[begin].anchor()
+		for _, a := range arrivals[begin:end] {
+			anchor = min(anchor, a.anchor())
+		}
+		for i := begin; i < end; i++ {
+			a := arrivals[i]
+			// The first one of a stretch after a gap already has its lateness.
+			late[i] = max(late[i], a.at-max(arrivals[begin].at, anchor+time.Duration(a.seq)*frameTime))
+		}
+		if end < len(arrivals) {
+			late[end] = gap
+		}
+		begin = end
+	}
+	if len(arrivals) > 0 {
+		lost = int(arrivals[len(arrivals)-1].seq-arrivals[0].seq) + 1 - len(arrivals)
+	}
+	return late, max(0, lost)
+}
+
+// anchor is when frame 0 would have come, had all come as this one.
+func (a arrival) anchor() time.Duration { return a.at - time.Duration(a.seq)*frameTime }
+
+// untilGap is the number of frames before the first late one, and how late that is.
+func untilGap(arrivals []arrival) (int, time.Duration) {
+	anchor := arrivals[0].anchor()
+	for i, a := range arrivals {
+		anchor = min(anchor, a.anchor())
+		if late := a.at - max(arrivals[0].at, anchor+time.Duration(a.seq)*frameTime); late > frameLate {
+			return i, late
+		}
+	}
+	return len(arrivals), 0
+}
+
+// samples are those of a reply that ended.
+func (h *heard) samples(turn int) []sample {
+	if len(h.late) == 0 {
+		return nil
+	}
+	slices.Sort(h.late)
+	over := h.lost
+	for i := len(h.late) - 1; i >= 0 && h.late[i] > frameLate; i-- {
+		over++
+	}
+	return []sample{
+		{turn, "frames", float64(h.frames), true, ""},
+		{turn, "frames_late", float64(over), true, ""},
+		{turn, "frame_jitter", inMs(quantile(h.late, 0.99)), true, ""},
+	}
+}
