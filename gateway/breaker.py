@@ -63,8 +63,9 @@ class Breaker:
         if not self._blocked():
             return ""
         left_s = self._blocked_until_s - asyncio.get_running_loop().time()
+        times = f"{self._failures} times in a row" if self._failures > 1 else "just now"
         return (
-            f"{self._subject} failed {self._failures} times in a row and is left alone for {max(0.1, left_s):.1f} s; "
+            f"{self._subject} failed {times} and is left alone for {max(0.1, left_s):.1f} s; "
             f"try again then (the last failure: {self._last_failure})"
         )
 

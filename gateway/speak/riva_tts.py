@@ -25,6 +25,8 @@ _REFUSALS = (
     grpc.StatusCode.OUT_OF_RANGE,
 )
 """The request is wrong, the service is not."""
+_NO_SUCH_VOICE = ("not available on server", "Unavailable model requested")
+"""What Riva says of a voice or language it has not, under a code that would mean a fault."""
 
 
 class RivaSynthesizer:
@@ -106,6 +108,5 @@ class RivaSynthesizer:
                 f"the speech synthesiser at {uri} refused the credentials: set PARLEY_TTS__API_KEY",
                 unwell=False,
             )
-        return TtsError(
-            f"the speech synthesiser at {uri} failed: {details or code.name}", unwell=code not in _REFUSALS
-        )
+        refused = code in _REFUSALS or any(words in details for words in _NO_SUCH_VOICE)
+        return TtsError(f"the speech synthesiser at {uri} failed: {details or code.name}", unwell=not refused)
