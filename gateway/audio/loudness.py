@@ -11,6 +11,7 @@ from gateway.audio.pcm import Float, Int16
 
 _BLOCK_MS = 20
 _ABSOLUTE_GATE_DBFS = -55.0
+_GATE_POWER = 10 ** (_ABSOLUTE_GATE_DBFS / 10)
 _RELATIVE_GATE_DB = 10.0
 """Blocks this far below the mean are pauses, not speech (as in ITU-R BS.1770)."""
 _MEMORY_S = 6.0
@@ -53,25 +54,29 @@ class Leveler:
         if not samples.size:
             return samples
         if samples.dtype == np.int16:
-            levelled = self._process(samples.astype(np.float32) * np.float32(1 / 32768))
-            levelled *= np.float32(32767)
+            levelled = self._process(samples.astype(np.float32), 32768.0)
             return np.asarray(np.rint(levelled, out=levelled), np.int16)
-        return self._process(np.nan_to_num(samples.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0))
+        return self._process(np.nan_to_num(samples.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0), 1.0)
 
-    def _process(self, x: Float) -> Float:
+    def _process(self, x: Float, scale: float) -> Float:
+        """`scale` is full scale in `x`."""
         count, block = len(x), self._block
         blocks = -(-count // block)
         last = count - (blocks - 1) * block  # samples of the last block, which may be short
         rows = x if last == block else np.concatenate((x, np.zeros(block - last, np.float32)))
         rows = rows.reshape(blocks, block)
-        powers = np.einsum("ij,ij->i", rows, rows) / block
+        powers = np.einsum("ij,ij->i", rows, rows) / (block * scale * scale)
         powers[-1] *= block / last
-        self._hear(powers[powers > 10 ** (_ABSOLUTE_GATE_DBFS / 10)])
-        before, after = self._gains(np.abs(rows).max(axis=1).tolist(), last / block)
+        self._hear([power for power in powers.tolist() if power > _GATE_POWER])
+        peaks = (np.abs(rows).max(axis=1) / scale).tolist()
+        before, after = self._gains(peaks, last / block)
         first = np.array(before, np.float32)[:, None]
-        step = np.array(after, np.float32)[:, None] - first
-        out = (rows * (first + step * self._ramp)).ravel()[:count]
-        return _bend(out)
+        ramps = (np.array(after, np.float32)[:, None] - first) * self._ramp
+        ramps += first
+        ramps *= rows
+        out = ramps.ravel()[:count]
+        loudest = max(peak * max(b, a) for peak, b, a in zip(peaks, before, after, strict=True))
+        return out if loudest <= _KNEE else _bend(out / np.float32(scale)) * np.float32(scale)
 
     def _gains(self, peaks: list[float], last: float) -> tuple[list[float], list[float]]:
         """Of each block, at its start and at its end; `last` is the length of the last one in blocks."""
@@ -88,10 +93,10 @@ class Leveler:
             after.append(gain * self._duck)
         return before, after
 
-    def _hear(self, powers: Float) -> None:
-        size = len(self._powers)
-        self._powers[np.arange(self._heard, self._heard + len(powers)) % size] = powers
-        self._heard += len(powers)
+    def _hear(self, powers: list[float]) -> None:
+        for power in powers:
+            self._powers[self._heard % len(self._powers)] = power
+            self._heard += 1
 
     def _wanted_gain_db(self) -> float:
         powers = self._powers[: self._heard]

@@ -32,11 +32,13 @@ _RING_WINDOWS = 96
 class Guard(Protocol):
     """The echo guard, as a session knows it."""
 
-    def played(self, pcm: npt.NDArray[np.float32]) -> None:
-        """What was sent to the client, float32 [n] at 16 kHz, in the order of time."""
+    def played(self, pcm: bytes) -> None:
+        """What was sent to the client, PCM16 at its rate, in the order of time."""
         ...
 
     def suppress(self, window: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]: ...
+
+    def close(self) -> None: ...
 
 
 class Gate(Protocol):
@@ -122,6 +124,8 @@ class Ear:
 
     def close(self) -> None:
         self._stream.close()
+        if self._guard is not None:
+            self._guard.close()
         if self._resampler is not None:
             give_back(self._resampler)
             self._resampler = None

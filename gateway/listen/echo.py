@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gateway.listen.asr import RATE
-from gateway.listen.echo_path import HELPED, EchoPath, Timeline
+from gateway.listen.echo_path import HELPED, EchoPath
+from gateway.listen.playback import Playback
 from gateway.listen.vad import WINDOW
 from gateway.settings import EchoSettings
 
@@ -71,10 +72,11 @@ class _Match:
 class EchoGuard:
     """One per session. `played` and `suppress` are called in the order in which things happen."""
 
-    def __init__(self, settings: EchoSettings) -> None:
+    def __init__(self, settings: EchoSettings, rate: int = RATE) -> None:
+        """rate: Hz of what is played."""
         self._enabled = settings.enabled
         self._max_delay = RATE * settings.max_delay_ms // 1000 + WINDOW
-        self._reference = Timeline(self._max_delay + (_HISTORY + 8) * WINDOW + _ROOM, _MOST_AHEAD)
+        self._reference = Playback(rate, self._max_delay + (_HISTORY + 8) * WINDOW + _ROOM, _MOST_AHEAD)
         self._input_at = 0
         self._active_until = 0
         self._ahead: deque[int] = deque(maxlen=5)
@@ -87,17 +89,21 @@ class EchoGuard:
         self.delay_ms: float | None = None
         """Of the echo path, once it is known."""
 
-    def played(self, pcm: Float) -> None:
-        """What goes out now: float32 [n] at 16 kHz, in the order sent."""
-        if not self._enabled or not pcm.size:
+    def played(self, pcm: bytes) -> None:
+        """What goes out now: PCM16, in the order sent."""
+        if not self._enabled or not pcm:
             return
         if self._reference.end < self._input_at:
             self._reference.skip_to(self._input_at)
         self._reference.append(pcm)
-        if float(np.max(np.abs(pcm))) > 1e-4:
+        if pcm.count(0) < len(pcm):
             self._active_until = self._reference.end + self._max_delay + _ROOM
         if self._reference.end - self._input_at > _MOST_AHEAD - RATE:
             self._input_at = self._reference.end - _AHEAD
+
+    def close(self) -> None:
+        """The session is over."""
+        self._reference.close()
 
     def suppress(self, window: Float) -> Float:
         """One input window, float32 [512]: without our echo, or zeros when it was nothing else."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from gateway.listen.playback import Playback
 from gateway.listen.vad import WINDOW
 
 Float = npt.NDArray[np.float32]
@@ -77,7 +78,7 @@ class EchoPath:
         self._next = None
         self._doubt = np.maximum(self._doubt, np.float32(0.3) * self._prior)
 
-    def subtract(self, reference: Timeline, at: int, window: Float) -> Float:
+    def subtract(self, reference: Playback, at: int, window: Float) -> Float:
         """The window that begins at `at`, without the echo expected; then learns from what is left."""
         self._load(reference, at - self.begins_after)
         echo = np.fft.irfft((self._weights * self._spectra).sum(axis=0))[WINDOW:]
@@ -85,7 +86,7 @@ class EchoPath:
         self._learn(left)
         return left
 
-    def _load(self, reference: Timeline, begin: int) -> None:
+    def _load(self, reference: Playback, begin: int) -> None:
         parts = 1 if self._next == begin else self.PARTS
         for part in reversed(range(parts)):
             self._spectra[1:] = self._spectra[:-1]
@@ -109,31 +110,3 @@ class EchoPath:
         taps[WINDOW:] = 0
         self._weights[self._turn] = np.fft.rfft(taps)
         self._turn = (self._turn + 1) % self.PARTS
-
-
-class Timeline:
-    """Samples by absolute position: `past` before the newest read, `ahead` beyond it; zeros elsewhere."""
-
-    def __init__(self, past: int, ahead: int) -> None:
-        self._ring = np.zeros(past + ahead, np.float32)
-        self.end = 0
-
-    def append(self, samples: Float) -> None:
-        self.end += max(0, samples.size - self._ring.size)
-        samples = samples[-self._ring.size :]
-        first = self.end % self._ring.size
-        head = min(samples.size, self._ring.size - first)
-        self._ring[first : first + head] = samples[:head]
-        self._ring[: samples.size - head] = samples[head:]
-        self.end += samples.size
-
-    def skip_to(self, position: int) -> None:
-        gap = position - self.end
-        self.append(np.zeros(min(gap, self._ring.size), np.float32))
-        self.end = position
-
-    def slice(self, begin: int, end: int) -> Float:
-        """float32 [end - begin]."""
-        positions = np.arange(begin, end)
-        known = (positions < self.end) & (positions >= max(0, self.end - self._ring.size))
-        return np.where(known, self._ring[positions % self._ring.size], np.float32(0))

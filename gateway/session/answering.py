@@ -8,7 +8,6 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from uuid import uuid4
 
-from gateway.audio.pcm import to_float
 from gateway.listen.ear import Guard
 from gateway.session import events as ev
 from gateway.session.core import Core
@@ -137,7 +136,6 @@ class Answering:
                 core.parts.synthesizer,
                 core.settings.playout,
                 output_rate=core.hello.output_rate,
-                reference=self._guard is not None,
                 voice=core.voice,
                 language=core.tts_language,
             )
@@ -193,8 +191,8 @@ class Answering:
             return
         if not reply.announced:
             self._announce(reply)
-        if self._guard is not None and frame.reference:
-            self._guard.played(to_float(frame.reference))
+        if self._guard is not None:
+            self._guard.played(frame.pcm)
         self._core.send(
             ev.ReplyAudio(reply.reply_id, frame.generation, frame.sequence, frame.offset_ms, frame.pcm)
         )

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from gateway.settings import PlayoutSettings
 from gateway.speak.playout import Track
-from gateway.speak.shaping import Shaped, Shaper
+from gateway.speak.shaping import Shaper
 from gateway.speak.tts import Synthesizer, TtsError
 from gateway.think.llm import LlmError
 from gateway.think.sentences import SentenceSplitter, spoken
@@ -124,13 +124,12 @@ class Reply:
         settings: PlayoutSettings,
         *,
         output_rate: int,
-        reference: bool,
         voice: str,
         language: str,
     ) -> None:
         """Returns when all audio is in playout or a part failed; the rest is playout's."""
         queue: asyncio.Queue[str | None] = asyncio.Queue(_PIECES_AHEAD)
-        speaker = _Speaker(self, synthesizer, settings, output_rate, reference, voice, language)
+        speaker = _Speaker(self, synthesizer, settings, output_rate, voice, language)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._think(tokens, queue, settings.first_sentence_chars))
@@ -166,16 +165,15 @@ class _Speaker:
     synthesizer: Synthesizer
     settings: PlayoutSettings
     output_rate: int
-    reference: bool
     voice: str
     language: str
 
     async def run(self, queue: asyncio.Queue[str | None]) -> None:
-        shaper = Shaper(self.output_rate, self.settings.loudness_dbfs, reference=self.reference)
+        shaper = Shaper(self.output_rate, self.settings.loudness_dbfs)
         try:
             while (text := await queue.get()) is not None:
                 await self._say(text, shaper)
-            await self._write(shaper.finish())
+            await self.reply.track.write(shaper.finish())
         finally:
             shaper.close()
         self.reply.track.finish()
@@ -200,10 +198,7 @@ class _Speaker:
             async for chunk in chunks:
                 if self.reply.marks.first_chunk is None:
                     self.reply.marks.first_chunk = asyncio.get_running_loop().time()
-                await self._write(shaper.push(chunk))
-
-    async def _write(self, shaped: Shaped) -> None:
-        await self.reply.track.write(shaped.pcm, shaped.reference)
+                await self.reply.track.write(shaper.push(chunk))
 
 
 class _SynthesisFailed(Exception):

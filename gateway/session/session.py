@@ -31,7 +31,8 @@ class Session:
         self.session_id = session_id
         self._connection, self._settings = connection, parts.settings
         self._core = core = Core(session_id, connection, parts)
-        guard = EchoGuard(parts.settings.echo) if parts.settings.echo.enabled else None
+        echo = parts.settings.echo
+        guard = EchoGuard(echo, connection.hello.output_rate) if echo.enabled else None
         self._hearing = Hearing(core, guard)
         self._answering = Answering(
             core, guard, user_is_speaking=lambda: self._hearing.user_is_speaking, on_over=self._reply_over

@@ -17,7 +17,6 @@ from gateway.speak.ticker import FRAME_S, Ticker
 FRAME_MS = 20
 _KEEP_HEARD_FRAMES = 100
 """2 s: a client may report that it is this far behind the pacing clock."""
-_REFERENCE_BYTES = 2 * 16_000 * FRAME_MS // 1000
 _TIMER_SLACK_S = 0.001
 """uvloop's timers have a resolution of 1 ms."""
 
@@ -32,8 +31,6 @@ class Frame:
     """Place in the reply's audio."""
     pcm: bytes
     """PCM16, 20 ms."""
-    reference: bytes = b""
-    """The same for the echo guard (PCM16 at 16 kHz, a sample more or less); empty where nobody needs it."""
 
 
 class Playout:
@@ -63,12 +60,10 @@ class Playout:
         self._clear()
 
     def _clear(self) -> None:
-        self._frames: deque[tuple[bytes, bytes]] = deque()  # with references; heard ones pruned
+        self._frames: deque[bytes] = deque()  # all frames from `_base` on, heard ones pruned
         self._base = 0
         self._next = 0  # index of the next frame to send
         self._partial = bytearray()
-        self._partial_reference = bytearray()
-        self._referenced = 0  # bytes of reference given to frames
         self._marks: deque[tuple[int, int]] = deque()  # (first frame index, mark)
         self._finished = False
         self._paused = False
@@ -222,21 +217,13 @@ class Playout:
     def _send_next(self) -> None:
         while self._marks and self._marks[0][0] <= self._next:
             self._on_mark(self._marks.popleft()[1])
-        pcm, reference = self._frames[self._next - self._base]
-        frame = Frame(self.generation, self._sequence, self._next * FRAME_MS, pcm, reference)
+        pcm = self._frames[self._next - self._base]
+        frame = Frame(self.generation, self._sequence, self._next * FRAME_MS, pcm)
         self._next += 1
         self._sequence += 1
         self._send(frame)
         if not self._room.is_set() and self._base + len(self._frames) - self._next < self._limit:
             self._room.set()
-
-    def _append(self, pcm: bytes) -> None:
-        """A whole frame, and as much reference as is due by its end: the two resamplers are not equally late."""
-        due = (self._base + len(self._frames) + 1) * _REFERENCE_BYTES - self._referenced
-        reference = bytes(self._partial_reference[:due])
-        del self._partial_reference[:due]
-        self._referenced += len(reference)
-        self._frames.append((pcm, reference))
 
     def _prune(self) -> None:
         while self._next - self._base > _KEEP_HEARD_FRAMES:
@@ -267,10 +254,8 @@ class Track:
             it = self._playout
             it._marks.append((it._base + len(it._frames), number))
 
-    async def write(self, pcm: bytes, reference: bytes = b"") -> None:
-        """PCM16 at the output rate, any length, and its copy for the echo guard.
-
-        Waits while `buffer_s` of audio is unsent."""
+    async def write(self, pcm: bytes) -> None:
+        """PCM16 at the output rate, any length. Waits while `buffer_s` of audio is unsent."""
         it = self._playout
         while self.open and it._base + len(it._frames) - it._next >= it._limit:
             it._room.clear()
@@ -278,11 +263,10 @@ class Track:
         if not self.open:
             return
         it._partial += pcm
-        it._partial_reference += reference
         size = it._frame_bytes
         whole = len(it._partial) // size * size
         for at in range(0, whole, size):
-            it._append(bytes(it._partial[at : at + size]))
+            it._frames.append(bytes(it._partial[at : at + size]))
         del it._partial[:whole]
         it._wake()
 
@@ -292,7 +276,7 @@ class Track:
             return
         it = self._playout
         if it._partial:
-            it._append(bytes(it._partial.ljust(it._frame_bytes, b"\0")))
+            it._frames.append(bytes(it._partial.ljust(it._frame_bytes, b"\0")))
             it._partial.clear()
         it._finished = True
         it._wake()

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from gateway.audio.pcm import to_pcm
 from gateway.listen.echo import EchoGuard
-from gateway.listen.echo_path import Timeline
 from gateway.listen.vad import WINDOW
 from gateway.settings import EchoSettings
 from tests.unit.listen.sound import RATE, Float, confirmed, hiss, probabilities, recorded, room, voice
@@ -27,7 +27,7 @@ def conversation(
     for k in range(len(out) // WINDOW):
         now = (k + 1) * WINDOW
         while (sent + 1) * FRAME <= len(reply) and start + max(0, sent * FRAME - LEAD) <= now:
-            guard.played(reply[sent * FRAME : (sent + 1) * FRAME])
+            guard.played(to_pcm(reply[sent * FRAME : (sent + 1) * FRAME]))
             sent += 1
         window = microphone[k * WINDOW : now]
         out[k * WINDOW : now] = guard.suppress(window)
@@ -135,7 +135,7 @@ def test_lost_input_is_noticed() -> None:
     for k in range(len(mic) // WINDOW):
         now = (k + 1) * WINDOW
         while (sent + 1) * FRAME <= len(reply) and START + max(0, sent * FRAME - LEAD) <= now:
-            guard.played(reply[sent * FRAME : (sent + 1) * FRAME])
+            guard.played(to_pcm(reply[sent * FRAME : (sent + 1) * FRAME]))
             sent += 1
         if k not in lost:
             window = mic[k * WINDOW : now]
@@ -192,28 +192,12 @@ def test_any_order_and_amount_of_calls_is_safe() -> None:
     rng = np.random.default_rng(15)
     for _ in range(300):
         if rng.random() < 0.5:
-            guard.played(hiss(int(rng.integers(0, 20_000)), -20))
+            guard.played(to_pcm(hiss(int(rng.integers(0, 20_000)), -20)))
         else:
             window = hiss(WINDOW, float(rng.choice([-200, -60, 0])))
             out = guard.suppress(window)
             assert out.shape == (WINDOW,)
             assert np.isfinite(out).all()
-
-
-def test_timeline_keeps_what_fits_and_zeros_elsewhere() -> None:
-    line = Timeline(past=100, ahead=50)
-    line.append(np.arange(1, 121, dtype=np.float32))
-    np.testing.assert_array_equal(
-        line.slice(110, 125), [111, 112, 113, 114, 115, 116, 117, 118, 119, 120, 0, 0, 0, 0, 0]
-    )
-    line.skip_to(200)
-    line.append(np.ones(10, np.float32))
-    np.testing.assert_array_equal(line.slice(195, 215), [0] * 5 + [1] * 10 + [0] * 5)
-    assert line.slice(0, 10).tolist() == [0] * 10
-    line.append(np.full(1_000, 2, np.float32))
-    assert line.slice(1_200, 1_211).tolist() == [2] * 10 + [0]
-    line.skip_to(1_000_000)
-    assert not line.slice(999_900, 1_000_000).any()
 
 
 REPLIES = ("beckett.wav", "riva-sample-de.wav", "austen-0920.wav")

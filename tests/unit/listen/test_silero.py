@@ -215,7 +215,7 @@ async def test_a_stream_in_digital_silence_rests_and_wakes_as_if_it_had_heard_li
     quiet = np.zeros(WINDOW, np.float32)
     voice = windows(1, 60)
     async with detector() as vad:
-        counting = vad._session = _Counting(vad._session)  # type: ignore[assignment]
+        counting = vad._session = _Counting(vad._session)
         answers = Answers()
         stream = vad.open(answers)
         for window in [*voice, *[quiet] * 100, *voice]:

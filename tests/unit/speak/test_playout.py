@@ -234,28 +234,3 @@ def test_a_reply_that_was_dropped_fills_nobody_elses_track() -> None:
         assert not it.marks
 
     run_virtual(main())
-
-
-def test_each_frame_carries_its_share_of_the_reference_in_order() -> None:
-    async def play() -> list[Frame]:
-        frames: list[Frame] = []
-        playout = Playout(
-            Ticker(), rate=RATE, lead_ms=60, buffer_s=5, send=frames.append, on_mark=lambda n: None,
-            on_heard=lambda: None,
-        )  # fmt: skip
-        track = playout.start()
-        copy = bytes(range(256)) * 100
-        at = 0
-        for late in (32, 0, 32, 0):  # the copy's resampler may be a little later than the audio's
-            upto = min(len(copy), (track.total_ms + 60) * 32 - late)
-            await track.write(audio(60), copy[at:upto])
-            at = upto
-        await track.write(b"", copy[at : 240 * 32])
-        track.finish()
-        await asyncio.sleep(1)
-        return frames
-
-    frames = run_virtual(play())
-    assert len(frames) == 12
-    assert b"".join(f.reference for f in frames) == (bytes(range(256)) * 100)[: 240 * 32]
-    assert all(abs(len(f.reference) - 640) <= 32 for f in frames)
