@@ -163,9 +163,9 @@ class BargeInSettings(_Part):
     fast_margin_db: float = Field(
         12.0, gt=0, description="loud: this far above the loudest lately heard that was no speech"
     )
-    fast_least_dbfs: float = Field(-48.0, le=0, description="loud: at least this")
+    fast_least_dbfs: float = Field(-40.0, le=0, description="loud: at least this")
     fast_hold_ms: int = Field(
-        160,
+        220,
         gt=0,
         description="longest hold; beyond the pacing lead it is heard, and only a sound that goes on gets there",
     )
@@ -195,7 +195,7 @@ class SessionSettings(_Part):
         description="detector backlog that, when it lasts, has new sessions refused; 0 never does",
     )
     admit_lag_ms: float = Field(
-        100.0, ge=0, description="the same for how late the event loop runs its timers; 0 never does"
+        150.0, ge=0, description="the same for how late the event loop runs its timers; 0 never does"
     )
     handshake_s: float = Field(10.0, gt=0, description="a stream that says nothing is closed")
     idle_s: float = Field(300.0, gt=0, description="no speech, text or reply for this long ends a session")

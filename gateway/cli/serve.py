@@ -16,6 +16,7 @@ from gateway.telemetry.logs import setup_logging
 _EPILOG = """\
 examples:
   parley serve gateway --grpc 0.0.0.0:50050 --http 0.0.0.0:8080
+  parley serve gateway --workers 4           four processes behind the same two addresses
   PARLEY_ASR__URI=riva:50051 PARLEY_TTS__KIND=riva PARLEY_TTS__URI=riva:50051 parley serve gateway
   parley serve speech --riva 0.0.0.0:50051 --triton triton:8001
   parley serve llm --listen 127.0.0.1:8090 --tokens-per-s 20
@@ -35,6 +36,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     gateway.add_argument(
         "--http", type=address, metavar="ADDR", help="listen address of /healthz, /readyz, /metrics"
     )
+    gateway.add_argument("--workers", type=int, metavar="N", help="processes behind these addresses (1)")
+    gateway.add_argument("--worker", type=int, help=argparse.SUPPRESS)
 
     speech = parts.add_parser("speech", help="Riva ASR and TTS over a Triton's models", formatter_class=Help)
     speech.add_argument("--riva", type=address, metavar="ADDR", help="listen address of the Riva services")
@@ -59,6 +62,12 @@ def _run(options: argparse.Namespace) -> int:
 
 async def _serve(options: argparse.Namespace) -> int:
     supervisor = None if options.supervisor_fd is None else socket.socket(fileno=options.supervisor_fd)
+    if getattr(options, "worker", None) is not None:
+        from gateway.cli.worker import serve_worker
+
+        assert supervisor is not None, "a worker has a parent"
+        _warm_up("gateway")
+        return await serve_worker(options.worker, supervisor, log_json=options.log_json)
     overrides = _overrides(options)
     stop = asyncio.Event()
     if supervisor is None:
@@ -69,12 +78,19 @@ async def _serve(options: argparse.Namespace) -> int:
         line = await reader.readline()
         if not line:
             return OK  # nobody wants us any more
-        settings = load_settings(**(overrides | json.loads(line)))
+        overrides |= json.loads(line)
+        settings = load_settings(**overrides)
         hanging_up = asyncio.create_task(_stop_at_eof(reader, stop))
     setup_logging(
         settings.log_level, form="json" if options.log_json else "text", secrets=secrets_of(settings)
     )
-    service = build(options.part, settings)
+    service: Service
+    if options.part == "gateway" and settings.listen.workers > 1:
+        from gateway.cli.workers import Workers
+
+        service = Workers(settings, overrides, log_json=options.log_json)
+    else:
+        service = build(options.part, settings)
 
     def on_ready(endpoints: dict[str, str]) -> None:
         if supervisor is not None:
@@ -121,6 +137,7 @@ def _overrides(options: argparse.Namespace) -> dict[str, Any]:
     if options.part == "gateway":
         choose("listen", "grpc", options.grpc)
         choose("listen", "http", options.http)
+        choose("listen", "workers", options.workers)
     elif options.part == "speech":
         choose("listen", "riva", options.riva)
         choose("triton", "uri", options.triton)

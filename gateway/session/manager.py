@@ -92,7 +92,7 @@ class Sessions:
     @property
     def admitting(self) -> bool:
         """Whether a new session would be taken."""
-        return not self._draining and not self._is_full and self._admission.open
+        return not self._draining and not self._is_full and (self._admission.open or not self._live)
 
     def beat(self, lag_s: float) -> None:
         """For the event loop's watch, every `admission.BEAT_S`."""
@@ -134,7 +134,7 @@ class Sessions:
         if self._is_full:
             most = self._settings.session.max_sessions
             self._refuse("full", f"all {most} sessions are taken: try later")
-        if why := self._admission.admit():
+        if self._live and (why := self._admission.admit()):  # with nobody else here nobody would suffer
             self._refuse("overloaded", f"{why}: try again in a moment")
 
     def _refuse(self, code: str, message: str) -> NoReturn:

@@ -30,14 +30,15 @@ def setup_logging(
     form: Literal["text", "json"] = "text",
     secrets: Iterable[str] = (),
     stream: TextIO | None = None,
+    worker: str = "",
 ) -> None:
     """Sets up the root logger of this process, replacing what was there.
 
     level: debug, info, warning or error. secrets: values masked wherever they appear.
-    stream: where lines go; default stderr.
+    stream: where lines go; default stderr. worker: this process among several, named in every line.
     """
     handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(_LineFormatter(form == "json", secrets))
+    handler.setFormatter(_LineFormatter(form == "json", secrets, worker))
     root = logging.getLogger()
     for old in root.handlers[:]:
         root.removeHandler(old)
@@ -65,8 +66,9 @@ def log_context(*, session: str | None = None, turn: str | None = None) -> Itera
 class _LineFormatter(logging.Formatter):
     """Fields given as `extra=` follow the message: `key=value` in text, members in JSON."""
 
-    def __init__(self, as_json: bool, secrets: Iterable[str]) -> None:
+    def __init__(self, as_json: bool, secrets: Iterable[str], worker: str) -> None:
         super().__init__()
+        self._worker = worker
         self._as_json = as_json
         forms = {form for secret in secrets if len(secret) >= _MIN_SECRET for form in _forms(secret)}
         # longest first: a secret may contain another
@@ -79,6 +81,8 @@ class _LineFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        if self._worker:
+            fields["worker"] = self._worker
         if session := session_id.get():
             fields["session"] = session
         if turn := turn_id.get():

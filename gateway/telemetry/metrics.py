@@ -182,3 +182,35 @@ class Metrics:
         """Has both read whenever the metrics are. backlog_ms: as it has lasted."""
         self._admitting.set_function(lambda: float(admitting()))
         self._vad_sustained.set_function(lambda: backlog_ms() / 1000)
+
+
+class WorkerMetrics:
+    """What only the parent of several gateway processes knows; merged with what they count."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._workers = Gauge("parley_workers", "Gateway processes that serve", registry=registry)
+        self._restarts = Counter(
+            "parley_worker_restarts",
+            "Gateway processes started in place of one that ended",
+            registry=registry,
+        )
+        self._by_worker = Gauge(
+            "parley_worker_sessions_active", "Sessions open now, by worker", ["worker"], registry=registry
+        )
+        self._lost = Counter(
+            "parley_sessions", "Sessions ended, by close reason", ["reason"], registry=registry
+        ).labels("worker_died")
+
+    def worker_restarted(self) -> None:
+        """Counts a process that takes another's place."""
+        self._restarts.inc()
+
+    def session_lost(self) -> None:
+        """Counts a session that ended with its process."""
+        self._lost.inc()
+
+    def show(self, *, serving: int, sessions: dict[int, int]) -> None:
+        """serving: workers. sessions: open ones by the worker's number."""
+        self._workers.set(serving)
+        for number, count in sessions.items():
+            self._by_worker.labels(str(number)).set(count)

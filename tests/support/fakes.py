@@ -53,15 +53,12 @@ class FakeVad:
 
     def __init__(self) -> None:
         self.open_streams: set[FakeVadStream] = set()
+        self.backlog_ms = 0.0
 
     def open(self, on_probability: Callable[[float], None]) -> FakeVadStream:
         stream = FakeVadStream(on_probability, self)
         self.open_streams.add(stream)
         return stream
-
-    @property
-    def backlog_ms(self) -> float:
-        return 0.0
 
     async def close(self) -> None: ...
 

@@ -1,0 +1,59 @@
+"""The event loop's watch: how late it is, and one line when it stood still."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+
+from gateway.telemetry.loop_watch import LoopWatch
+from tests.support.virtual_time import VirtualTimeLoop, run_virtual
+
+
+def block(seconds: float) -> None:
+    """What blocks a loop is that its clock goes on while it does nothing else."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualTimeLoop)
+    loop._jumping.now += seconds
+
+
+def test_lag_is_measured_and_a_stall_is_not_chased() -> None:
+    lags: list[float] = []
+
+    async def main() -> None:
+        watch = LoopWatch(0.05, lags.append)
+        watch.start()
+        await asyncio.sleep(1.0)
+        assert len(lags) == 20
+        assert max(lags) < 0.001
+        block(2.0)
+        await asyncio.sleep(0.5)
+        assert 10 <= len(lags) - 20 <= 11
+        assert lags[20] == pytest.approx(1.95, abs=0.06)
+        assert max(lags[21:]) < 0.001
+        watch.stop()
+        await asyncio.sleep(1.0)
+        assert len(lags) <= 31
+
+    run_virtual(main())
+
+
+def test_standing_still_is_logged_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        watch = LoopWatch(0.05, lambda lag_s: None)
+        watch.start()
+        block(0.2)
+        await asyncio.sleep(0.1)
+        assert not caplog.records
+        for _ in range(5):
+            block(0.5)
+            await asyncio.sleep(0.1)
+        assert len(caplog.records) == 1
+        await asyncio.sleep(10.0)
+        assert len(caplog.records) == 2
+        assert "(4 stalls" in caplog.records[1].getMessage()
+        watch.stop()
+
+    with caplog.at_level(logging.WARNING):
+        run_virtual(main())
