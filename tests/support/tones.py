@@ -13,6 +13,8 @@ from gateway.session.events import ReplyAudio
 _SILENT = 200
 """Peak of PCM16 below which a frame is silence."""
 _SAME_HZ = 20.0
+_TELLING_S = 0.005
+"""Less sound than this in a frame has a pitch that is wrong by 100 Hz."""
 
 
 def tone_of(text: str) -> int:
@@ -38,9 +40,10 @@ def tones_in(frames: Iterable[ReplyAudio], known: Sequence[int], rate: int) -> l
     in or fades out are smeared; one alone, beside a frame of a known tone, counts as that tone.
     """
     heard: list[int] = []
-    pitches = [pitch for frame in frames if (pitch := pitch_of(frame.pcm, rate))]
+    sounding = [frame.pcm for frame in frames if pitch_of(frame.pcm, rate)]
+    pitches = [pitch_of(pcm, rate) for pcm in sounding]
     for number, pitch in enumerate(pitches):
-        tone = _nearest(pitch, known)
+        tone = _nearest(pitch, known) if _sound_s(sounding[number], rate) >= _TELLING_S else None
         if tone is None:
             beside = pitches[max(0, number - 1) : number] + pitches[number + 1 : number + 2]
             if any(_nearest(other, known) is not None for other in beside):
@@ -49,6 +52,12 @@ def tones_in(frames: Iterable[ReplyAudio], known: Sequence[int], rate: int) -> l
         if tone not in heard:
             heard.append(tone)
     return heard
+
+
+def _sound_s(pcm: bytes, rate: int) -> float:
+    """From the first loud sample to the last."""
+    loud = np.flatnonzero(np.abs(np.frombuffer(pcm, dtype="<i2").astype(np.int32)) >= _SILENT)
+    return float(loud[-1] - loud[0] + 1) / rate if loud.size else 0.0
 
 
 def _nearest(pitch: float, known: Sequence[int]) -> int | None:
