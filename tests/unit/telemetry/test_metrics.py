@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from gateway.telemetry.metrics import STAGES, Metrics
+from gateway.telemetry.metrics import STAGES, Metrics, WorkerMetrics
 
 TABLE = Path(__file__).parents[3] / "docs" / "reference" / "metrics.md"
 
@@ -25,8 +25,10 @@ def test_the_table_is_true() -> None:
     metrics.part_failed("llm", "x")
     metrics.session_started()
     metrics.session_ended("x")
+    workers = CollectorRegistry()
+    WorkerMetrics(workers).show(serving=1, sessions={0: 1})
     real = {}
-    for family in registry.collect():
+    for family in [*registry.collect(), *workers.collect()]:
         name = family.name + ("_total" if family.type == "counter" else "")
         labels = {label for sample in family.samples for label in sample.labels} - {"le"}
         real[name] = (family.type, labels)
