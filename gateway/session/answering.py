@@ -14,6 +14,7 @@ from gateway.session.core import Core
 from gateway.session.reply import Marks, Reply
 from gateway.session.turn import Turn
 from gateway.speak.playout import Frame, Playout
+from gateway.telemetry.metrics import OF_SYNTHESIS
 from gateway.think.history import History
 from gateway.think.llm import LlmError, ToolOffer, ToolRequest
 
@@ -205,7 +206,8 @@ class Answering:
         self._core.send(ev.ReplyStarted(reply.reply_id, reply.turn_id, self.playout.generation))
         self._core.enter(ev.State.SPEAKING)
         for stage, ms in reply.marks.timings_ms().items():
-            self._core.parts.metrics.observe(stage, ms / 1000)
+            if reply.question or stage in OF_SYNTHESIS:  # words to say as they are had no LLM
+                self._core.parts.metrics.observe(stage, ms / 1000)
 
     def _on_mark(self, number: int) -> None:
         reply = self.reply

@@ -19,6 +19,9 @@ STAGES: dict[str, str] = {
 }
 """Stages of a turn that are timed, each a histogram `parley_<stage>_seconds`; a reply's timings have the same names."""
 
+OF_SYNTHESIS = frozenset({"sentence_to_first_chunk", "first_chunk_to_first_audio"})
+"""The stages that words spoken as they are have, too."""
+
 BUCKETS_S = (
     0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.45, 0.6, 0.8, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0,
 )  # fmt: skip
@@ -65,7 +68,7 @@ class Metrics:
         )
         self._errors = Counter(
             "parley_part_errors",
-            "Failures of the parts behind the gateway: asr, llm, tts, vad",
+            "Failures of the parts behind the gateway: asr, llm, tts",
             ["part", "code"],
             registry=registry,
         )
@@ -142,7 +145,7 @@ class Metrics:
         self._drops.labels(reason).inc(count)
 
     def part_failed(self, part: str, code: str) -> None:
-        """Counts a failure. part: asr, llm, tts or vad; code: the event's."""
+        """Counts a failure. part: asr, llm or tts; code: the event's."""
         self._errors.labels(part, code).inc()
 
     def llm_chunk(self) -> None:
