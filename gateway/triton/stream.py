@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections import deque
 from collections.abc import Coroutine
 from typing import Any
 
@@ -22,11 +23,16 @@ from gateway.triton.errors import (
 )
 
 
+_AHEAD = 8
+"""Responses read before somebody asks; beyond that HTTP/2 flow control holds the model back."""
+
+
 class Stream:
     """Requests to one decoupled model over one call, which is dialled on the first `send()`.
 
     grpc.aio cancels the whole RPC when a task is cancelled in `read()` or `write()`, so both run in
-    tasks of their own that nobody cancels.
+    tasks of their own that nobody cancels. One task reads the whole call, a few responses ahead: a task
+    for each response cost twice as much as the response.
     """
 
     def __init__(self, stub: GRPCInferenceServiceStub, model: str) -> None:
@@ -42,7 +48,10 @@ class Stream:
         self._id = secrets.token_hex(8)
         self._call: Any = None
         self._writing: asyncio.Task[None] | None = None
-        self._reading: asyncio.Task[pb.ModelStreamInferResponse | Exception | None] | None = None
+        self._reading: asyncio.Task[None] | None = None
+        self._replies: deque[pb.ModelStreamInferResponse | Exception | None] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+        self._room = asyncio.Event()
 
     @property
     def opened(self) -> bool:
@@ -70,6 +79,8 @@ class Stream:
         """Cancel the RPC: only when the model says nothing any more."""
         if self._call is not None:
             self._call.cancel()
+        self._replies.clear()
+        self._room.set()
         self.over = True
 
     async def next(self, deadline_s: float) -> pb.ModelInferResponse | None:
@@ -80,12 +91,11 @@ class Stream:
         if self.over:
             return None
         if self._reading is None:
-            self._reading = asyncio.create_task(self._read())
-        done, _ = await asyncio.wait({self._reading}, timeout=max(0.0, deadline_s))
-        if not done:
-            raise TritonTimeout(f"{self.model}: no answer within {deadline_s:g} s")
-        reply = self._reading.result()
-        self._reading = None
+            self._reading = asyncio.create_task(self._read_all())
+        if not self._replies:
+            await self._wait(deadline_s)
+        reply = self._replies.popleft()
+        self._room.set()
         if reply is None:
             self.over = True
             return None
@@ -100,6 +110,18 @@ class Stream:
             self.pending -= 1
         return response
 
+    async def _wait(self, deadline_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        self._waiter = waiter = loop.create_future()
+        timer = loop.call_later(max(0.0, deadline_s), _settle, waiter)
+        try:
+            await waiter
+        finally:
+            timer.cancel()
+            self._waiter = None
+        if not self._replies:
+            raise TritonTimeout(f"{self.model}: no answer within {deadline_s:g} s")
+
     async def _write(self, message: pb.ModelInferRequest | None, before: asyncio.Task[None] | None) -> None:
         if before is not None:
             await before
@@ -111,14 +133,30 @@ class Stream:
         except (Exception, asyncio.CancelledError):
             pass  # the call is over, which gRPC says in many ways; the reader learns why
 
-    async def _read(self) -> pb.ModelStreamInferResponse | Exception | None:
-        try:
-            reply = await self._call.read()
-        except grpc.aio.AioRpcError as error:
-            return from_rpc(self.model, error)
-        except asyncio.CancelledError:
-            return TritonUnavailable(f"{self.model}: the stream was cancelled")
-        return None if reply is grpc.aio.EOF else reply
+    async def _read_all(self) -> None:
+        reply: pb.ModelStreamInferResponse | Exception | None
+        while True:
+            try:
+                reply = await self._call.read()
+            except grpc.aio.AioRpcError as error:
+                reply = from_rpc(self.model, error)
+            except asyncio.CancelledError:
+                reply = TritonUnavailable(f"{self.model}: the stream was cancelled")
+            if reply is grpc.aio.EOF:
+                reply = None
+            self._replies.append(reply)
+            if self._waiter is not None:
+                _settle(self._waiter)
+            if reply is None or isinstance(reply, Exception):
+                return
+            while len(self._replies) >= _AHEAD:
+                self._room.clear()
+                await self._room.wait()
+
+
+def _settle(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
 
 
 class Drains:
