@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections import Counter
 from dataclasses import dataclass, field
@@ -24,9 +25,15 @@ SAMPLES = ("t_s", "caller", "turn", "name", "ms", "ok", "why")
 FRAMES = ("t", "caller", "reply", "seq", "late_ms")
 
 
+COUNTS = ("frames", "frames_late", "stale_frames", "early_end", "early_stop", "send_late")
+"""Samples whose value stands, fine or not: counts, and the callers' own lateness."""
+OWN_FAULT = "send_late"
+"""Never a failure of the gateway."""
+
+
 @dataclass(slots=True)
 class Series:
-    """All samples of one name, in the order they came; ms is infinite where `ok` was false."""
+    """All samples of one name, in the order they came; a time is infinite where `ok` was false."""
 
     t_s: Floats
     caller: list[str]
@@ -98,16 +105,21 @@ def _read_samples(path: Path) -> dict[str, Series]:
             for row in rows:
                 if len(row) == len(SAMPLES):  # the last line of a run that was cut may be half of one
                     by_name.setdefault(row[3], []).append(row)
-    return {name: _series(rows) for name, rows in by_name.items()}
+    return {name: _series(rows, counts=name in COUNTS) for name, rows in by_name.items()}
 
 
-def _series(rows: list[list[str]]) -> Series:
+def _series(rows: list[list[str]], *, counts: bool) -> Series:
     fine = [row[5].strip().lower() in ("1", "true") for row in rows]
     return Series(
         np.array([float(row[0]) for row in rows]),
         [row[1] for row in rows],
         [row[2] for row in rows],
-        np.array([float(row[4]) if ok and row[4] else np.inf for row, ok in zip(rows, fine, strict=True)]),
+        np.array(
+            [
+                float(row[4]) if row[4] and (ok or counts) else np.inf
+                for row, ok in zip(rows, fine, strict=True)
+            ]
+        ),
         ["" if ok else row[6] or "unknown" for row, ok in zip(rows, fine, strict=True)],
     )
 
@@ -121,9 +133,8 @@ def _read_frames(path: Path) -> tuple[Floats, Floats]:
     try:
         table = np.loadtxt(path, delimiter=",", skiprows=1, usecols=(0, 4), ndmin=2)
     except ValueError:  # the last line of a run that was cut may be half of one
-        table = np.genfromtxt(
-            path, delimiter=",", skip_header=1, usecols=(0, 4), invalid_raise=False, ndmin=2
-        )
+        whole = path.read_text().rpartition("\n")[0]
+        table = np.loadtxt(io.StringIO(whole), delimiter=",", skiprows=1, usecols=(0, 4), ndmin=2)
     table = table[np.isfinite(table).all(axis=1)]
     order = np.argsort(table[:, 0], kind="stable")
     return table[order, 0], table[order, 1]
@@ -143,4 +154,9 @@ def _read_timeline(path: Path) -> dict[str, Floats]:
 
 def failures(run: Run) -> Counter[tuple[str, str]]:
     """How often each (sample name, reason) failed."""
-    return Counter((name, why) for name, series in run.samples.items() for why in series.why if why)
+    return Counter(
+        (name, why)
+        for name, series in run.samples.items()
+        for why in series.why
+        if why and name != OWN_FAULT
+    )

@@ -33,8 +33,6 @@ NOISY = 0.10
 """Other programs' share of a core from which on a run is called disturbed."""
 LONG_ENOUGH_S = 120.0
 """Slopes of anything shorter say nothing."""
-COUNTS = ("frames", "frames_late", "stale_frames", "early_end")
-"""Samples that are no times."""
 
 
 def summarise(run: Run) -> dict[str, Any]:

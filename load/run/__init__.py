@@ -1,0 +1,1 @@
+"""Sets up a load test, runs it, and leaves a run folder."""
