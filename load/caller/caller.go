@@ -188,11 +188,14 @@ func (c *caller) listen(link *link, in *incoming) error {
 		}
 		at := now()
 		c.mu.Lock()
-		if in.audio {
+		switch {
+		case !in.audio && in.other.GetClosed() != nil:
+			c.closed = in.other.GetClosed()
+		case c.leaving:
+			// The answer to our goodbye: a reply that it cut is nobody's failure.
+		case in.audio:
 			c.person.heardAudio(at, string(in.replyID), in.generation, in.sequence)
-		} else if closed := in.other.GetClosed(); closed != nil {
-			c.closed = closed
-		} else {
+		default:
 			c.person.heardEvent(at, in.other)
 		}
 		c.mu.Unlock()
