@@ -36,6 +36,9 @@ class AsrSettings(_Part):
         {}, description='further gRPC metadata, as JSON: {"function-id": …}'
     )
     deadline_ms: int = Field(5_000, gt=0, description="longest wait for a final after the end of a turn")
+    chunk_ms: int = Field(
+        96, gt=0, description="audio sent in one message: smaller is sooner heard, and dearer"
+    )
     silence_ms: int = Field(
         8_000, gt=0, description="speech fed for this long without any answer: the service is silent"
     )

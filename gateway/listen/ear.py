@@ -32,6 +32,11 @@ _RING_WINDOWS = 96
 class Guard(Protocol):
     """The echo guard, as a session knows it."""
 
+    @property
+    def delay_ms(self) -> float | None:
+        """Of our own echo, while one is known."""
+        ...
+
     def played(self, pcm: bytes) -> None:
         """What was sent to the client, PCM16 at its rate, in the order of time."""
         ...

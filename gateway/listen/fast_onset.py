@@ -15,13 +15,14 @@ import numpy as np
 
 from gateway.settings import BargeInSettings
 
-_FADE = 10 ** (-6.0 / 10 / 50)
-"""The loudest of the past counts 6 dB less with every second."""
+_FADE = 10 ** (-3.0 / 10 / 50)
+"""The loudest of the past counts 3 dB less with every second: an echo stays known over a pause."""
 _UNDECIDED = 15
 """Blocks (300 ms) that may yet turn out to be the user's speech: nothing is learnt from them before."""
 _FIRST = 30
 """Blocks (600 ms) of a session's first reply in which its echo, if there is one, shows."""
-_SUSTAINED = 0b111
+_GOES_ON = 10**-1.6
+"""A voice stays within 16 dB of its loudest block so far; a key or a cup fades by 30 dB in two."""
 
 
 class FastOnset:
@@ -36,17 +37,13 @@ class FastOnset:
         self._undecided: deque[float] = deque()
         self._unknown = _FIRST
         self._rest = b""
-        self._recent = 0  # a bit per block, the last one lowest: whether it was loud
-
-    @property
-    def loud(self) -> bool:
-        """The last block was."""
-        return bool(self._recent & 1)
+        self._peak = 0.0  # of the loud sound that goes on
+        self._blocks = 0  # of it so far
 
     @property
     def sustained(self) -> bool:
-        """Two of the last three blocks were loud: no click does that."""
-        return (self._recent & _SUSTAINED).bit_count() >= 2
+        """A loud sound goes on: it is no click."""
+        return self._blocks >= 2
 
     def feed(self, pcm: bytes) -> bool:
         """PCM16, any number of whole samples. True when something in it is too loud for what is known."""
@@ -62,7 +59,7 @@ class FastOnset:
         """What was heard last was the user's voice, or was not followed: nothing is learnt from it."""
         self._undecided.clear()
         self._rest = b""
-        self._recent = 0
+        self._peak, self._blocks = 0.0, 0
 
     def _block(self, pcm: bytes) -> bool:
         samples = np.frombuffer(pcm, "<i2").astype(np.float32)
@@ -75,5 +72,6 @@ class FastOnset:
             self._unknown -= 1
             self._loudest = max(self._loudest, power)
         loud = power > max(self._least, self._loudest * self._margin)
-        self._recent = self._recent << 1 & _SUSTAINED | loud
+        self._peak = max(self._peak, power) if loud else 0.0
+        self._blocks = self._blocks + 1 if loud and power > self._peak * _GOES_ON else 0
         return loud

@@ -39,6 +39,8 @@ class Utterance:
         self._first = 0  # index of _blocks[0] among all blocks ever fed
         self._kept_bytes = 0
         self._dropped_bytes = 0
+        self._fed_bytes = 0
+        self._wanted = 0  # who waits for audio waits until so much was fed
         self._fed = asyncio.Event()
         self._ended = False
         self._last: Hypothesis | None = None
@@ -51,7 +53,9 @@ class Utterance:
             return
         self._blocks.append(pcm)
         self._kept_bytes += len(pcm)
-        self._fed.set()
+        self._fed_bytes += len(pcm)
+        if self._fed_bytes >= self._wanted:
+            self._fed.set()
 
     def end(self) -> None:
         """The user has finished."""
@@ -127,15 +131,24 @@ class Utterance:
         raise AsrError("the recogniser ended the stream without a final transcript")
 
     async def _audio(self) -> AsyncIterator[bytes]:
+        """What is fed, in messages of `chunk_ms`, or more where more has waited; the last may be shorter."""
         at = self._first
         while True:
+            blocks: list[bytes] = []
             while at < self._first + len(self._blocks):
-                block = self._blocks[at - self._first]
+                blocks.append(self._blocks[at - self._first])
                 at += 1
                 self._forget_before(at)
-                yield block
-            if self._ended:
+            if blocks:
+                yield b"".join(blocks)
+            if self._ended and at == self._first + len(self._blocks):
                 return
+            await self._more(self._settings.chunk_ms * 2 * RATE // 1000)
+
+    async def _more(self, size: int) -> None:
+        """Waits for so many more bytes, or the end."""
+        self._wanted = self._fed_bytes + size
+        while not self._ended and self._fed_bytes < self._wanted:
             self._fed.clear()
             await self._fed.wait()
 

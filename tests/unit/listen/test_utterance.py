@@ -142,3 +142,41 @@ def test_a_stream_that_ends_without_a_final_is_a_failure() -> None:
         assert why == ["the recogniser ended the stream without a final transcript"]
 
     run_virtual(main())
+
+
+def test_audio_goes_out_in_messages_of_chunk_ms_and_the_end_waits_for_none() -> None:
+    class Listens:
+        def __init__(self) -> None:
+            self.messages: list[tuple[float, int]] = []
+
+        async def recognize(
+            self, audio: AsyncIterator[bytes], *, language: str, hints: Sequence[str] = ()
+        ) -> AsyncIterator[Hypothesis]:
+            loop = asyncio.get_running_loop()
+            began = loop.time()
+            async for pcm in audio:
+                self.messages.append((round((loop.time() - began) * 1000), len(pcm) // 32))
+            yield Hypothesis("done", final=True)
+
+        async def check(self) -> None: ...
+
+        async def close(self) -> None: ...
+
+    async def speak() -> list[tuple[float, int]]:
+        recognizer = Listens()
+        utterance = Utterance(
+            recognizer, AsrSettings(chunk_ms=96), language="", on_partial=lambda h: None,
+            on_retry=lambda why: None,
+        )  # fmt: skip
+        running = asyncio.create_task(utterance.run())
+        utterance.feed(bytes(320 * 32))  # the pre-roll
+        for _ in range(7):
+            await asyncio.sleep(0.032)
+            utterance.feed(bytes(32 * 32))
+        utterance.end()
+        await running
+        return recognizer.messages
+
+    messages = run_virtual(speak())
+    assert [ms for _, ms in messages] == [320, 96, 96, 32]
+    assert [at for at, _ in messages] == [0, 96, 192, 224]
