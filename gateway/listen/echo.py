@@ -48,7 +48,9 @@ _OURS_ELSEWHERE = 0.35
 _OURS_MOVED = 0.3
 """The same, of playout that went through the path already learnt."""
 _CLEAR = 0.08
-"""Far below what an echo reaches: two such windows in a row, and the next two are not compared."""
+"""Far below what an echo reaches: somebody speaks, and not by our loudspeaker."""
+_LOOKS = ((4, 6), (2, 2))
+"""After so many clear looks in a row while we play, so many windows are not compared: it is dear."""
 _EXPLAINED = 0.2
 """−7 dB: with less than this left, the window was echo."""
 _DOUBTED = 2.0
@@ -85,7 +87,7 @@ class EchoGuard:
         self._echo_power: deque[float] = deque([0.0] * _HISTORY, _HISTORY)
         self._floor = 1.0
         self._filter: EchoPath | None = None
-        self._clear = 0
+        self._clear = self._skip = 0
         self.delay_ms: float | None = None
         """Of the echo path, once it is known."""
 
@@ -97,6 +99,8 @@ class EchoGuard:
             self._reference.skip_to(self._input_at)
         self._reference.append(pcm)
         if pcm.count(0) < len(pcm):
+            if self._active_until < self._input_at:
+                self._clear = self._skip = 0
             self._active_until = self._reference.end + self._max_delay + _ROOM
         if self._reference.end - self._input_at > _MOST_AHEAD - RATE:
             self._input_at = self._reference.end - _AHEAD
@@ -116,7 +120,6 @@ class EchoGuard:
         power = _power(window)
         self._floor = min(self._floor * 1.01, max(power, _QUIET_POWER / 10))
         if at > self._active_until or power < _QUIET_POWER:
-            self._clear = 0
             self._left.append(window)
             self._echo_power.append(0.0)
             return window
@@ -131,7 +134,6 @@ class EchoGuard:
         power, left_power = _power(window), _power(left)
         self._echo_power.append(_power(window - left))
         if left_power < _QUIET_POWER or left_power < _NOISE * self._floor:
-            self._clear = 0
             return True  # the room's own noise: the gate's and the detector's business
         if self._filter is not None:
             self._filter.judge(left_power / power)
@@ -169,11 +171,12 @@ class EchoGuard:
 
     def _look_for_path(self, at: int) -> bool:
         """A room not heard before."""
-        if 2 <= self._clear < 4:  # somebody speaks, and not by our loudspeaker; the comparison is dear
-            self._clear += 1
+        if self._skip:
+            self._skip -= 1
             return False
         found = self._explained(self._input, at)
-        self._clear = min(self._clear, 1) + 1 if found.share < _CLEAR else 0
+        self._clear = self._clear + 1 if found.share < _CLEAR else 0
+        self._skip = next((windows for looks, windows in _LOOKS if self._clear >= looks), 0)
         if self._filter is None:
             if found.share < _OURS_FIRST:
                 return False
