@@ -7,7 +7,9 @@ from contextlib import aclosing
 
 from gateway.breaker import Breaker, LeftAlone
 from gateway.think.llm import LanguageModel, LlmError, Message, ToolOffer, ToolRequest
-from gateway.think.llm_errors import is_retryable
+from gateway.think.llm_errors import RefusedRequest, is_retryable
+
+_BUSY = (408, 429)
 
 
 class GuardedLlm:
@@ -49,4 +51,6 @@ def _unwell(error: BaseException) -> bool:
     if not isinstance(error, LlmError):
         return False
     cause = error.__cause__
+    if isinstance(cause, RefusedRequest):
+        return cause.status >= 500 or cause.status in _BUSY
     return not isinstance(cause, Exception) or is_retryable(cause)

@@ -171,13 +171,13 @@ async def test_what_the_user_stops_counts_neither_way() -> None:
 async def test_refused_requests_and_keys_never_open_it() -> None:
     async with guarded() as w:
         client = await w.connect()
-        for status in (400, 401, 403, 404, 422) * 3:
+        for status in (400, 401, 403, 404, 409, 422) * 3:
             error = LlmError(f"The LLM refused the request ({status}).")
             error.__cause__ = RefusedRequest(status, "no")
             w.llm.replies = [[error]]
             assert (await ask(client)).outcome is Outcome.FAILED
             assert str(status) in client.of(Error)[-1].message
-        assert w.llm.streams == 15
+        assert w.llm.streams == 18
         assert w.state("llm") is State.CLOSED
         for status in (429, 500, 503, 502, 408):
             error = LlmError("The LLM is unwell.")
