@@ -39,7 +39,7 @@ def _cdf(title: str, about: str, new: Floats, old: Floats) -> str:
     top = min(float(known.max()), 1.6 * max(_most(new, 0.97), _most(old, 0.97), 1.0))
     low = float(known.min())
     start = 0.0 if low < 0.6 * top else low - 0.15 * (top - low)
-    axis = axis_to(top, "ms", low=max(0.0, math.floor(start / 10) * 10) if low >= 0 else low)
+    axis = axis_to(1.02 * top, "ms", low=max(0.0, math.floor(start / 10) * 10) if low >= 0 else low)
     chart = Chart(axis, Axis(0, 1, show=percent), height=200, width=380)
     if len(old):
         chart.line(_steps(old, axis.high), "old", "before")
@@ -48,8 +48,11 @@ def _cdf(title: str, about: str, new: Floats, old: Floats) -> str:
         if math.isfinite(value):
             chart.dots([(value, 0.5 if text == "p50" else 0.95)], "c1", 4)
     failed = int(np.isinf(new).sum())
-    numbers = " · ".join(f"{text} {milliseconds(percentile(new, share))}" for text, share in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99)))  # fmt: skip
-    under = f"{numbers} · {len(new)} samples" + (f", {failed} failed" if failed else "")
+    numbers = " · ".join(
+        f"{text} {milliseconds(percentile(new, share))}"
+        for text, share in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))
+    )
+    under = f"{numbers} · n {len(new)}" + (f", {failed} failed" if failed else "")
     body = chart.svg(f"{title}: {under}") + f'<p class="numbers">{under}</p>'
     return card(title, about, body, [("c1", "now"), ("old", "before")] if len(old) else ())
 

@@ -155,8 +155,5 @@ def _read_timeline(path: Path) -> dict[str, Floats]:
 def failures(run: Run) -> Counter[tuple[str, str]]:
     """How often each (sample name, reason) failed."""
     return Counter(
-        (name, why)
-        for name, series in run.samples.items()
-        for why in series.why
-        if why and name != OWN_FAULT
+        (name, why) for name, series in run.samples.items() for why in series.why if why and name != OWN_FAULT
     )

@@ -10,6 +10,7 @@ from load.run.child import ROOT, Child
 from load.run.options import Options
 from load.run.scenarios import SCENARIOS
 
+_COME_S, _SLOWEST_RATE = 8.0, 4.0
 _STOP_S = 20.0
 """Everybody hangs up first."""
 
@@ -23,6 +24,8 @@ def locust_up(options: Options, host: str, clips: Path, cores: Collection[int]) 
         "--host", host, "--clips", str(clips), "--seed", str(options.seed),
         "-u", str(options.sessions or scenario.sessions), "-t", f"{options.duration_s or scenario.duration_s:g}s",
     ]  # fmt: skip
+    # Everybody is there after 8 s: what is measured is the load, not the coming.
+    command += ["-r", f"{max(_SLOWEST_RATE, (options.sessions or scenario.sessions) / _COME_S):g}"]
     command += ["--tls"] if options.tls else []
     command += ["--ca", str(options.ca)] if options.ca else []
     command += options.locust

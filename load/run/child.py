@@ -46,6 +46,8 @@ class Child:
         self._stop_s = stop_s
         self._talks = talks
         self._process: asyncio.subprocess.Process | None = None
+        self._stdout: asyncio.StreamReader
+        self._pipe: asyncio.ReadTransport | None = None
 
     @property
     def pid(self) -> int:
@@ -59,16 +61,31 @@ class Child:
         return self._process.returncode
 
     async def __aenter__(self) -> Child:
-        with self._log.open("wb") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                *self._command,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE if self._talks else log,
-                stderr=log,
-                env={**_inherited(), **self._env},
-                cwd=ROOT,
-                start_new_session=True,
-                preexec_fn=prepared(self._cores),
+        # A pipe of our own: asyncio's would have `wait` wait for whoever inherited its other end.
+        read, write = os.pipe() if self._talks else (-1, -1)
+        try:
+            with self._log.open("wb") as log:
+                self._process = await asyncio.create_subprocess_exec(
+                    *self._command,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=write if self._talks else log,
+                    stderr=log,
+                    env={**_inherited(), **self._env},
+                    cwd=ROOT,
+                    start_new_session=True,
+                    preexec_fn=prepared(self._cores),
+                )
+        except BaseException:
+            if self._talks:
+                os.close(read)
+            raise
+        finally:
+            if self._talks:
+                os.close(write)
+        if self._talks:
+            self._stdout = asyncio.StreamReader()
+            self._pipe, _ = await asyncio.get_running_loop().connect_read_pipe(
+                lambda: asyncio.StreamReaderProtocol(self._stdout), os.fdopen(read, "rb", 0)
             )
         return self
 
@@ -79,11 +96,9 @@ class Child:
 
     async def line(self, within_s: float) -> str:
         """The next line of its stdout. Raises Failed when it ends, or says nothing in time."""
-        assert self._process is not None
-        assert self._process.stdout is not None
         try:
             async with asyncio.timeout(within_s):
-                line = await self._process.stdout.readline()
+                line = await self._stdout.readline()
         except TimeoutError:
             raise Failed(f"{self.name} was not ready within {within_s:.0f} s; see {self._log.name}") from None
         if not line:
@@ -110,6 +125,8 @@ class Child:
                 await process.wait()
                 raise_if_cancelled()
         self._kill_all()
+        if self._pipe is not None:
+            self._pipe.close()
 
     def _kill_all(self) -> None:
         """What it started and left behind is in its group."""

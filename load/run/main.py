@@ -23,7 +23,7 @@ from load.run.child import Child, Failed
 from load.run.options import Options, cores, masked, parse
 from load.run.scenarios import REPORT, SCENARIOS
 from load.run.stage import can_pin, counted, gateway_up, parts_up, profile_facts
-from load.run.watch import Watch
+from load.run.watch import Row, Watch
 
 _SPARE_S = 60.0
 """What locust may take beyond the duration: coming up, spawning, hanging up."""
@@ -136,11 +136,37 @@ async def _run(
             callers=callers.now,
             core_a=gateway_cores,
             core_b=callers_cores,
+            on_row=_Progress(),
         )
+        sessions = options.sessions or SCENARIOS[options.scenario].sessions
+        print(f"{options.scenario}: up to {sessions} at once, gateway {host}", flush=True)
         async with watch:
             await _until_done(options, locust, gateway.child if gateway else None)
         if parts is not None:
             facts["parts"] = await counted(parts)
+
+
+class _Progress:
+    """One line for a person now and then."""
+
+    EVERY = 10
+
+    def __init__(self) -> None:
+        self._rows = 0
+
+    def __call__(self, row: Row) -> None:
+        self._rows += 1
+        if self._rows % self.EVERY:
+            return
+        shown = [
+            f"{value:.{digits}f}{unit}"
+            for key, digits, unit in (
+                ("sessions", 0, " sessions"), ("gateway_cpu", 2, " cores"), ("gateway_rss_mb", 0, " MB"),
+                ("vad_backlog_ms", 0, " ms behind"),
+            )
+            if (value := row.get(key)) is not None
+        ]  # fmt: skip
+        print(f"{self._rows:>6} s  {', '.join(shown)}", flush=True)
 
 
 async def _until_done(options: Options, locust: Child, gateway: Child | None) -> None:

@@ -18,6 +18,8 @@ from load.run.gauges import gauges
 _ASK_S = 0.8
 EVERY_S = 1.0
 
+Row = dict[str, float | None]
+
 
 class Watch:
     """`async with Watch(FILE, …):` writes until it ends. Roots are pids; 0: there is none."""
@@ -33,16 +35,17 @@ class Watch:
         callers: Callable[[], tuple[float | None, float | None]] = lambda: (None, None),
         core_a: Collection[int] = (),
         core_b: Collection[int] = (),
+        on_row: Callable[[Row], None] = lambda _: None,
     ) -> None:
-        """metrics: URL of the gateway's page; callers: their number and send lateness, ms, now."""
+        """metrics: URL of the gateway's page; callers: their number and send lateness, ms, now;
+        on_row: sees every line."""
         self._path = path
         self._gateway, self._emulators, self._locust = gateway, emulators, locust
         self._metrics = metrics
         self._callers = callers
         self._core_a, self._core_b = set(core_a), set(core_b)
         self._task: asyncio.Task[None] | None = None
-        self.last: dict[str, float | None] = {}
-        """The latest line."""
+        self._on_row = on_row
 
     async def __aenter__(self) -> Watch:
         self._task = asyncio.create_task(self._run())
@@ -76,7 +79,7 @@ class Watch:
             passed, last = loop.time() - last, loop.time()
             rates = {key: (used[key] - before[key]) / passed for key in used if key in before}
             before = used
-            row: dict[str, float | None] = {"t_s": round(time.time(), 3), "gateway_rss_mb": rss}
+            row: Row = {"t_s": round(time.time(), 3), "gateway_rss_mb": rss}
             for role in meters:
                 row[f"{role}_cpu"] = rates.get(role)
             row |= self._others(rates)
@@ -86,7 +89,7 @@ class Watch:
                 row |= await gauges(self._metrics, session, _ASK_S)
             writer.writerow({key: _text(row.get(key)) for key in TIMELINE})
             file.flush()
-            self.last = row
+            self._on_row(row)
 
     def _look(self, meters: dict[str, usage.CpuMeter]) -> tuple[dict[str, float], float | None]:
         """CPU seconds so far by role and by core ("core 0"), and the gateway's memory."""
