@@ -365,5 +365,9 @@ def _fill(
     if config.enable_word_time_offsets:
         for word in words:
             alternative.words.add(
-                word=word.text, start_time=word.start_ms, end_time=word.end_ms, confidence=_CONFIDENCE
+                word=word.text,
+                start_time=word.start_ms,
+                end_time=word.end_ms,
+                confidence=_CONFIDENCE,
+                language_code=config.language_code,
             )

@@ -25,6 +25,8 @@ _HEADERS = {"content-type": "text/event-stream; charset=utf-8", "cache-control":
 _DONE = b"data: [DONE]\n\n"
 _GARBAGE = b"data: {this is no JSON\n\n"
 _CHARS_PER_TOKEN = 4
+_LIMITS = ("max_completion_tokens", "max_tokens")
+_NO_LIMIT = 1 << 20
 
 
 class Refused(Exception):
@@ -192,8 +194,8 @@ def _ask(raw: bytes) -> Ask:
         raise Refused("You must provide a model parameter.", "model")
     if not isinstance(messages, list) or not messages or not all(isinstance(m, dict) for m in messages):
         raise Refused("'messages' must be a list with at least one message.", "messages")
-    limit = body.get("max_completion_tokens") or body.get("max_tokens") or 1 << 20
-    if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
+    limits = [body[name] for name in _LIMITS if body.get(name) is not None]
+    if any(not isinstance(limit, int) or isinstance(limit, bool) or limit < 1 for limit in limits):
         raise Refused("'max_tokens' must be a positive integer.", "max_tokens")
     stops = body.get("stop") or ()
     stops = [stops] if isinstance(stops, str) else stops
@@ -205,7 +207,7 @@ def _ask(raw: bytes) -> Ask:
         model=model,
         stream=body.get("stream") is True,
         include_usage=isinstance(options, dict) and options.get("include_usage") is True,
-        max_tokens=limit,
+        max_tokens=limits[0] if limits else _NO_LIMIT,
         stops=tuple(stops),
         prompt_tokens=letters // _CHARS_PER_TOKEN + 1,
     )

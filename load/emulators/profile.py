@@ -27,7 +27,7 @@ class AsrProfile:
     """From the end of the stream, or from the end of an utterance heard in it, to its final."""
     partial_ms: float = 160.0
     """A partial after each so much speech."""
-    settle_ms: float = 96.0
+    settle_ms: float = 64.0
     """Quiet audio after which the partial is what the final will be."""
     endpoint_ms: float = 800.0
     """Quiet audio that ends an utterance in an open stream; 0: only the client ends it."""

@@ -62,6 +62,7 @@ class Client:
     """One server. Close it with `close()`."""
 
     def __init__(self, address: str, metrics: str) -> None:
+        self.address = address
         self._metrics = metrics
         self._channel = open_channel(address)
         self.stub = GRPCInferenceServiceStub(self._channel)

@@ -2,7 +2,8 @@
 
 It runs against every `asr_*` and `tts_*` model of the repository that this machine can load. Point it
 at others with PARLEY_CONTRACT_REPOSITORY=folder and PARLEY_CONTRACT_MODELS=asr_mine,tts_mine; a model
-that was named must load.
+that was named must load. The emulated voice of the load tests keeps the same contract, so that it
+cannot drift from the real ones.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 import json
 import os
 import wave
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 from gateway.triton.host import find_wheel
 from gateway.triton.model_info import read_repository
 from gateway.triton.server import EmbeddedTriton
+from load.emulators import Addresses, emulators, read_profile
 from tests.contract.client import Client, Recording
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -29,11 +32,28 @@ NAMED = tuple(name for name in os.environ.get("PARLEY_CONTRACT_MODELS", "").spli
 RECORDINGS = CHECKOUT.parent / "shared" / "audio"
 
 
+EMULATED = "tts_emulated"
+
+
+@dataclass(frozen=True)
+class Host:
+    """A server with models."""
+
+    client: Client
+    failed: Mapping[str, str] = field(default_factory=dict)
+    """Models that did not load, with the reason."""
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for kind in ("asr", "tts"):
-        if f"{kind}_config" in metafunc.fixturenames:
-            names = [name for name in NAMED or read_repository(REPOSITORY) if name.startswith(f"{kind}_")]
-            metafunc.parametrize(f"{kind}_config", names, indirect=True)
+        if f"{kind}_config" not in metafunc.fixturenames:
+            continue
+        names = [name for name in NAMED or read_repository(REPOSITORY) if name.startswith(f"{kind}_")]
+        models = [pytest.param(name, marks=pytest.mark.stack) for name in names]
+        # Words cannot be recognised in the babble of the emulated voice.
+        if kind == "tts" and "asr_config" not in metafunc.fixturenames and not NAMED:
+            models.append(pytest.param(EMULATED))
+        metafunc.parametrize(f"{kind}_config", models, indirect=True)
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
@@ -47,20 +67,49 @@ async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Embe
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def client(server: EmbeddedTriton) -> AsyncIterator[Client]:
+async def triton(server: EmbeddedTriton) -> AsyncIterator[Host]:
     made = Client(server.grpc, f"{server.metrics}/metrics")
-    yield made
+    yield Host(made, server.failed)
     await made.close()
 
 
-@pytest_asyncio.fixture(loop_scope="session")
-async def asr_config(request: pytest.FixtureRequest, server: EmbeddedTriton, client: Client) -> ModelConfig:
-    return await _config(request.param, server, client)
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def emulated() -> AsyncIterator[Addresses]:
+    """Timed like real parts, only that its voice is quicker; in the loop of the tests."""
+    profile = read_profile("blueprint-1").changed({"tts": {"rtf": 0.08}})
+    async with emulators(profile, seed=7) as addresses:
+        yield addresses
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def emulated_triton(emulated: Addresses) -> AsyncIterator[Host]:
+    made = Client(emulated.triton, f"{emulated.control}/metrics")
+    yield Host(made)
+    await made.close()
+
+
+@pytest.fixture
+def host(request: pytest.FixtureRequest) -> Host:
+    """Of the model that the test is about."""
+    asked = getattr(request.node, "callspec", None)
+    is_emulated = asked is not None and asked.params.get("tts_config") == EMULATED
+    found: Host = request.getfixturevalue("emulated_triton" if is_emulated else "triton")
+    return found
+
+
+@pytest.fixture
+def client(host: Host) -> Client:
+    return host.client
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def tts_config(request: pytest.FixtureRequest, server: EmbeddedTriton, client: Client) -> ModelConfig:
-    return await _config(request.param, server, client)
+async def asr_config(request: pytest.FixtureRequest, host: Host) -> ModelConfig:
+    return await _config(request.param, host)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def tts_config(request: pytest.FixtureRequest, host: Host) -> ModelConfig:
+    return await _config(request.param, host)
 
 
 @pytest.fixture(scope="session")
@@ -78,7 +127,7 @@ def recordings() -> dict[str, Recording]:
     return found
 
 
-async def _config(name: str, server: EmbeddedTriton, client: Client) -> ModelConfig:
-    if name in server.failed:
-        (pytest.fail if name in NAMED else pytest.skip)(server.failed[name])
-    return await client.config(name)
+async def _config(name: str, host: Host) -> ModelConfig:
+    if name in host.failed:
+        (pytest.fail if name in NAMED else pytest.skip)(host.failed[name])
+    return await host.client.config(name)

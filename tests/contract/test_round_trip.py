@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from fractions import Fraction
 from typing import Any
 
@@ -10,10 +11,16 @@ import numpy as np
 import pytest
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
+from gateway.audio.pcm import to_pcm
+from gateway.listen.riva_asr import RivaRecognizer
+from gateway.settings import AsrSettings, TtsSettings
+from gateway.speak.triton_tts import TritonSynthesizer
 from gateway.triton.model_info import model_info
+from load.emulators import Addresses
+from load.emulators.profile import AsrProfile
 from tests.contract.client import Client, word_errors
 
-pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 SAID = (
     "please call me back tomorrow morning",
@@ -41,3 +48,21 @@ async def test_words_arrive(client: Client, asr_config: ModelConfig, tts_config:
         words += len(text.split())
         wrong += min(len(text.split()), word_errors(text, final.text.lower()))
     assert wrong <= words / 2, f"{wrong} of {words} words wrong"
+
+
+async def test_the_emulated_recogniser_takes_the_emulated_voice_for_speech(emulated: Addresses) -> None:
+    recognizer = RivaRecognizer(AsrSettings(uri=emulated.asr))
+    synthesizer = TritonSynthesizer(TtsSettings(uri=emulated.triton))
+
+    async def voice() -> AsyncIterator[bytes]:
+        chunks = [chunk async for chunk in synthesizer.synthesize(SAID[0])]
+        pcm = np.concatenate([np.frombuffer(chunk.pcm, "<i2") for chunk in chunks])
+        yield to_pcm(at_16k(pcm / 32_768, chunks[0].rate))
+
+    try:
+        heard = [hypothesis async for hypothesis in recognizer.recognize(voice(), language="en-US")]
+        assert heard[-1].text in AsrProfile().transcripts
+        assert len(heard) >= 2
+    finally:
+        await recognizer.close()
+        await synthesizer.close()

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 import numpy as np
 import pytest
+from tritonclient.grpc.aio import InferenceServerClient, InferInput
 from tritonclient.grpc.model_config_pb2 import ModelConfig
+from tritonclient.utils import InferenceServerException
 
+from gateway.settings import TtsSettings
+from gateway.speak.triton_tts import TritonSynthesizer
+from gateway.speak.tts import TtsError
 from gateway.triton.model_info import model_info
 from tests.contract.client import Client, Refusal, Spoken, voiced_rms_dbfs
 
-pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 SENTENCE = "The train to the coast leaves at nine in the morning."
 LONG = " ".join(["The old harbour lies quiet in the morning, and the boats come home one by one."] * 6)
@@ -248,6 +254,47 @@ async def test_a_vanished_client_stops_the_work(client: Client, tts_config: Mode
             if await client.metric("parley_tts_cancelled_total", model=name, how="vanished") > before:
                 return
     pytest.fail("the model went on for a client that was gone")
+
+
+async def test_the_official_client_is_content(client: Client, tts_config: ModelConfig) -> None:
+    name, rate = tts_config.name, model_info(tts_config).sample_rate
+    async with InferenceServerClient(client.address) as official:
+        assert await official.is_server_live()
+        assert await official.is_model_ready(name)
+        assert name in {model.name for model in (await official.get_model_repository_index()).models}
+        metadata = await official.get_model_metadata(name)
+        assert {tensor.name for tensor in metadata.inputs} == INPUTS
+        assert (await official.get_model_config(name)).config.name == name
+        said = InferInput("TEXT", [1], "BYTES")
+        said.set_data_from_numpy(np.array([SENTENCE.encode()], dtype=object))
+
+        async def asked() -> AsyncIterator[dict[str, Any]]:
+            yield {"model_name": name, "inputs": [said], "request_id": "official-1"}
+
+        results = [found async for found in official.stream_infer(asked())]
+        assert [error for _, error in results] == [None] * len(results)
+        assert {result.get_response().id for result, _ in results} == {"official-1"}
+        samples = sum(len(result.as_numpy("AUDIO")) for result, _ in results)
+        assert 1_500 <= samples * 1000 / rate <= 6_000
+        with pytest.raises(InferenceServerException, match="decoupled"):
+            await official.infer(name, [said])
+
+
+async def test_the_gateways_own_client_is_content(client: Client, tts_config: ModelConfig) -> None:
+    synthesizer = TritonSynthesizer(TtsSettings(uri=client.address, model=tts_config.name))
+    try:
+        await synthesizer.check()
+        chunks = [chunk async for chunk in synthesizer.synthesize(SENTENCE)]
+        assert {chunk.rate for chunk in chunks} == {model_info(tts_config).sample_rate}
+        assert len(chunks) > 5
+        given_up = synthesizer.synthesize(LONG)
+        await anext(given_up)
+        await given_up.aclose()
+        assert [chunk async for chunk in synthesizer.synthesize("Yes.")]
+        with pytest.raises(TtsError, match="nobody"):
+            await anext(synthesizer.synthesize(SENTENCE, voice="nobody"))
+    finally:
+        await synthesizer.close()
 
 
 async def _late_chunks(client: Client, model: str) -> float | None:
