@@ -17,6 +17,8 @@ from gateway.cli.player import Player
 from gateway.session import events as ev
 
 E = TypeVar("E")
+Address = str | Callable[[ev.Hello, bool], VoiceClient]
+"""host:port, or what makes a client of (hello, whether to keep the audio)."""
 OUT_RATE = 24_000
 _LOUD = 32768 * 10 ** (-45 / 20)
 
@@ -33,6 +35,8 @@ class Heard:
     """Its first sound above −45 dBFS began to play."""
     last_at: float | None = None
     """Its last frame so far arrived."""
+    dry_at: float | None = None
+    """All that came of it has been played by then, if it is not flushed."""
     frames: int = 0
     done: ev.ReplyDone | None = None
     done_at: float | None = None
@@ -43,7 +47,7 @@ class Caller:
 
     def __init__(
         self,
-        address: str,
+        address: Address,
         *,
         configure: ev.Configure | None = None,
         sources: tuple[Source, ...] = (),
@@ -51,7 +55,10 @@ class Caller:
     ) -> None:
         """play_to: gets the player, and takes from its `played` what a loudspeaker plays."""
         hello = ev.Hello(output_rate=OUT_RATE, configure=configure or ev.Configure())
-        self.client = VoiceClient(address, hello, keep_audio=play_to is not None)
+        keep = play_to is not None
+        self.client = (
+            VoiceClient(address, hello, keep_audio=keep) if isinstance(address, str) else address(hello, keep)
+        )
         if play_to is not None:
             play_to(self.client.player)
         self.microphone = Microphone(self.client, sources)
@@ -141,7 +148,7 @@ class Caller:
                 if loud.size:
                     begins = self.client.player.ends_at - len(event.pcm) / (2 * OUT_RATE)
                     reply.audible_at = begins + float(loud[0]) / OUT_RATE
-            reply.last_at = arrival.at
+            reply.last_at, reply.dry_at = arrival.at, self.client.player.ends_at
             reply.frames += 1
             return
         self.events.append(arrival)

@@ -10,10 +10,11 @@ import numpy as np
 
 from bench import noise
 from bench.bargein import STORY
-from bench.caller import Caller
-from bench.microphone import Float
+from bench.caller import Address, Caller
+from bench.microphone import Float, Source
 from bench.speech import Clip
 from bench.stack import Up
+from gateway.cli.player import Player
 from gateway.session import events as ev
 
 BARE = {
@@ -78,21 +79,30 @@ async def measure(
         async def one(name: str, dbfs: float, make: Callable[[], Float]) -> Disturbed:
             async with places:
                 sound = await asyncio.to_thread(make)
-                return await _session(up.endpoints["grpc"], name, dbfs, sound, seconds, trials)
+                return await session(up.endpoints["grpc"], name, dbfs, sound, seconds, trials)
 
         return list(await asyncio.gather(*(one(*key, make) for key, make in wanted.items())))
 
 
-async def _session(
-    address: str, name: str, dbfs: float, sound: Float, seconds: float, trials: int
+async def session(
+    address: Address,
+    name: str,
+    dbfs: float,
+    sound: Float,
+    seconds: float,
+    trials: int,
+    *,
+    sources: tuple[Source, ...] = (),
+    play_to: Callable[[Player], None] | None = None,
 ) -> Disturbed:
     """The noise sounds all the time. Where it keeps the assistant from beginning at all, since it is taken
     for a user who speaks, it falls silent until the story's first sound: else nothing would be interrupted."""
     loop = asyncio.get_running_loop()
     disturbance = noise.Switched(noise.loop(sound))
     spoken, pauses, cancels, held_back = 0.0, 0, 0, 0
+    heard: tuple[Source, ...] = (noise.room(5), disturbance, *sources)
     turns = ev.Configure(hangover_ms=_HANGOVER_MS, hangover_long_ms=_HANGOVER_MS)
-    async with Caller(address, configure=turns, sources=(noise.room(5), disturbance)) as caller:
+    async with Caller(address, configure=turns, sources=heard, play_to=play_to) as caller:
         await asyncio.sleep(_BEFORE_S)
         for _ in range(trials):
             await caller.quiet()

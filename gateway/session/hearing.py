@@ -33,7 +33,7 @@ class Hearing:
         self.answering: Answering
         self.on_quiet: Callable[[], None] = lambda: None
         """Nobody speaks any more, and what was said is recognised or was nothing."""
-        self._core = core
+        self._core, self._guard = core, guard
         self._suspicion: Suspicion | None = None
         self._scout: Callable[[bytes], None] | None = None
         self._turn: Turn | None = None  # takes more words until its reply is audible
@@ -74,7 +74,7 @@ class Hearing:
         reply = self.answering.audible if self._core.settings.barge_in.fast else None
         if state is ev.State.SPEAKING and reply is not None and reply.interruptible:
             if self._suspicion is None:
-                self._suspicion = Suspicion(self._core, self.answering.playout)
+                self._suspicion = Suspicion(self._core, self.answering.playout, self._guard)
             self._scout = self._suspicion.hear
         elif self._suspicion is not None and self._scout is not None:
             self._scout = None

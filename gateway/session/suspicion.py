@@ -1,7 +1,8 @@
 """Holds a reply back while something loud may be the user's voice, until the detector has decided.
 
 The client still plays what it has buffered (the pacing lead), so a hold that ends before that is
-over is not heard. Only a loud sound that goes on may hold longer, up to `fast_hold_ms`. Nothing is
+over is not heard. Only a loud sound that goes on may hold longer, up to `fast_hold_ms`, and not where
+our own echo is known to come back: a gap would shift the echo that the guard has learnt. Nothing is
 flushed, dropped or said to the client: that stays the detector's business.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from gateway.listen.ear import Guard
 from gateway.listen.fast_onset import FastOnset
 from gateway.session.core import Core
 from gateway.speak.playout import Playout
@@ -23,8 +25,8 @@ _REST_S = 0.5
 class Suspicion:
     """One per session. `hear` gets the input while a reply is audible that the user may interrupt."""
 
-    def __init__(self, core: Core, playout: Playout) -> None:
-        self._core, self._playout = core, playout
+    def __init__(self, core: Core, playout: Playout, guard: Guard | None) -> None:
+        self._core, self._playout, self._guard = core, playout, guard
         self._onset = FastOnset(core.settings.barge_in, core.hello.input_rate)
         self._most_s = core.settings.barge_in.fast_hold_ms / 1000
         self._timer: asyncio.TimerHandle | None = None
@@ -69,7 +71,8 @@ class Suspicion:
 
     def _at_dry(self) -> None:
         left_s = self._began_s + self._most_s - self._core.now()
-        if left_s > 0 and self._onset.sustained:
+        echoes = self._guard is not None and self._guard.delay_ms is not None
+        if left_s > 0 and self._onset.sustained and not echoes:
             self._timer = self._core.later(left_s, self._let_go)
         else:
             self._let_go()
