@@ -68,6 +68,8 @@ def behaviour(scenario: str, chance: random.Random) -> Plan:
     """The plan's fields by which callers of the scenario differ; drawn anew for every call."""
     draw = chance.random()
     match scenario:
+        case "baseline":
+            return {"think_ms": [200, 500]}  # a short run shall hold several turns
         case "barge_in":
             return _INTERRUPT
         case "slow_readers":

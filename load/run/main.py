@@ -21,7 +21,7 @@ from load.run import usage
 from load.run.callers import Callers, locust_up
 from load.run.child import Child, Failed
 from load.run.options import Options, cores, masked, parse
-from load.run.scenarios import REPORT, SCENARIOS
+from load.run.scenarios import PARTS, REPORT, SCENARIOS
 from load.run.stage import can_pin, counted, gateway_up, parts_up, profile_facts
 from load.run.watch import Row, Watch
 
@@ -93,7 +93,7 @@ def _facts(options: Options, pinned: bool) -> dict[str, Any]:
         "machine": describe(options.command()),
         "cores": {"pinned": pinned and not options.host, "gateway": options.gateway_core, "callers": options.callers_core},
         "settings": {key: value for key, _, value in (masked(pair).partition("=") for pair in options.settings)},
-        "profile": None if options.host else {"name": Path(options.profile).stem, **profile_facts(options.profile, options.parts)},
+        "profile": None if options.host else {"name": Path(options.profile).stem, **profile_facts(options.profile, _parts(options))},
     }  # fmt: skip
 
 
@@ -117,7 +117,7 @@ async def _run(
         if not host:
             seed = options.seed
             parts = await stack.enter_async_context(
-                parts_up(options.out, options.profile, options.parts, clips, seed, callers_cores)
+                parts_up(options.out, options.profile, _parts(options), clips, seed, callers_cores)
             )
             settings = [*_room(options), *options.settings]
             gateway = await stack.enter_async_context(
@@ -189,6 +189,10 @@ def _room(options: Options) -> list[str]:
     """The gateway's own limit must not be what is measured."""
     sessions = options.sessions or SCENARIOS[options.scenario].sessions
     return [f"session.max_sessions={2 * sessions}"] if sessions > 100 else []
+
+
+def _parts(options: Options) -> list[str]:
+    return [*PARTS.get(options.scenario, ()), *options.parts]
 
 
 def _report(options: Options) -> int:

@@ -27,5 +27,13 @@ _USUAL = {
 }
 
 SCENARIOS = {name: Scenario(name, about, *_USUAL.get(name, (16, 60.0))) for name, about in ABOUT.items()}
+PARTS = {
+    "baseline": (
+        "llm.replies=['That is done, as you wished.', 'It leaves at ten past four.', 'About three kilometres.']",
+    )
+}
+"""Changes of the profile that come with a scenario, before those of the command line: a short run shall hold
+several turns."""
+
 REPORT = "report"
 """No scenario: makes the page of a finished run anew."""
