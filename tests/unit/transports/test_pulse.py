@@ -178,6 +178,21 @@ async def test_an_idle_stream_is_pinged_and_one_that_answers_stays() -> None:
         call.cancel()
 
 
+async def test_a_stream_on_which_both_talk_is_not_pinged() -> None:
+    async def answers(connection: ev.Connection) -> None:
+        async for _ in connection.events():
+            connection.send(ev.StateChanged(ev.State.LISTENING))
+
+    async with serving(answers, SessionSettings(ping_s=0.4, lost_s=1.0)) as (channel, _sessions):
+        call = converse(channel)
+        await say(call, START)
+        for _ in range(20):
+            await say(call, pb.ClientMessage(text=pb.Text(text="x")))
+            assert (await hear(call)).HasField("state")
+            await asyncio.sleep(0.04)
+        call.cancel()
+
+
 async def test_a_client_that_stops_answering_is_closed_as_lost_with_a_status_to_retry_on() -> None:
     async with serving(echo_events, QUICK) as (channel, sessions):
         call = converse(channel)
