@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -93,14 +94,17 @@ func (c *caller) run() {
 
 func (c *caller) shakeHands(link *link) (*incoming, error) {
 	guard := time.AfterFunc(ms(c.plan.ConnectMs), link.cancel)
-	defer guard.Stop()
 	start, err := proto.Marshal(c.plan.start())
 	if err != nil {
 		return nil, err
 	}
 	c.out <- outgoing{message: start}
 	in := &incoming{}
-	if err := link.stream.RecvMsg(in); err != nil {
+	err = link.stream.RecvMsg(in)
+	if !guard.Stop() {
+		return nil, context.DeadlineExceeded
+	}
+	if err != nil {
 		return nil, err
 	}
 	if in.other.GetReady() == nil {

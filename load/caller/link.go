@@ -66,7 +66,7 @@ func dial(p *plan, late func(late time.Duration, heldBack bool)) (*link, error) 
 	l.stream, err = l.channel.NewStream(
 		ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, converse,
 	)
-	if !guard.Stop() && err == nil {
+	if !guard.Stop() {
 		err = context.DeadlineExceeded
 	}
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"bufio"
 	"fmt"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"time"
 )
@@ -18,6 +19,9 @@ const (
 )
 
 func main() {
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(1) // one core carries hundreds; with more, idle ones search for work and cost as much again
+	}
 	debug.SetGCPercent(400) // the heap is a few megabytes of arrivals: collecting it less often costs nothing
 	events := newEmitter(os.Stdout)
 	fleet := newFleet(events)
