@@ -126,8 +126,8 @@ class Gateway:
         )
         self.grpc = await voice.start()
 
-        def on_beat(lag_s: float) -> None:
-            sessions.beat(lag_s)
+        def on_beat(lag_s: float, busy_s: float) -> None:
+            sessions.beat(lag_s, busy_s)
             voice.set_admitting(sessions.admitting)
 
         watch = LoopWatch(BEAT_S, on_beat)

@@ -200,6 +200,12 @@ class SessionSettings(_Part):
     admit_lag_ms: float = Field(
         150.0, ge=0, description="the same for how late the event loop runs its timers; 0 never does"
     )
+    admit_busy: float = Field(
+        0.95,
+        ge=0,
+        le=1,
+        description="the same for the share of a second that the event loop's thread is busy; 0 never does",
+    )
     handshake_s: float = Field(10.0, gt=0, description="a stream that says nothing is closed")
     idle_s: float = Field(300.0, gt=0, description="no speech, text or reply for this long ends a session")
     max_duration_s: float = Field(4 * 3600.0, gt=0)

@@ -220,8 +220,7 @@ class Workers:
         for worker, found in await self._ask_all("metrics", _ASK_S):
             if found is not None:  # else what it said last: sums must not dip because one is slow
                 worker.last_dump = found
-        serving = [worker for worker in self._workers if worker.serving]
-        self._metrics.show(serving=len(serving), sessions=self._sessions_by_worker())
+        self._metrics.show(self._sessions_by_worker())
         dumps = [dump(self._own), self._left_behind, *(worker.last_dump for worker in self._workers)]
         page = CollectorRegistry()
         page.register(DumpCollector(merge(dumps, PEAKS)))

@@ -11,7 +11,7 @@ from uuid import uuid4
 from gateway.listen.asr import Recognizer
 from gateway.listen.vad import Vad
 from gateway.session import events as ev
-from gateway.session.admission import Admission
+from gateway.session.admission import BEAT_S, FEW, Admission
 from gateway.session.core import Parts
 from gateway.session.session import Session
 from gateway.settings import Settings
@@ -68,7 +68,9 @@ class Sessions:
         self._next_serial = itertools.count(1)
         self._draining = False
         limits = settings.session
-        self._admission = Admission(backlog_ms=limits.admit_backlog_ms, lag_ms=limits.admit_lag_ms)
+        self._admission = Admission(
+            backlog_ms=limits.admit_backlog_ms, lag_ms=limits.admit_lag_ms, busy=limits.admit_busy
+        )
         metrics.watch_admission(lambda: self.admitting, lambda: self._admission.backlog_ms)
 
     async def serve(self, connection: ev.Connection) -> None:
@@ -92,12 +94,13 @@ class Sessions:
     @property
     def admitting(self) -> bool:
         """Whether a new session would be taken."""
-        return not self._draining and not self._is_full and (self._admission.open or not self._live)
+        return not self._draining and not self._is_full and (self._admission.open or len(self._live) < FEW)
 
-    def beat(self, lag_s: float) -> None:
-        """For the event loop's watch, every `admission.BEAT_S`."""
-        self._metrics.loop_lagged(lag_s)
-        self._admission.beat(backlog_ms=self._vad.backlog_ms, lag_ms=lag_s * 1000)
+    def beat(self, lag_s: float, busy_s: float) -> None:
+        """For the event loop's watch, every `admission.BEAT_S`: how late, and how long it was busy."""
+        self._metrics.loop_beat(lag_s, busy_s)
+        busy = min(1.0, busy_s / (BEAT_S + lag_s))
+        self._admission.beat(backlog_ms=self._vad.backlog_ms, lag_ms=lag_s * 1000, busy=busy)
 
     def replace(self, session_id: str, serial: int) -> None:
         """The session was opened again in another process: this one's ends, if it is still that one."""
@@ -134,7 +137,7 @@ class Sessions:
         if self._is_full:
             most = self._settings.session.max_sessions
             self._refuse("full", f"all {most} sessions are taken: try later")
-        if self._live and (why := self._admission.admit()):  # with nobody else here nobody would suffer
+        if len(self._live) >= FEW and (why := self._admission.admit()):
             self._refuse("overloaded", f"{why}: try again in a moment")
 
     def _refuse(self, code: str, message: str) -> NoReturn:

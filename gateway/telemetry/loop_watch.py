@@ -1,13 +1,17 @@
-"""How late the event loop runs its timers, and an alarm when it stands still.
+"""How late the event loop runs its timers, how busy its thread is, and an alarm when it stands still.
 
 Something that blocks the loop delays every session of the process at once. A timer that asks to be
-called every `beat_s` and looks at the clock sees it, whatever it was.
+called every `beat_s` and looks at the clock sees it, whatever it was. A loop that never rests is at
+its end even while its timers are on time.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import os
+import time
 from collections.abc import Callable
 
 log = logging.getLogger(__name__)
@@ -21,10 +25,20 @@ _QUIET_S = 10.0
 class LoopWatch:
     """`start()` on the loop to be watched … `stop()`."""
 
-    def __init__(self, beat_s: float, on_beat: Callable[[float], None]) -> None:
-        """on_beat: called on every beat with the loop's lag, s, 0 or more. Must not raise."""
+    def __init__(
+        self,
+        beat_s: float,
+        on_beat: Callable[[float, float], None],
+        busy_s: Callable[[], float] | None = None,
+    ) -> None:
+        """on_beat: called on every beat with the loop's lag (s) and the seconds for which its thread was
+        busy since the last beat; must not raise. busy_s: a clock of the thread's own; default: the
+        system's."""
         self._beat_s = beat_s
         self._on_beat = on_beat
+        self._own_clock = _BusyClock()
+        self._busy_s = busy_s or self._own_clock.read
+        self._was_busy_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
         self._said_at = -_QUIET_S
@@ -32,6 +46,8 @@ class LoopWatch:
 
     def start(self) -> None:
         loop = asyncio.get_running_loop()
+        self._own_clock.open()
+        self._was_busy_s = self._busy_s()
         self._due = loop.time() + self._beat_s
         self._timer = loop.call_at(self._due, self._beat, loop)
 
@@ -39,6 +55,7 @@ class LoopWatch:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._own_clock.close()
 
     def _beat(self, loop: asyncio.AbstractEventLoop) -> None:
         now = loop.time()
@@ -55,4 +72,27 @@ class LoopWatch:
                 self._unsaid,
             )
             self._said_at, self._unsaid, self._worst_s = now, 0, 0.0
-        self._on_beat(lag_s)
+        before_s, self._was_busy_s = self._was_busy_s, self._busy_s()
+        self._on_beat(lag_s, self._was_busy_s - before_s)
+
+
+class _BusyClock:
+    """Seconds for which the thread that opened it has run, or has waited for a core while it could run."""
+
+    def __init__(self) -> None:
+        self._file: int | None = None
+
+    def open(self) -> None:
+        with contextlib.suppress(OSError):  # Linux only; elsewhere the time that it ran
+            self._file = os.open("/proc/thread-self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
+
+    def close(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def read(self) -> float:
+        if self._file is None:
+            return time.thread_time()
+        ran, waited, _ = os.pread(self._file, 128, 0).split()
+        return (int(ran) + int(waited)) / 1e9

@@ -81,6 +81,7 @@ class Metrics:
             "parley_sessions", "Sessions ended, by close reason", ["reason"], registry=registry
         )
         self._active = Gauge("parley_sessions_active", "Sessions open now", registry=registry)
+        Gauge("parley_workers", "Gateway processes that serve", registry=registry).set(1)
         self._vad_backlog = Gauge(
             "parley_vad_backlog_seconds",
             "Age of the oldest audio the detector has not answered: the first sign of overload",
@@ -112,6 +113,11 @@ class Metrics:
             "parley_loop_lag_seconds",
             "How late the event loop runs its timers, looked at 20 times a second",
             buckets=LAG_BUCKETS_S,
+            registry=registry,
+        )
+        self._loop_busy = Counter(
+            "parley_loop_busy_seconds",
+            "Time in which the event loop's thread ran, or waited for a core to run on",
             registry=registry,
         )
         # there from the start, so that a rate over them needs no first event
@@ -165,9 +171,10 @@ class Metrics:
         """Counts a session that was not started. reason: full, overloaded or shutting_down."""
         self._refused.labels(reason).inc()
 
-    def loop_lagged(self, seconds: float) -> None:
-        """One reading of how late the event loop is."""
-        self._loop_lag.observe(seconds)
+    def loop_beat(self, lag_s: float, busy_s: float) -> None:
+        """One reading of how late the event loop is, and how long it was busy since the last one."""
+        self._loop_lag.observe(lag_s)
+        self._loop_busy.inc(max(0.0, busy_s))
 
     def watch_breaker(self, part: str, state: Callable[[], float]) -> None:
         """Has a breaker's state read whenever the metrics are. part: asr, llm or tts."""
@@ -191,7 +198,6 @@ class WorkerMetrics:
     """What only the parent of several gateway processes knows; merged with what they count."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._workers = Gauge("parley_workers", "Gateway processes that serve", registry=registry)
         self._restarts = Counter(
             "parley_worker_restarts",
             "Gateway processes started in place of one that ended",
@@ -212,8 +218,7 @@ class WorkerMetrics:
         """Counts a session that ended with its process."""
         self._lost.inc()
 
-    def show(self, *, serving: int, sessions: dict[int, int]) -> None:
-        """serving: workers. sessions: open ones by the worker's number."""
-        self._workers.set(serving)
+    def show(self, sessions: dict[int, int]) -> None:
+        """sessions: open ones by the worker's number."""
         for number, count in sessions.items():
             self._by_worker.labels(str(number)).set(count)

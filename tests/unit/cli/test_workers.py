@@ -32,7 +32,7 @@ OVERRIDES: dict[str, Any] = {
     "asr": {"uri": "127.0.0.1:1"},
     "tts": {"uri": "127.0.0.1:1"},
     "llm": {"base_url": "http://127.0.0.1:1/v1"},
-    "session": {"drain_s": 2.0, "admit_lag_ms": 0, "admit_backlog_ms": 0},
+    "session": {"drain_s": 2.0, "admit_busy": 0, "admit_lag_ms": 0, "admit_backlog_ms": 0},
 }
 
 

@@ -19,7 +19,6 @@ NOWHERE = {
     "PARLEY_ASR__URI": "127.0.0.1:1",
     "PARLEY_TTS__URI": "127.0.0.1:1",
     "PARLEY_LLM__BASE_URL": "http://127.0.0.1:1/v1",
-    "PARLEY_SESSION__ADMIT_LAG_MS": "0",
 }
 
 

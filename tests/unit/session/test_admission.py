@@ -7,19 +7,19 @@ import asyncio
 import pytest
 
 from gateway.session import events as ev
-from gateway.session.admission import BEAT_S, Admission
+from gateway.session.admission import BEAT_S, FEW, Admission
 from gateway.session.manager import Refused
 from gateway.telemetry.loop_watch import LoopWatch
 from tests.unit.session.harness import virtual, world
 
 
-def make(backlog_ms: float = 150, lag_ms: float = 150) -> Admission:
-    return Admission(backlog_ms=backlog_ms, lag_ms=lag_ms)
+def make(backlog_ms: float = 150, lag_ms: float = 150, busy: float = 0.95) -> Admission:
+    return Admission(backlog_ms=backlog_ms, lag_ms=lag_ms, busy=busy)
 
 
-def beats(admission: Admission, *backlogs: float, lag_ms: float = 0) -> None:
+def beats(admission: Admission, *backlogs: float, lag_ms: float = 0, busy: float = 0.5) -> None:
     for backlog_ms in backlogs:
-        admission.beat(backlog_ms=backlog_ms, lag_ms=lag_ms)
+        admission.beat(backlog_ms=backlog_ms, lag_ms=lag_ms, busy=busy)
 
 
 def seconds(admission: Admission, s: float, backlog_ms: float = 20) -> None:
@@ -30,7 +30,7 @@ def taken(admission: Admission, s: float, asking: int = 20, backlog_ms: float = 
     """How many get in within `s` seconds when `asking` ask between every two readings."""
     count = 0
     for _ in range(round(s / BEAT_S)):
-        admission.beat(backlog_ms=backlog_ms, lag_ms=0)
+        beats(admission, backlog_ms)
         count += sum(not admission.admit() for _ in range(asking))
     return count
 
@@ -63,6 +63,26 @@ def test_a_late_event_loop_closes_it_too() -> None:
     admission = make()
     beats(admission, *[0] * 4, lag_ms=400)
     assert "event loop is 400 ms behind" in admission.admit()
+
+
+def test_a_thread_that_never_rests_closes_it_although_nothing_seems_late() -> None:
+    admission = make()
+    beats(admission, *[20] * 60, busy=0.8)
+    beats(admission, *[20] * 10, busy=1.0)  # half a second, as any burst of replies makes
+    beats(admission, *[20] * 10, busy=0.8)
+    assert admission.open
+    beats(admission, *[20] * 20, busy=1.0)
+    assert "event loop is busy 100% of the time" in admission.admit()
+    beats(admission, *[20] * 200, busy=0.9)
+    assert not admission.open  # below the limit, but not calm
+    beats(admission, *[20] * 80, busy=0.8)
+    assert admission.open
+
+
+def test_a_busy_limit_of_0_ignores_it() -> None:
+    admission = make(busy=0)
+    beats(admission, *[20] * 100, busy=1.0)
+    assert admission.open
 
 
 @pytest.mark.parametrize(("backlog_ms", "lag_ms"), [(0, 150), (150, 0)])
@@ -120,7 +140,8 @@ def test_while_it_is_not_calm_the_rate_does_not_grow() -> None:
 async def test_an_overloaded_process_refuses_newcomers_and_keeps_its_sessions() -> None:
     async with world() as w:
         first = await w.connect(ev.Hello(session_id="first"))
-        watch = LoopWatch(BEAT_S, w.sessions.beat)
+        others = [await w.connect() for _ in range(FEW - 1)]
+        watch = LoopWatch(BEAT_S, w.sessions.beat, busy_s=lambda: 0.0)
         watch.start()
         try:
             w.vad.backlog_ms = 1_000.0
@@ -140,24 +161,25 @@ async def test_an_overloaded_process_refuses_newcomers_and_keeps_its_sessions() 
             await asyncio.sleep(3)
             assert w.sessions.admitting
             late = await w.connect()
-            for connection in (again, late):
+            for connection in (again, late, *others):
                 await w.hang_up(connection)
         finally:
             watch.stop()
 
 
 @virtual
-async def test_the_only_session_is_always_taken() -> None:
+async def test_a_few_sessions_are_always_taken() -> None:
     async with world() as w:
         w.vad.backlog_ms = 1_000.0
         for _ in range(20):
-            w.sessions.beat(0)
+            w.sessions.beat(0, 0)
         assert w.sessions.admitting
-        one = await w.connect()
+        few = [await w.connect() for _ in range(FEW)]
         assert not w.sessions.admitting
         with pytest.raises(Refused):
             await w.connect()
-        await w.hang_up(one)
+        for one in few:
+            await w.hang_up(one)
 
 
 @virtual

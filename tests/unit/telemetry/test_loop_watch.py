@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 
 import pytest
 
@@ -22,7 +23,7 @@ def test_lag_is_measured_and_a_stall_is_not_chased() -> None:
     lags: list[float] = []
 
     async def main() -> None:
-        watch = LoopWatch(0.05, lags.append)
+        watch = LoopWatch(0.05, lambda lag_s, _: lags.append(lag_s))
         watch.start()
         await asyncio.sleep(1.0)
         assert len(lags) == 20
@@ -41,7 +42,7 @@ def test_lag_is_measured_and_a_stall_is_not_chased() -> None:
 
 def test_standing_still_is_logged_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
-        watch = LoopWatch(0.05, lambda lag_s: None)
+        watch = LoopWatch(0.05, lambda lag_s, busy_s: None)
         watch.start()
         block(0.2)
         await asyncio.sleep(0.1)
@@ -57,3 +58,25 @@ def test_standing_still_is_logged_now_and_then(caplog: pytest.LogCaptureFixture)
 
     with caplog.at_level(logging.WARNING):
         run_virtual(main())
+
+
+def test_busy_is_the_time_that_the_thread_worked() -> None:
+    readings: list[tuple[float, float]] = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        watch = LoopWatch(0.02, lambda lag_s, busy_s: readings.append((lag_s, busy_s)))
+        watch.start()
+        await asyncio.sleep(0.3)
+        resting = list(readings)
+        until = time.thread_time() + 0.2
+        began = loop.time()
+        while time.thread_time() < until:
+            pass
+        await asyncio.sleep(0.05)
+        watch.stop()
+        assert sum(busy_s for _, busy_s in resting) < 0.15
+        working = sum(busy_s for _, busy_s in readings[len(resting) :])
+        assert 0.2 <= working <= loop.time() - began + 0.01
+
+    asyncio.run(main())
