@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 
-from bench import bargein, cost, disturbance, echo, latency, words
+from bench import cost, disturbance, echo, latency, words
+from bench.bargein_part import bargein_part, steadiness_part
 from bench.report import SAMPLE_COLUMNS, Part, Table, number, row, verdict
 from bench.speech import Clip
 from bench.stack import Up
@@ -86,41 +87,6 @@ def _rounds(found: latency.Latency) -> list[list[float]]:
     """Samples of the first saying of every clip, of the second, …"""
     longest = max((len(samples) for samples in found.by_clip.values()), default=0)
     return [[s[k] for s in found.by_clip.values() if k < len(s)] for k in range(longest)]
-
-
-async def bargein_part(bench: Bench) -> Part:
-    moments, sessions = (2, 1) if bench.quick else (44, 4)
-    endpoints = bench.stack.endpoints
-    found = await bargein.measure(endpoints["grpc"], endpoints["http"], bench.clips, moments, sessions)
-    part = Part(
-        "bargein",
-        "Barge-in",
-        f"The stand-in's long story is interrupted with real speech at {moments} random moments (seeded) in "
-        f"{sessions} session{'s' if sessions > 1 else ''} one after the other; ms. Onset: the first 50 ms in which every 10 ms frame lies within 25 dB of the clip's loudest, "
-        f"as it sounds. {_MIC} A reply that is not cut within 4 s counts as failed. Detection is counted from the "
-        "moment at which the client sent the audio that completed the detector's window, so network, detector "
-        "and the way back are in it.",
-    )
-    part.tables.append(
-        Table(
-            SAMPLE_COLUMNS,
-            [
-                row("user's onset → last stale frame arrives at the client", found.onset_to_stale, p95=250),
-                row("user's onset → flush arrives: the client is silent", found.onset_to_silence, p95=250),
-                row("window of the onset sent → last stale frame arrives", found.detection_to_stale, p95=20),
-            ],
-        )
-    )
-    total = found.server.get(float("inf"), 0)
-    within = next((count for bound, count in sorted(found.server.items()) if bound >= 20), 0)
-    part.findings = [
-        f"the gateway's own histogram, audio of the onset arrived → flush: {within} of {total} pauses within 20 ms",
-        f"{found.stale_after_flush} frames of a flushed generation came after their flush",
-        f"{found.false_starts} interruptions were first paused for, taken for false, and then recognised",
-        *found.misses,
-    ]
-    part.data = asdict(found)
-    return part
 
 
 async def echo_part(bench: Bench) -> Part:
@@ -364,8 +330,9 @@ PARTS: dict[str, Measure] = {
     "echo": echo_part,
     "wer": wer_part,
     "noise": noise_part,
+    "steadiness": steadiness_part,
     "start": start_part,
     "cost": cost_part,
 }
-OWN_STACK = frozenset(("noise", "start", "cost"))
-"""Parts that start their own."""
+OWN_STACK = frozenset(("noise", "steadiness", "start", "cost"))
+"""Parts that start their own, or none."""
