@@ -67,7 +67,7 @@ async def stream_decoupled(
         while not stream.finished:
             response = await stream.next(wait_s)
             if response is None:
-                return
+                raise TritonUnavailable(f"{model}: the stream ended before the answer did")
             wait_s = next_deadline_s
             if response.outputs:
                 yield outputs(response)

@@ -137,7 +137,8 @@ class Recognition:
         hearing = Hearing(self._profile, self.script, self._clips)
         try:
             for samples, rate in _decoded(request.config, request.audio):
-                hearing.feed(samples, rate)
+                for _ in hearing.feed(samples, rate):
+                    pass  # neither partials nor ends within a file
         except BadAudio as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"Error: {error}")
         self._stats.audio_ms += hearing.at_ms
@@ -201,9 +202,13 @@ class _Stream:
             endpoint_ms=_endpoint_ms(self._config, self._profile),
         )
         self._finals: set[asyncio.Task[None]] = set()
+        self._serving: asyncio.Task[None] | None = None
+        self._failure: BaseException | None = None
         self._writing = asyncio.Lock()
 
     async def run(self) -> None:
+        """Returns when everything was answered. Raises: Died."""
+        self._serving = asyncio.current_task()
         try:
             while (message := await self._context.read()) is not grpc.aio.EOF:
                 await self._take(message)
@@ -213,6 +218,8 @@ class _Stream:
             if self._finals:
                 await asyncio.wait(self._finals)
             await self._final(came, *self._hearing.finish())
+        except asyncio.CancelledError:
+            raise self._failure or asyncio.CancelledError from None
         finally:
             self._service._stats.audio_ms += self._hearing.at_ms
             for task in self._finals:
@@ -246,27 +253,35 @@ class _Stream:
                 audio = self._carry + audio
                 self._carry = audio[len(audio) // 2 * 2 :]
                 audio = audio[: len(audio) // 2 * 2]
-            await self._say(self._hearing.feed(np.frombuffer(audio, "<i2"), self._rate))
+            await self._say(np.frombuffer(audio, "<i2"), self._rate)
             return
         try:
             for samples in self._decoder.flush() if flush else self._decoder.feed(audio):
-                await self._say(self._hearing.feed(samples, self._decoder.rate))
+                await self._say(samples, self._decoder.rate)
         except BadAudio as error:
             await self._context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"Error: {error}")
 
-    async def _say(self, cue: Cue) -> None:
-        if cue is Cue.END:
-            self._end()
-        elif cue is Cue.PARTIAL and self._interim:
-            text, stable = self._hearing.partial()
-            if text:
-                await self._write(self._partial(text, stable))
+    async def _say(self, samples: Samples, rate: int) -> None:
+        for cue in self._hearing.feed(samples, rate):
+            if cue is Cue.END:
+                self._end()
+            elif self._interim:
+                text, stable = self._hearing.partial()
+                if text:
+                    await self._write(self._partial(text, stable))
 
     def _end(self) -> None:
         """An utterance is over while the stream goes on: its final must not hold up the audio."""
         task = asyncio.create_task(self._final(self._service._pace.now(), *self._hearing.finish()))
         self._finals.add(task)
-        task.add_done_callback(self._finals.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._finals.discard(task)
+        if not task.cancelled() and (failure := task.exception()) is not None:
+            self._failure = failure
+            if self._serving is not None:
+                self._serving.cancel()
 
     async def _final(self, came: float, text: str, words: list[Word]) -> None:
         service = self._service

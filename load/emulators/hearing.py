@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -78,16 +78,18 @@ class Hearing:
         self.settled = False
         """It has been quiet for so long that the partial is the final."""
 
-    def feed(self, samples: Samples, rate: int) -> Cue:
-        """Hear a piece. END at most once; what follows in the piece belongs to the next utterance."""
+    def feed(self, samples: Samples, rate: int) -> Iterator[Cue]:
+        """Hear a piece, as far as the iterator is read: PARTIAL at most once and last; at END the
+        utterance must be finished before reading on."""
         block = rate * _BLOCK_MS // 1000
-        if len(samples) <= block:
-            return self._hear(samples, rate) if len(samples) else Cue.NOTHING
-        cue = Cue.NOTHING
+        partial = False
         for start in range(0, len(samples), block):
-            heard = self._hear(samples[start : start + block], rate)
-            cue = heard if heard.value > cue.value else cue
-        return cue
+            cue = self._hear(samples[start : start + block], rate)
+            partial = cue is Cue.PARTIAL or (partial and cue is not Cue.END)
+            if cue is Cue.END:
+                yield cue
+        if partial:
+            yield Cue.PARTIAL
 
     def partial(self) -> tuple[str, int]:
         """The text so far, and how many of its characters will not change."""

@@ -102,7 +102,7 @@ class Chat:
         if fault is not None and fault.refuses:
             return _error(503, "The emulated model refuses this request.", kind="server_error")
         tokens, finish = self._reply(ask)
-        due = self._timetable(tokens, came)
+        due = timetable(tokens, came, self.profile, self._draws)
         usage = {
             "prompt_tokens": ask.prompt_tokens,
             "completion_tokens": len(tokens),
@@ -135,20 +135,6 @@ class Chat:
             return tokens[: ask.max_tokens], "length"
         return tokens, "stop"
 
-    def _timetable(self, tokens: Sequence[str], came: float) -> list[float]:
-        """When each token is due."""
-        profile = self.profile
-        first = self._draws.ms("llm.first_token_ms", profile.first_token_ms) / 1000
-        sentence = self._draws.ms("llm.first_sentence_ms", profile.first_sentence_ms) / 1000
-        step = 1 / profile.tokens_per_s if profile.tokens_per_s else 0.0
-        length = first_sentence(tokens)
-        within = (sentence - first) / (length - 1) if sentence > first and length > 1 else step
-        due, at = [], came + first
-        for number in range(len(tokens)):
-            due.append(at)
-            at += within if number < length - 1 else step
-        return due
-
     async def _stream(
         self, response: web.StreamResponse, tokens: Sequence[str], due: Sequence[float],
         envelope: dict[str, Any], strike: Strike,
@@ -156,7 +142,9 @@ class Chat:
         pace = self._pace
         head, tail = _around(envelope)
         pending = _event(envelope, [_choice({"role": "assistant", "content": ""})])
-        for at, first, last in _writes(due, first_sentence(tokens)):
+        single = ((at, number, number + 1) for number, at in enumerate(due))
+        writes = single if strike.is_set else _writes(due, first_sentence(tokens))
+        for at, first, last in writes:
             await pace.until(at)
             for token in tokens[first:last]:
                 pending += head + json.dumps(token).encode() + tail
@@ -211,6 +199,20 @@ def _ask(raw: bytes) -> Ask:
         stops=tuple(stops),
         prompt_tokens=letters // _CHARS_PER_TOKEN + 1,
     )
+
+
+def timetable(tokens: Sequence[str], came: float, profile: LlmProfile, draws: Draws) -> list[float]:
+    """When each token of a request that came at `came` (loop time) is due."""
+    first = draws.ms("llm.first_token_ms", profile.first_token_ms) / 1000
+    sentence = draws.ms("llm.first_sentence_ms", profile.first_sentence_ms) / 1000
+    step = 1 / profile.tokens_per_s if profile.tokens_per_s else 0.0
+    length = first_sentence(tokens)
+    within = (sentence - first) / (length - 1) if sentence > first and length > 1 else step
+    due, at = [], came + first
+    for number in range(len(tokens)):
+        due.append(at)
+        at += within if number < length - 1 else step
+    return due
 
 
 def _writes(due: Sequence[float], sentence: int) -> Iterator[tuple[float, int, int]]:

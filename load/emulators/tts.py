@@ -165,21 +165,27 @@ class _Stream:
         self._context = context
         self._writing = asyncio.Lock()
         self._speaking: dict[asyncio.Task[None], Job] = {}
+        self._serving: asyncio.Task[None] | None = None
+        self._failure: BaseException | None = None
 
     async def run(self) -> None:
+        self._serving = asyncio.current_task()
         try:
             while (request := await self._context.read()) is not grpc.aio.EOF:
                 await self._take(request)
             if self._speaking:
-                done, _ = await asyncio.wait(self._speaking, return_when=asyncio.FIRST_EXCEPTION)
-                for task in done:
-                    task.result()
-        except Died:
-            await self._context.abort(grpc.StatusCode.UNAVAILABLE, DEATH)
+                await asyncio.wait(self._speaking)
+        except asyncio.CancelledError:
+            if self._failure is None:
+                raise
         finally:
-            for task, job in self._speaking.items():
+            for task, job in list(self._speaking.items()):
                 job.vanish()
                 task.cancel()
+        if isinstance(self._failure, Died):
+            await self._context.abort(grpc.StatusCode.UNAVAILABLE, DEATH)
+        elif self._failure is not None:
+            raise self._failure
 
     async def write(self, message: bytes) -> None:
         async with self._writing:
@@ -214,9 +220,11 @@ class _Stream:
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and isinstance(task.exception(), Died):
-            return  # `run` finds it, or the client does
         self._speaking.pop(task, None)
+        if not task.cancelled() and (failure := task.exception()) is not None:
+            self._failure = failure
+            if self._serving is not None:
+                self._serving.cancel()
 
 
 class Job:
