@@ -31,6 +31,8 @@ MOST_LATE_FRAMES = 0.01
 MOST_BACKLOG_MS = 200.0
 NOISY = 0.10
 """Other programs' share of a core from which on a run is called disturbed."""
+ENOUGH_SESSIONS = 8
+"""The first session fills pools that are for all: with fewer, memory per session says nothing."""
 LONG_ENOUGH_S = 120.0
 """Slopes of anything shorter say nothing."""
 
@@ -87,7 +89,7 @@ def _gateway(run: Run, part: Level | None) -> dict[str, Any] | None:
     rss = run.level("gateway_rss_mb")
     if part is None or not np.isfinite(rss).any():
         return None
-    times, counts = run.seconds, run.level("sessions")
+    times = run.seconds
     inside = (times >= part.begin) & (times <= part.end)
     before = run.facts.get("rss_before_mb")
     during = float(np.nanmedian(rss[inside]))
@@ -99,8 +101,8 @@ def _gateway(run: Run, part: Level | None) -> dict[str, Any] | None:
         "rss_before_mb": before,
         "rss_mb": during,
         "rss_most_mb": float(np.nanmax(rss)),
-        "memory_per_session_mb": (during - before) / float(np.nanmedian(counts[inside]))
-        if before
+        "memory_per_session_mb": (during - before) / part.sessions
+        if before and part.sessions >= ENOUGH_SESSIONS
         else math.nan,
         "vad_backlog_ms": spread(backlog),
         "tasks": percentile(known(run.level("tasks")[inside]), 0.5),

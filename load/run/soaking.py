@@ -20,6 +20,8 @@ class Soak:
     """SECTION.KEY=VALUE of the gateway."""
     count: int = 0
     """How many of whatever it repeats; 0: its own."""
+    at_once: int = 0
+    """How many of them at a time; 0: its own."""
 
 
 @dataclass(slots=True)

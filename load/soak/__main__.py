@@ -18,7 +18,7 @@ import load.soak
 from bench.machine import describe
 from gateway.cli.common import FAILED, INTERRUPTED, OK, USAGE, complain
 from load.run.child import Failed
-from load.run.options import cores
+from load.run.options import cores, masked
 from load.run.soaking import Outcome, Soak, markdown, write
 from load.run.stage import can_pin
 
@@ -45,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--count", type=int, default=0, metavar="N", help="how often, instead of its own number"
     )
+    parser.add_argument("--at-once", type=int, default=0, metavar="N", help="how many at a time, likewise")
     parser.add_argument("--out", type=Path, metavar="DIR", help="results and logs; default: a new folder")
     parser.add_argument(
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="of the gateway"
@@ -68,9 +69,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         frozenset(other_cores),
         tuple(options.set),
         options.count,
+        options.at_once,
     )
     words = ["scripts/soak", options.name, *(["--short"] if options.short else [])]
     words += ["--count", str(options.count)] if options.count else []
+    words += ["--at-once", str(options.at_once)] if options.at_once else []
+    words += [word for pair in options.set for word in ("--set", masked(pair))]
     machine = describe(shlex.join(words))
     try:
         outcome = asyncio.run(_run(known[options.name], soak))

@@ -79,7 +79,7 @@ async def run(soak: Soak) -> Outcome:
         rounds = min(_ROUNDS, max(4, count // 20))
         for number in range(rounds):
             here = count * (number + 1) // rounds - count * number // rounds
-            await _round(fleet, gateway, str(clips), number, here, found)
+            await _round(fleet, gateway, str(clips), number, here, soak.at_once or _AT_ONCE, found)
             await _rest(gateway, found, sum(found.ends.values()))
             print(
                 f"  {sum(found.ends.values()):>6} sessions, {found.rss_mb[-1]:.1f} MB, {found.tasks[-1]:.0f} tasks, "
@@ -91,9 +91,9 @@ async def run(soak: Soak) -> Outcome:
 
 
 async def _round(
-    fleet: Fleet, gateway: GatewayUp, clips: str, number: int, count: int, found: _Found
+    fleet: Fleet, gateway: GatewayUp, clips: str, number: int, count: int, at_once: int, found: _Found
 ) -> None:
-    places = asyncio.Semaphore(_AT_ONCE)
+    places = asyncio.Semaphore(at_once)
 
     async def one(index: int) -> None:
         rude = index % _RUDE_EVERY == _RUDE_EVERY - 1
