@@ -183,10 +183,10 @@ async def test_a_stream_on_which_both_talk_is_not_pinged() -> None:
         async for _ in connection.events():
             connection.send(ev.StateChanged(ev.State.LISTENING))
 
-    async with serving(answers, SessionSettings(ping_s=0.4, lost_s=1.0)) as (channel, _sessions):
+    async with serving(answers, SessionSettings(ping_s=0.8, lost_s=2.0)) as (channel, _sessions):
         call = converse(channel)
         await say(call, START)
-        for _ in range(20):
+        for _ in range(30):
             await say(call, pb.ClientMessage(text=pb.Text(text="x")))
             assert (await hear(call)).HasField("state")
             await asyncio.sleep(0.04)
