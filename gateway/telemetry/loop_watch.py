@@ -39,6 +39,7 @@ class LoopWatch:
         self._own_clock = _BusyClock()
         self._busy_s = busy_s or self._own_clock.read
         self._was_busy_s = 0.0
+        self._starting = True
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
         self._said_at = -_QUIET_S
@@ -47,7 +48,7 @@ class LoopWatch:
     def start(self) -> None:
         loop = asyncio.get_running_loop()
         self._own_clock.open()
-        self._was_busy_s = self._busy_s()
+        self._starting = True  # what a process does once at its start delays nobody
         self._due = loop.time() + self._beat_s
         self._timer = loop.call_at(self._due, self._beat, loop)
 
@@ -63,6 +64,9 @@ class LoopWatch:
         # From now on, not from when it was due: after a stall the timer does not chase what it missed.
         self._due = now + self._beat_s
         self._timer = loop.call_at(self._due, self._beat, loop)
+        if self._starting:
+            self._starting, self._was_busy_s = False, self._busy_s()
+            return
         if lag_s >= ALARM_S:
             self._unsaid, self._worst_s = self._unsaid + 1, max(self._worst_s, lag_s)
         if self._unsaid and now - self._said_at >= _QUIET_S:

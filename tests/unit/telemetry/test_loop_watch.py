@@ -25,17 +25,19 @@ def test_lag_is_measured_and_a_stall_is_not_chased() -> None:
     async def main() -> None:
         watch = LoopWatch(0.05, lambda lag_s, _: lags.append(lag_s))
         watch.start()
+        block(1.0)  # while the process starts: nobody waits
         await asyncio.sleep(1.0)
-        assert len(lags) == 20
+        usual = len(lags)
+        assert 19 <= usual <= 21
         assert max(lags) < 0.001
         block(2.0)
         await asyncio.sleep(0.5)
-        assert 10 <= len(lags) - 20 <= 11
-        assert lags[20] == pytest.approx(1.95, abs=0.06)
-        assert max(lags[21:]) < 0.001
+        assert 10 <= len(lags) - usual <= 11
+        assert lags[usual] == pytest.approx(1.95, abs=0.06)
+        assert max(lags[usual + 1 :]) < 0.001
         watch.stop()
         await asyncio.sleep(1.0)
-        assert len(lags) <= 31
+        assert len(lags) <= usual + 11
 
     run_virtual(main())
 
@@ -44,6 +46,7 @@ def test_standing_still_is_logged_now_and_then(caplog: pytest.LogCaptureFixture)
     async def main() -> None:
         watch = LoopWatch(0.05, lambda lag_s, busy_s: None)
         watch.start()
+        await asyncio.sleep(0.1)
         block(0.2)
         await asyncio.sleep(0.1)
         assert not caplog.records
