@@ -37,6 +37,9 @@ class Resampler:
         self.in_rate = in_rate
         self.out_rate = out_rate
         self._swr: AudioResampler | None = None
+        self._taken = self._given = 0
+        self._stale = 0
+        """Samples still to come of what a former user pushed."""
 
     def push(self, samples: Int16) -> Int16:
         """The output that `samples` [n] completes: [about n · out/in], 1 ms late; may be empty."""
@@ -48,11 +51,21 @@ class Resampler:
             np.ascontiguousarray(samples).reshape(1, -1), format="s16", layout="mono"
         )
         frame.sample_rate = self.in_rate
-        return _joined(self._swr.resample(frame))
+        out = _joined(self._swr.resample(frame))
+        self._taken += samples.size
+        self._given += out.size
+        if self._stale:
+            out, self._stale = out[self._stale :], max(0, self._stale - out.size)
+        return out
 
     def drain(self) -> Int16:
         """What is still held back, and a little silence; the resampler goes on, its memory clean."""
         return self.push(np.zeros(self.in_rate * _DRAIN_MS // 1000, np.int16)) if self._swr else _NOTHING
+
+    def recycle(self) -> None:
+        """As good as new: nothing of what was pushed so far will be heard."""
+        self.drain()
+        self._stale = max(0, round(self._taken * self.out_rate / self.in_rate) - self._given)
 
     def flush(self) -> Int16:
         """What is still held back; the resampler starts afresh after it."""
@@ -60,6 +73,7 @@ class Resampler:
             return _NOTHING
         rest = _joined(self._swr.resample(None))
         self._swr = None
+        self._taken = self._given = self._stale = 0
         return rest
 
 
@@ -76,7 +90,7 @@ def give_back(resampler: Resampler) -> None:
     """Its next user hears nothing of this one."""
     idle = _pool.setdefault((resampler.in_rate, resampler.out_rate), [])
     if len(idle) < _POOLED:
-        resampler.drain()
+        resampler.recycle()
         idle.append(resampler)
 
 

@@ -48,6 +48,7 @@ class Answering:
             rate=core.hello.output_rate,
             lead_ms=settings.lead_ms if core.hello.lead_ms is None else core.hello.lead_ms,
             buffer_s=settings.buffer_s,
+            loudness_dbfs=settings.loudness_dbfs,
             send=core.guarded(self._send_frame),
             on_mark=core.guarded(self._on_mark),
             on_heard=core.guarded(self.heard_out),
@@ -136,7 +137,6 @@ class Answering:
                 tokens,
                 core.parts.synthesizer,
                 core.settings.playout,
-                output_rate=core.hello.output_rate,
                 voice=core.voice,
                 language=core.tts_language,
             )

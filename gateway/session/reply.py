@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 
 from gateway.settings import PlayoutSettings
 from gateway.speak.playout import Track
-from gateway.speak.shaping import Shaper
 from gateway.speak.tts import Synthesizer, TtsError
 from gateway.think.llm import LlmError
 from gateway.think.sentences import SentenceSplitter, spoken
@@ -123,13 +122,12 @@ class Reply:
         synthesizer: Synthesizer,
         settings: PlayoutSettings,
         *,
-        output_rate: int,
         voice: str,
         language: str,
     ) -> None:
         """Returns when all audio is in playout or a part failed; the rest is playout's."""
         queue: asyncio.Queue[str | None] = asyncio.Queue(_PIECES_AHEAD)
-        speaker = _Speaker(self, synthesizer, settings, output_rate, voice, language)
+        speaker = _Speaker(self, synthesizer, voice, language)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._think(tokens, queue, settings.first_sentence_chars))
@@ -163,22 +161,15 @@ class Reply:
 class _Speaker:
     reply: Reply
     synthesizer: Synthesizer
-    settings: PlayoutSettings
-    output_rate: int
     voice: str
     language: str
 
     async def run(self, queue: asyncio.Queue[str | None]) -> None:
-        shaper = Shaper(self.output_rate, self.settings.loudness_dbfs)
-        try:
-            while (text := await queue.get()) is not None:
-                await self._say(text, shaper)
-            await self.reply.track.write(shaper.finish())
-        finally:
-            shaper.close()
+        while (text := await queue.get()) is not None:
+            await self._say(text)
         self.reply.track.finish()
 
-    async def _say(self, text: str, shaper: Shaper) -> None:
+    async def _say(self, text: str) -> None:
         piece = Piece(text)
         self.reply.pieces.append(piece)
         piece.start_ms = self.reply.track.total_ms
@@ -186,19 +177,19 @@ class _Speaker:
         words = spoken(text)
         if words:
             try:
-                await self._speak(words, shaper)
+                await self._speak(words)
             except TtsError as error:
                 self.reply.fail("tts", str(error))
                 raise _SynthesisFailed from error
         piece.end_ms = self.reply.track.total_ms
 
-    async def _speak(self, words: str, shaper: Shaper) -> None:
+    async def _speak(self, words: str) -> None:
         chunks = self.synthesizer.synthesize(words, voice=self.voice, language=self.language)
         async with aclosing(chunks):
             async for chunk in chunks:
                 if self.reply.marks.first_chunk is None:
                     self.reply.marks.first_chunk = asyncio.get_running_loop().time()
-                await self.reply.track.write(shaper.push(chunk))
+                await self.reply.track.write(chunk)
 
 
 class _SynthesisFailed(Exception):

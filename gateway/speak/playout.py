@@ -12,9 +12,10 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from gateway.speak.reel import FRAME_MS, Reel
 from gateway.speak.ticker import FRAME_S, Ticker
+from gateway.speak.tts import Chunk
 
-FRAME_MS = 20
 _KEEP_HEARD_FRAMES = 100
 """2 s: a client may report that it is this far behind the pacing clock."""
 _TIMER_SLACK_S = 0.001
@@ -43,6 +44,7 @@ class Playout:
         rate: int,
         lead_ms: int,
         buffer_s: float,
+        loudness_dbfs: float,
         send: Callable[[Frame], None],
         on_mark: Callable[[int], None],
         on_heard: Callable[[], None],
@@ -50,22 +52,21 @@ class Playout:
         """send: takes a frame, must not block. on_mark(n): the n-th mark's audio starts to be sent.
         on_heard: the finished reply was heard to its end."""
         self._ticker = ticker
-        self._frame_bytes = rate * FRAME_MS // 1000 * 2
+        self._rate, self._loudness_dbfs = rate, loudness_dbfs
         self._lead_s = lead_ms / 1000
-        self._limit = max(2, int(buffer_s / FRAME_S))
+        self._limit_ms = max(2 * FRAME_MS, buffer_s * 1000)
         self._send, self._on_mark, self._on_heard = send, on_mark, on_heard
         self._room = asyncio.Event()
         self.generation = 0
         self._track: Track | None = None
+        self._reel = Reel(rate, loudness_dbfs)
         self._clear()
 
     def _clear(self) -> None:
-        self._frames: deque[bytes] = deque()  # all frames from `_base` on, heard ones pruned
-        self._base = 0
+        self._reel.close()
+        self._reel = Reel(self._rate, self._loudness_dbfs)
         self._next = 0  # index of the next frame to send
-        self._partial = bytearray()
         self._marks: deque[tuple[int, int]] = deque()  # (first frame index, mark)
-        self._finished = False
         self._paused = False
         self._held_back = False
         self._sequence = 0
@@ -100,7 +101,7 @@ class Playout:
         """Go on from the first frame not heard, under a new generation (the same if none was sent)."""
         if self._next:
             heard = self.heard_ms() // FRAME_MS
-            self._next = min(max(heard, self._base), self._base + len(self._frames))
+            self._next = min(max(heard, self._reel.base), self._reel.end)
             self.generation += 1
             self._sequence = 0
         self._reported_ms = None
@@ -126,8 +127,9 @@ class Playout:
     def runs_dry_s(self) -> float | None:
         """Loop time at which the client has played what was sent, by the pacing clock; None when nothing
         is being sent."""
-        all_sent = self._finished and self._next == self._base + len(self._frames)
-        return None if self._paused or self._anchor_s is None or all_sent else self._heard_at(self._next)
+        if self._paused or self._anchor_s is None or (self._reel.finished and not self._reel.has(self._next)):
+            return None
+        return self._heard_at(self._next)
 
     def hold_back(self) -> None:
         """Send nothing until `let_go`, `resume` or `start`; nothing is given up, the pacing clock goes on."""
@@ -149,12 +151,12 @@ class Playout:
     @property
     def left(self) -> bool:
         """Something of this reply is or may still be unheard."""
-        return not self._finished or self.heard_ms() < self.total_ms
+        return not self._reel.finished or self.heard_ms() < self.total_ms
 
     @property
     def total_ms(self) -> int:
         """Audio written so far."""
-        return (self._base + len(self._frames)) * FRAME_MS
+        return self._reel.total_ms
 
     def heard_ms(self) -> int:
         """Of this reply's audio, by the client's report or the pacing clock."""
@@ -186,23 +188,22 @@ class Playout:
     # ---- sending ----
 
     def _wake(self) -> None:
-        if self._paused or not (self._finished or self._next < self._base + len(self._frames)):
+        if self._paused or not (self._reel.finished or self._reel.has(self._next)):
             return
         self._ticker.join(self._tick)
         self._tick(asyncio.get_running_loop().time())
 
     def _tick(self, now: float) -> None:
-        end = self._base + len(self._frames)
-        while self._next < end and not self._paused and not self._held_back:
+        while not self._paused and not self._held_back and self._reel.has(self._next):
             if self._anchor_s is None or self._heard_at(self._next + 1) < now:
                 # First frame, or the audio came a frame too late: what follows is heard from now on.
                 self._anchor_s, self._anchor = now, self._next
             if self._heard_at(self._next) - self._lead_s > now:
                 break
             self._send_next()
-        self._prune()
-        if self._next == end and not self._paused:
-            if not self._finished:
+        self._reel.forget(self._next - _KEEP_HEARD_FRAMES)
+        if not self._paused and not self._reel.has(self._next):
+            if not self._reel.finished:
                 self._ticker.leave(self._tick)  # the next write wakes it again
             elif self._anchor_s is None or now >= self._heard_at(self._next) - _TIMER_SLACK_S:
                 self._ticker.leave(self._tick)
@@ -217,18 +218,17 @@ class Playout:
     def _send_next(self) -> None:
         while self._marks and self._marks[0][0] <= self._next:
             self._on_mark(self._marks.popleft()[1])
-        pcm = self._frames[self._next - self._base]
+        pcm = self._reel.frame(self._next)
         frame = Frame(self.generation, self._sequence, self._next * FRAME_MS, pcm)
         self._next += 1
         self._sequence += 1
         self._send(frame)
-        if not self._room.is_set() and self._base + len(self._frames) - self._next < self._limit:
+        if not self._room.is_set() and not self._full:
             self._room.set()
 
-    def _prune(self) -> None:
-        while self._next - self._base > _KEEP_HEARD_FRAMES:
-            self._frames.popleft()
-            self._base += 1
+    @property
+    def _full(self) -> bool:
+        return self._reel.total_ms - self._next * FRAME_MS >= self._limit_ms
 
 
 class Track:
@@ -252,31 +252,24 @@ class Track:
         """What is written from here on belongs to piece `number`."""
         if self.open:
             it = self._playout
-            it._marks.append((it._base + len(it._frames), number))
+            it._marks.append((it._reel.total_ms // FRAME_MS, number))
 
-    async def write(self, pcm: bytes) -> None:
-        """PCM16 at the output rate, any length. Waits while `buffer_s` of audio is unsent."""
+    async def write(self, chunk: Chunk) -> None:
+        """As the voice model made it. Waits while `buffer_s` of audio is unsent.
+
+        Raises ValueError for audio that is none."""
         it = self._playout
-        while self.open and it._base + len(it._frames) - it._next >= it._limit:
+        while self.open and it._full:
             it._room.clear()
             await it._room.wait()
         if not self.open:
             return
-        it._partial += pcm
-        size = it._frame_bytes
-        whole = len(it._partial) // size * size
-        for at in range(0, whole, size):
-            it._frames.append(bytes(it._partial[at : at + size]))
-        del it._partial[:whole]
+        it._reel.add(chunk)
         it._wake()
 
     def finish(self) -> None:
         """No more audio will come; the rest is padded to a whole frame."""
         if not self.open:
             return
-        it = self._playout
-        if it._partial:
-            it._frames.append(bytes(it._partial.ljust(it._frame_bytes, b"\0")))
-            it._partial.clear()
-        it._finished = True
-        it._wake()
+        self._playout._reel.finished = True
+        self._playout._wake()

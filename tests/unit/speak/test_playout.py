@@ -9,6 +9,7 @@ import pytest
 
 from gateway.speak.playout import Frame, Playout
 from gateway.speak.ticker import Ticker
+from gateway.speak.tts import Chunk
 from tests.support.virtual_time import run_virtual
 
 RATE = 16_000
@@ -24,6 +25,7 @@ class Listener:
             rate=RATE,
             lead_ms=lead_ms,
             buffer_s=buffer_s,
+            loudness_dbfs=-20.0,
             send=lambda f: self.sent.append((self.now(), f)),
             on_mark=lambda n: self.marks.append((self.now(), n)),
             on_heard=self._on_heard,
@@ -37,8 +39,8 @@ class Listener:
         self.heard_at = self.now()
 
 
-def audio(ms: int) -> bytes:
-    return bytes(RATE * ms // 1000 * 2)
+def audio(ms: int) -> Chunk:
+    return Chunk(bytes(RATE * ms // 1000 * 2), RATE)
 
 
 @pytest.mark.parametrize("lead_ms", [0, 60, 200])
