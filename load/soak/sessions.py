@@ -146,7 +146,7 @@ def _short_clips(manifest: Path, out: Path) -> Path:
 def _outcome(found: _Found, count: int) -> Outcome:
     skip = min(_WARM_ROUNDS, len(found.sessions) // 4)
     x = np.array(found.sessions[skip:], dtype=np.float64)
-    memory = slope(x, np.array(found.rss_mb[skip:]) * 1000)  # kB per session
+    memory = slope(x, 1000 * np.array(found.rss_mb[skip:], dtype=np.float64))  # kB per session
     tasks = slope(x, np.array(found.tasks[skip:], dtype=np.float64))
     failed = count - found.ends["fine"]
     whys = ", ".join(f"{why} {n}" for why, n in found.ends.most_common() if why != "fine")
