@@ -18,6 +18,10 @@ from load.emulators.distributions import BadProfile
 
 RATE = 16_000
 _BLOCK = RATE // 50
+_KEY = 16
+_STEP = 32
+_MOST_PLACES = 8
+"""Under one key: silence looks the same everywhere."""
 _PAUSE = 10**-2.5
 """Power, relative to the loud parts, of a pause within a recording."""
 
@@ -34,22 +38,27 @@ class Clip:
 
 
 class Clips:
-    """The recordings of one manifest."""
+    """The recordings of one manifest.
+
+    Every `_STEP`th sample of them is in an index under the `_KEY` bytes that begin there; of a piece of
+    sound, `_STEP` neighbouring places are looked up, one of which must be there.
+    """
 
     def __init__(self, clips: Sequence[Clip]) -> None:
-        self._clips = tuple(clips)
-
-    def __len__(self) -> int:
-        return len(self._clips)
+        self._index: dict[bytes, list[tuple[Clip, int]]] = {}
+        for clip in clips:
+            for at in range(0, len(clip.pcm) - _KEY, 2 * _STEP):
+                places = self._index.setdefault(clip.pcm[at : at + _KEY], [])
+                if len(places) < _MOST_PLACES:
+                    places.append((clip, at))
 
     def find(self, pcm: bytes) -> tuple[Clip, float] | None:
         """The recording that holds these samples, and where in it they begin (ms)."""
-        for clip in self._clips:
-            at = clip.pcm.find(pcm)
-            while at >= 0 and at % 2:
-                at = clip.pcm.find(pcm, at + 1)
-            if at >= 0:
-                return clip, at / 2 * 1000 / RATE
+        for offset in range(0, min(2 * _STEP, len(pcm) - _KEY), 2):
+            for clip, at in self._index.get(pcm[offset : offset + _KEY], ()):
+                start = at - offset
+                if start >= 0 and clip.pcm.startswith(pcm, start):
+                    return clip, start / 2 * 1000 / RATE
         return None
 
 
@@ -62,6 +71,8 @@ def read_clips(manifest: str, transcripts: Sequence[str]) -> Clips:
     path = Path(manifest)
     try:
         entries = json.loads(path.read_text("utf-8"))
+        if not isinstance(entries, list) or not entries:
+            raise ValueError("no list")
         return Clips(
             [
                 _clip(path.parent, entry, transcripts[number % len(transcripts)])
