@@ -25,7 +25,7 @@ def page(
     run: Run, summary: dict[str, Any], old: Run | None = None, old_summary: dict[str, Any] | None = None
 ) -> str:
     """The whole document. With `old`, both runs in every picture, and a table of ratios."""
-    steady = summary["steady"]
+    steady = _held(summary) if summary["limit"] and summary["levels"] else summary["steady"]
     band = (steady["from_s"], steady["to_s"]) if steady else None
     parts = [
         _header(summary),
@@ -142,7 +142,7 @@ def _tiles(summary: dict[str, Any], old: dict[str, Any] | None) -> str:
             f"<em>{escape(under)}</em>{change}</div>"
         )
 
-    if summary["limit"]:
+    if summary["limit"] and summary["levels"]:
         _limit_tiles(summary, old, tile)
         return f'<div class="tiles">{"".join(tiles)}</div>'
     for name, title in (("voice_to_voice", "Voice to voice, p50"), ("barge_in", "Barge-in, p50")):
@@ -182,7 +182,7 @@ def _tiles(summary: dict[str, Any], old: dict[str, Any] | None) -> str:
 def _limit_tiles(summary: dict[str, Any], old: dict[str, Any] | None, tile: Callable[..., None]) -> None:
     """Of a run with several levels: the last one that held."""
     held = _held(summary)
-    was = _held(old) if old and old["limit"] else {}
+    was = _held(old) if old and old["limit"] and old["levels"] else {}
     first = summary["levels"][0]
     at = f"at {_people(held['sessions'])}"
 
@@ -206,7 +206,8 @@ def _limit_tiles(summary: dict[str, Any], old: dict[str, Any] | None, tile: Call
 
 def _held(summary: dict[str, Any]) -> dict[str, Any]:
     levels: list[dict[str, Any]] = summary["levels"]
-    return next((level for level in levels if level["sessions"] == summary["limit"]["held"]), levels[0])
+    held = [level for level in levels if level["sessions"] <= (summary["limit"]["held"] or 0)]
+    return max(held, key=lambda level: int(level["sessions"]), default=levels[0])
 
 
 def _tried(levels: list[dict[str, Any]]) -> str:

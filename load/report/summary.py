@@ -64,7 +64,8 @@ def summarise(run: Run) -> dict[str, Any]:
         "overhead_ms": _overhead(run),
         "generator": _generator(run, part),
         "levels": found,
-        "limit": limit(found) if len(distinct) > 1 else None,
+        # what ended a ramp is what it saw itself; of other runs with several levels we judge
+        "limit": run.facts.get("ramp") or (limit(found) if len(distinct) > 1 else None),
         "slopes": _slopes(run, part),
         "parts": run.facts.get("parts"),
     }

@@ -132,7 +132,7 @@ class Chart:
             at = self.py(y)
             self.marks.append(
                 f'<path class="rule {kind}" d="M{self.left} {at}H{self.width - _RIGHT}"/>'
-                f'<text class="note {kind}" x="{self.width - _RIGHT - 4}" y="{at - 5}" text-anchor="end">{escape(text)}</text>'
+                f'<text class="note {kind}" x="{self.left + 6}" y="{at - 5}">{escape(text)}</text>'
             )
 
     def upright(self, x: float, text: str, kind: str = "limit", *, row: int = 0) -> None:

@@ -142,6 +142,7 @@ async def _run(
         print(f"{options.scenario}: up to {sessions} at once, gateway {host}", flush=True)
         async with watch:
             await _until_done(options, locust, gateway.child if gateway else None)
+        facts["ramp"] = _ramp(options.out / "ramp.json")
         if parts is not None:
             facts["parts"] = await counted(parts)
 
@@ -189,6 +190,15 @@ def _room(options: Options) -> list[str]:
     """The gateway's own limit must not be what is measured."""
     sessions = options.sessions or SCENARIOS[options.scenario].sessions
     return [f"session.max_sessions={2 * sessions}"] if sessions > 100 else []
+
+
+def _ramp(path: Path) -> dict[str, Any] | None:
+    """What a ramp says of itself: held, broke_at, why."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return {key: found.get(key) for key in ("held", "broke_at", "why")}
 
 
 def _parts(options: Options) -> list[str]:

@@ -31,6 +31,9 @@ _WARM_ROUNDS = 5
 _AT_ONCE = 64
 _RUDE_EVERY = 10
 _ONE_S = 40.0
+_RETRYABLE = ("refused:UNAVAILABLE", "refused:RESOURCE_EXHAUSTED")
+_AGAIN_S = (0.2, 0.5, 1.0, 2.0, 4.0, 4.0, 8.0, 8.0, 8.0, 8.0)
+"""Pauses of a caller that was refused before it dials again."""
 _REST_S = 15.0
 _LOOK_S = 0.2
 _SHORTEST_MS = 1_500.0
@@ -48,6 +51,8 @@ class _Found:
     turns: list[float] = field(default_factory=list)
     connects: list[float] = field(default_factory=list)
     stale: int = 0
+    refused: int = 0
+    """Dials that were refused for the moment and came again."""
     seconds: float = 0.0
 
 
@@ -65,7 +70,7 @@ async def run(soak: Soak) -> Outcome:
         value = float(sample["ms"]) if sample["ok"] else float("inf")
         if sample["name"] == "voice_to_voice":
             found.turns.append(value)
-        elif sample["name"] == "connect":
+        elif sample["name"] == "connect" and sample["ok"]:
             found.connects.append(value)
         elif sample["name"] == "stale_frames":
             found.stale += int(sample["ms"])
@@ -102,7 +107,12 @@ async def _round(
             "hang_up": "rude" if rude else "clean", "reply_timeout_ms": 8_000,
         }  # fmt: skip
         async with places:
-            ok, why = await fleet.call(plan, _ONE_S)
+            for pause_s in _AGAIN_S:
+                ok, why = await fleet.call(plan, _ONE_S)
+                if ok or not why.startswith(_RETRYABLE):
+                    break
+                found.refused += 1  # the gateway looks after the sessions it has; the caller dials again
+                await asyncio.sleep(pause_s)
         found.ends["fine" if ok else why or "unknown"] += 1
 
     async with asyncio.TaskGroup() as group:
@@ -156,7 +166,8 @@ def _outcome(found: _Found, count: int) -> Outcome:
         f"off rudely: {'nothing grows' if ok else 'NOT FINE'}.",
         f"Memory at rest: {_text(memory, 1000, 'kB')} per 1,000 sessions.",
         f"Tasks at rest: {_text(tasks, 1000, 'tasks')} per 1,000 sessions.",
-        f"Sessions that failed: {failed}{f' ({whys})' if whys else ''}; stale frames: {found.stale}.",
+        f"Sessions that failed: {failed}{f' ({whys})' if whys else ''}; stale frames: {found.stale}; "
+        f"dials refused for the moment by an overloaded gateway, and repeated: {found.refused:,}.",
         f"Connect p50 {percentile(found.connects, 0.5):.1f}, p99 {percentile(found.connects, 0.99):.1f} ms; "
         f"voice to voice p50 {percentile(found.turns, 0.5):.0f}, p99 {percentile(found.turns, 0.99):.0f} ms.",
         f"Slopes are least-squares lines with 95 % confidence, through what was left each time everybody had gone, "
@@ -169,7 +180,7 @@ def _outcome(found: _Found, count: int) -> Outcome:
     return Outcome(
         "Soak: sessions", ok, findings, ("sessions so far", "memory at rest, MB", "tasks at rest"), rows,
         {
-            "sessions": found.sessions, "rss_mb": found.rss_mb, "tasks": found.tasks, "ends": dict(found.ends),
+            "sessions": found.sessions, "rss_mb": found.rss_mb, "tasks": found.tasks, "ends": dict(found.ends), "refused_and_repeated": found.refused,
             "seconds": found.seconds, "rss_kb_per_session": _plain(memory), "tasks_per_session": _plain(tasks),
         },
     )  # fmt: skip
