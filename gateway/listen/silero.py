@@ -65,6 +65,7 @@ class SileroVad:
         self._timer: asyncio.TimerHandle | None = None
         self._last_run = 0.0
         self._awake = 0.0
+        self._behind = False
         self._rate = np.array(RATE, dtype=np.int64)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
@@ -102,7 +103,16 @@ class SileroVad:
 
     def _pushed(self, stream: _Stream) -> None:
         self._ready[stream] = None
+        if len(stream.pending) > 1:
+            self._hurry()
         self._schedule()
+
+    def _hurry(self) -> None:
+        """A stream came in a burst: one window a batch would leave it behind for ever."""
+        self._behind = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _take_row(self) -> int:
         if not self._free_rows:
@@ -119,7 +129,7 @@ class SileroVad:
         if self._running or not self._ready or self._timer is not None or self._loop is None:
             return
         wait = 0.0
-        if len(self._streams) > self._small:
+        if len(self._streams) > self._small and not self._behind:
             # A few awake streams wait little, many share up to a window's time: the cost stays level.
             wait = self._last_run + min(self._tick_s, self._awake / 2000) - self._loop.time()
         if wait <= 0:
@@ -134,6 +144,7 @@ class SileroVad:
     def _run(self) -> None:
         if self._running or self._closed or self._loop is None:
             return
+        self._behind = False
         batch: list[_Stream] = []
         for stream in list(self._ready)[:_MAX_BATCH]:
             del self._ready[stream]
@@ -174,6 +185,8 @@ class SileroVad:
                 self._report("a listener of the voice activity detector failed", error)
             if stream.pending:
                 self._ready[stream] = None
+                if len(stream.pending) > 1:
+                    self._hurry()
         if failure is not None:
             self._report("the voice activity detector failed on a batch", failure)
         self._schedule()

@@ -278,3 +278,19 @@ async def test_a_row_is_free_only_when_its_window_has_run() -> None:
         await answers.until(1)
         assert stream.row in vad._free_rows
         assert not first
+
+
+async def test_a_stream_that_comes_in_a_burst_catches_up() -> None:
+    """Windows are as long as the tick: with one window a batch and a batch a tick it never would."""
+    loop = asyncio.get_running_loop()
+    voice = windows(4, 16)
+    async with detector(small=0) as vad:
+        vad._awake = 1e6  # a crowd: batches are 32 ms apart
+        vad._last_run = loop.time()
+        heard = [Answers() for _ in range(8)]
+        streams = [vad.open(answers) for answers in heard]
+        began = loop.time()
+        for window in voice:
+            streams[0].push(window)
+        await heard[0].until(len(voice))
+        assert loop.time() - began < len(voice) * 0.032 / 2
