@@ -35,11 +35,7 @@ func (c *caller) end(connected time.Duration, err error) {
 	ok, why := true, ""
 	if !c.leaving {
 		ok, why = c.verdict(err)
-		turnWhy := why
-		if ok || strings.HasPrefix(why, "disconnected") {
-			turnWhy = "disconnected"
-		}
-		c.person.over(at, turnWhy)
+		c.person.over(at, "disconnected")
 	}
 	c.mu.Unlock()
 	c.tell(at, sample{0, "session", inMs(at - connected), ok, why})

@@ -85,7 +85,6 @@ func (f *fleet) reportSelf(stop <-chan struct{}) {
 	for {
 		select {
 		case <-stop:
-			f.frames.close()
 			return
 		case <-tick.C:
 		}

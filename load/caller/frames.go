@@ -82,7 +82,9 @@ func (f *frameFiles) close() {
 	defer f.mu.Unlock()
 	for _, file := range f.files {
 		if file != nil {
-			file.file.Close()
+			file.mu.Lock()
+			file.file.Close() // a row that comes now is lost with the caller that was cut
+			file.mu.Unlock()
 		}
 	}
 }

@@ -31,8 +31,9 @@ func (p *person) heardAudio(at time.Duration, id string, generation, sequence in
 }
 
 func (p *person) answered(at time.Duration, t *turn, reply *heard) {
+	reply.turn = t.number
 	if at < t.end {
-		t.early = reply
+		t.early, reply.early = reply, true
 		return
 	}
 	t.answer = reply
@@ -98,17 +99,17 @@ func (p *person) heardDone(at time.Duration, m *voicepb.ReplyDone) {
 	reply.done, reply.doneAt = true, at
 	reply.endGeneration(func(a arrival, late time.Duration) { p.rows(reply.number, a, late) })
 	p.spokenFor += ms(float64(m.HeardMs))
-	for _, s := range reply.samples(p.turns) {
+	for _, s := range reply.samples() {
 		p.emit(at, s)
+	}
+	for _, name := range gatewayStages {
+		if value, ok := m.TimingsMs[name]; ok && reply.turn > 0 && !reply.early {
+			p.emit(at, sample{reply.turn, name, value, true, ""})
+		}
 	}
 	t := p.turn
 	if t == nil || !t.covers(reply.turnID) {
 		return
-	}
-	for _, name := range gatewayStages {
-		if value, ok := m.TimingsMs[name]; ok && reply == t.answer {
-			p.emit(at, sample{t.number, name, value, true, ""})
-		}
 	}
 	switch {
 	case reply == t.answer || (reply == t.early && at >= t.end && m.Outcome == voicepb.Outcome_COMPLETED):

@@ -33,7 +33,11 @@ func TestAnInterruptionIsMeasuredFromTheOnsetInTheAir(t *testing.T) {
 	s := interrupted(t, 2100)
 	s.flushed(2120, "r1", 1)
 	s.started(2121, "t2")
-	s.done(2300, "r1", voicepb.Outcome_INTERRUPTED, nil)
+	s.done(2300, "r1", voicepb.Outcome_INTERRUPTED, map[string]float64{"final_to_first_token": 126})
+	if frames := s.samples["frames"]; len(frames) != 1 || frames[0].turn != 1 || frames[0].ms != 36 {
+		t.Errorf("the reply that was cut belongs to the first turn: %v", frames)
+	}
+	s.is("final_to_first_token", 126, "")
 	s.answerSecond()
 	s.is2("barge_in", 120, "")
 	s.is2("detect_to_stale", 0, "")

@@ -114,7 +114,8 @@ const heldBackFor = 250 * time.Millisecond
 type socket struct {
 	connection atomic.Pointer[net.TCPConn]
 	late       func(late time.Duration, heldBack bool)
-	due        atomic.Int64 // of the oldest frame not written yet; 0: none
+	waiting    atomic.Int64 // frames not written yet
+	due        atomic.Int64 // of the oldest of them
 	handedOver atomic.Int64
 }
 
@@ -136,21 +137,24 @@ func (s *socket) dial(ctx context.Context, address string) (net.Conn, error) {
 
 // expect announces a frame that is about to be sent.
 func (s *socket) expect(due, at time.Duration) {
-	if s.due.CompareAndSwap(0, int64(due)) {
+	if s.waiting.Add(1) == 1 {
+		s.due.Store(int64(due))
 		s.handedOver.Store(int64(at))
 	}
 }
 
 func (c timedConnection) Write(b []byte) (int, error) {
-	due := time.Duration(c.socket.due.Swap(0))
-	handedOver := time.Duration(c.socket.handedOver.Load())
+	due, handedOver := time.Duration(c.socket.due.Load()), time.Duration(c.socket.handedOver.Load())
+	waiting := c.socket.waiting.Swap(0)
 	n, err := c.TCPConn.Write(b)
-	if due != 0 {
-		if written := now(); written-handedOver > heldBackFor {
+	written := now()
+	for range waiting { // they are a frame's time apart
+		if written-handedOver > heldBackFor {
 			c.socket.late(handedOver-due, true)
 		} else {
-			c.socket.late(written-due, false)
+			c.socket.late(max(0, written-due), false)
 		}
+		due, handedOver = due+frameTime, handedOver+frameTime
 	}
 	return n, err
 }

@@ -120,7 +120,8 @@ func TestFramesThatTheServerDoesNotTakeAreNotOurLateness(t *testing.T) {
 	s.expect(now()-7*time.Millisecond, now())
 	connection.Write([]byte("a"))
 	connection.Write([]byte("b")) // no frame: not measured
-	s.expect(now()-time.Second-3*time.Millisecond, now()-time.Second)
+	handedOver := now() - time.Second
+	s.expect(handedOver-3*time.Millisecond, handedOver)
 	connection.Write([]byte("c"))
 	if len(late) != 2 || late[0] < 7*time.Millisecond || late[0] > 200*time.Millisecond || held[0] {
 		t.Fatalf("got %v %v", late, held)

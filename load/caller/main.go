@@ -45,6 +45,7 @@ func main() {
 	}
 	fleet.hangUpAll(goodbye)
 	close(stopSelf)
+	fleet.frames.close()
 	events.close()
 	if err := lines.Err(); err != nil {
 		fmt.Fprintln(os.Stderr, "parley-caller: a command could not be read:", err)

@@ -18,6 +18,8 @@ type heard struct {
 	number     int
 	id         string
 	turnID     string
+	turn       int  // that it answered; 0: none of ours
+	early      bool // it began while the person still spoke
 	generation int64
 	arrivals   []arrival // of the present generation
 	late       []time.Duration
@@ -100,7 +102,7 @@ func untilGap(arrivals []arrival) (int, time.Duration) {
 }
 
 // samples are those of a reply that ended.
-func (h *heard) samples(turn int) []sample {
+func (h *heard) samples() []sample {
 	if len(h.late) == 0 {
 		return nil
 	}
@@ -110,8 +112,8 @@ func (h *heard) samples(turn int) []sample {
 		over++
 	}
 	return []sample{
-		{turn, "frames", float64(h.frames), true, ""},
-		{turn, "frames_late", float64(over), true, ""},
-		{turn, "frame_jitter", inMs(quantile(h.late, 0.99)), true, ""},
+		{h.turn, "frames", float64(h.frames), true, ""},
+		{h.turn, "frames_late", float64(over), true, ""},
+		{h.turn, "frame_jitter", inMs(quantile(h.late, 0.99)), true, ""},
 	}
 }

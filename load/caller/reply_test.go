@@ -80,7 +80,7 @@ func TestLostFramesAreCountedAsLate(t *testing.T) {
 		}
 	}
 	h.endGeneration(func(arrival, time.Duration) {})
-	for _, s := range h.samples(1) {
+	for _, s := range h.samples() {
 		if s.name == "frames_late" && s.ms != 3 {
 			t.Fatalf("%v frames late, not the 3 lost ones", s.ms)
 		}
