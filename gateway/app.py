@@ -252,6 +252,9 @@ async def serve_forever(
         # What lives now lives for ever: the collector need not look at it again.
         gc.collect()
         gc.freeze()
+        # Sessions make few cycles and many short-lived objects: at the default of 700 the collector looks
+        # through the young ones some fifty times a second.
+        gc.set_threshold(20_000, 20, 20)
         on_ready(service.endpoints())
         await stopping.wait()
     finally:

@@ -46,7 +46,10 @@ class Core:
         self.hello = connection.hello
         self.chosen = connection.hello.configure
         self.state = ev.State.IDLE
-        self.ended: asyncio.Future[ev.Closed] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        self.now: Callable[[], float] = loop.time
+        """The event loop's time, s."""
+        self.ended: asyncio.Future[ev.Closed] = loop.create_future()
         self.group: asyncio.TaskGroup | None = None
         self.tasks: set[asyncio.Task[None]] = set()
         self.on_state: Callable[[ev.State], None] = lambda state: None
@@ -73,11 +76,6 @@ class Core:
             self.ended.set_result(closed)
 
     # ---- time and tasks ----
-
-    @staticmethod
-    def now() -> float:
-        """The event loop's time, s."""
-        return asyncio.get_running_loop().time()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """A task that ends with the session; an exception in it ends the session."""

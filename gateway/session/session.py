@@ -159,14 +159,17 @@ class Session:
 
     async def _read(self) -> None:
         try:
+            bytes_per_s = 2 * self._connection.hello.input_rate
             async for event in self._connection.events():
                 if isinstance(event, ev.AudioIn):
                     self._hearing.hear(event.pcm)
-                    await self._audio_clock.keep(len(event.pcm) / (2 * self._connection.hello.input_rate))
+                    too_early_s = self._audio_clock.spend(len(event.pcm) / bytes_per_s)
                 else:
                     self._on_client_event(event)
                     asks = isinstance(event, ev.TextIn | ev.Say)
-                    await self._event_clock.keep(_ASKED_S if asks else _EVENT_S)
+                    too_early_s = self._event_clock.spend(_ASKED_S if asks else _EVENT_S)
+                if too_early_s > 0:
+                    await asyncio.sleep(too_early_s)
         except ConnectionError as error:
             self.end(ev.Closed("client", str(error) or "the connection was lost"))
         else:
@@ -210,10 +213,8 @@ class _Clock:
         self._core = core
         self._at_s = 0.0
 
-    async def keep(self, seconds: float) -> None:
-        """Something worth so much time was read."""
+    def spend(self, seconds: float) -> float:
+        """Something worth so much time was read; returns how long (s) not to read on, if that is positive."""
         now = self._core.now()
         self._at_s = max(self._at_s, now) + seconds
-        ahead = self._at_s - now
-        if ahead > _AHEAD_OF_REAL_TIME_S:
-            await asyncio.sleep(ahead - _AHEAD_OF_REAL_TIME_S)
+        return self._at_s - now - _AHEAD_OF_REAL_TIME_S

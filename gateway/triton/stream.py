@@ -22,7 +22,6 @@ from gateway.triton.errors import (
     from_rpc,
 )
 
-
 _AHEAD = 8
 """Responses read before somebody asks; beyond that HTTP/2 flow control holds the model back."""
 
