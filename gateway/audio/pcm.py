@@ -64,7 +64,11 @@ def rms_dbfs(samples: npt.NDArray[np.float32]) -> float:
     if not samples.size:
         return SILENCE_DBFS
     flat = samples.ravel()
-    power = float(np.dot(flat, flat)) / flat.size
+    return power_dbfs(float(np.dot(flat, flat)) / flat.size)
+
+
+def power_dbfs(power: float) -> float:
+    """A mean square in dB below full scale; −120 for silence, and for NaN."""
     if not power > 1e-12:
         return SILENCE_DBFS
     return 10 * math.log10(power)

@@ -41,13 +41,17 @@ class Guard(Protocol):
         """What was sent to the client, PCM16 at its rate, in the order of time."""
         ...
 
-    def suppress(self, window: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]: ...
+    def suppress(
+        self, window: npt.NDArray[np.float32], power: float | None = None
+    ) -> npt.NDArray[np.float32]: ...
 
     def close(self) -> None: ...
 
 
 class Gate(Protocol):
-    def process(self, window: npt.NDArray[np.float32], factor: float) -> npt.NDArray[np.float32]: ...
+    def process(
+        self, window: npt.NDArray[np.float32], factor: float, power: float | None = None
+    ) -> npt.NDArray[np.float32]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,10 +147,12 @@ class Ear:
             self.tap(pcm)
         window = np.frombuffer(pcm, "<i2").astype(np.float32)
         window *= _TO_FLOAT
+        power: float | None = float(np.dot(window, window)) / WINDOW
         if self._guard is not None:
-            window = self._guard.suppress(window)
+            heard, window = window, self._guard.suppress(window, power)
+            power = power if window is heard else None
         if self._gate is not None:
-            window = self._gate.process(window, self.gate_factor)
+            window = self._gate.process(window, self.gate_factor, power)
         self._stream.push(window)
 
     def _on_probability(self, probability: float) -> None:

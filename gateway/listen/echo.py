@@ -109,15 +109,18 @@ class EchoGuard:
         """The session is over."""
         self._reference.close()
 
-    def suppress(self, window: Float) -> Float:
-        """One input window, float32 [512]: without our echo, or zeros when it was nothing else."""
+    def suppress(self, window: Float, power: float | None = None) -> Float:
+        """One input window, float32 [512]: without our echo, or zeros when it was nothing else.
+
+        power: its mean square, where that is known already."""
         if not self._enabled:
             return window
         self._keep_in_step()
         at = self._input_at
         self._input_at += WINDOW
         self._input.append(window)
-        power = _power(window)
+        if power is None:
+            power = _power(window)
         self._floor = min(self._floor * 1.01, max(power, _QUIET_POWER / 10))
         if at > self._active_until or power < _QUIET_POWER:
             self._left.append(window)

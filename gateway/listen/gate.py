@@ -8,7 +8,7 @@ from collections import deque
 import numpy as np
 import numpy.typing as npt
 
-from gateway.audio.pcm import rms_dbfs
+from gateway.audio.pcm import power_dbfs, rms_dbfs
 from gateway.listen.asr import RATE
 from gateway.listen.vad import WINDOW
 from gateway.settings import GateSettings
@@ -22,6 +22,9 @@ _LOWEST_FLOOR_DBFS = -65.0
 """A floor below this would open the gate for noise nobody hears."""
 _FIRST_WINDOWS = 6
 """Before so many levels are known, the gate lets everything pass."""
+
+_SILENCE = np.zeros(WINDOW, np.float32)
+_SILENCE.flags.writeable = False
 
 
 class NoiseGate:
@@ -37,11 +40,13 @@ class NoiseGate:
         self.open = True
         """Whether the last window passed."""
 
-    def process(self, window: Float, factor: float = 1.0) -> Float:
-        """float32 [512] in; the same or zeros out. `factor` multiplies the margin (dB), by state."""
+    def process(self, window: Float, factor: float = 1.0, power: float | None = None) -> Float:
+        """float32 [512] in; the same or zeros out. `factor` multiplies the margin (dB), by state.
+
+        power: the window's mean square, where that is known already."""
         if not self._settings.enabled:
             return window
-        level = rms_dbfs(window)
+        level = rms_dbfs(window) if power is None else power_dbfs(power)
         if level > _DIGITAL_SILENCE_DBFS:
             self._learn(level)
         if level > self.floor_dbfs + self._settings.margin_db * factor or (
@@ -54,7 +59,7 @@ class NoiseGate:
             self.open = True
         else:
             self.open = False
-        return window if self.open else np.zeros_like(window)
+        return window if self.open else _SILENCE
 
     def _learn(self, level: float) -> None:
         if len(self._levels) == self._levels.maxlen:

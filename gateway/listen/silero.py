@@ -199,7 +199,7 @@ class SileroVad:
 
     def _infer(self, inputs: Float, states: Float) -> tuple[list[float], Float]:
         out, state = self._session.run(None, {"input": inputs, "state": states, "sr": self._rate})
-        return np.nan_to_num(out[:, 0]).tolist(), state
+        return out[:, 0].tolist(), state
 
 
 class _Stream:
@@ -279,7 +279,7 @@ class _Stream:
     def answer(self, probability: float) -> None:
         """Windows dropped meanwhile were pushed after the one that ran: they are answered after it."""
         self._in_flight = None
-        self.last = min(1.0, max(0.0, probability))
+        self.last = min(1.0, max(0.0, probability))  # of NaN, 0
         skipped, self._skipped = self._skipped, 0
         for _ in range(1 + skipped):
             if self.closed:
