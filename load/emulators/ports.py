@@ -18,6 +18,7 @@ _RESET = struct.pack("ii", 1, 0)
 _OPTIONS: list[tuple[str, int]] = [
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
+    ("grpc.so_reuseport", 0),  # a taken port is an error, not a second listener
     # Clients of all kinds: none is turned away for the pings it sends.
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_ping_strikes", 0),
@@ -63,6 +64,11 @@ class Port(ABC):
         """Returns when the port is closed; it opens again by itself after `down_s`."""
         await self.close()
         self._reopening = asyncio.create_task(self._reopen(down_s))
+
+    async def reopened(self) -> None:
+        """Returns when the port listens again. Raises: OSError, it could not."""
+        if self._reopening is not None:
+            await asyncio.shield(self._reopening)
 
     async def _reopen(self, down_s: float) -> None:
         await asyncio.sleep(down_s)
