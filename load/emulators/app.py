@@ -15,6 +15,7 @@ from load.emulators.llm import Chat
 from load.emulators.pace import Pace
 from load.emulators.ports import GrpcPort, HttpPort, Port
 from load.emulators.profile import Profile
+from load.emulators.proxies import Proxies
 from load.emulators.stats import Stats
 from load.emulators.tts import Speech
 
@@ -65,7 +66,8 @@ class Emulators:
             "tts": GrpcPort(triton, self._tts.handlers()),
         }
         orders = Control(self.stats, self.faults, self.ports, self.change, lambda: self.profile.tts.model)
-        self._control = HttpPort(control, orders.routes())
+        self.proxies = Proxies()
+        self._control = HttpPort(control, [*orders.routes(), *self.proxies.routes()])
 
     async def open(self) -> Addresses:
         """Raises: OSError, an address cannot be had."""
@@ -80,6 +82,7 @@ class Emulators:
 
     async def close(self) -> None:
         """At once; what is open is cut."""
+        await self.proxies.close()
         for port in (self._control, *self.ports.values()):
             await port.close()
 

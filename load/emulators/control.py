@@ -62,16 +62,16 @@ class Control:
 
     async def _profile(self, request: web.Request) -> web.Response:
         try:
-            self._change(await _body(request))
+            self._change(await body_of(request))
         except (BadOrder, BadProfile) as error:
-            return _refused(error)
+            return refused(error)
         return web.json_response({"ok": True})
 
     async def _fault(self, request: web.Request) -> web.Response:
         try:
-            self._faults.order(await _body(request))
+            self._faults.order(await body_of(request))
         except BadOrder as error:
-            return _refused(error)
+            return refused(error)
         return web.json_response({"ok": True})
 
     async def _no_faults(self, _: web.Request) -> web.Response:
@@ -80,23 +80,24 @@ class Control:
 
     async def _cut(self, request: web.Request) -> web.Response:
         try:
-            port = self._ports[part_of(await _body(request))]
+            port = self._ports[part_of(await body_of(request))]
         except BadOrder as error:
-            return _refused(error)
+            return refused(error)
         return web.json_response({"ok": True, "cut": port.cut()})
 
     async def _restart(self, request: web.Request) -> web.Response:
         """Answers when the port is closed; `/stats` says when it listens again."""
         try:
-            body = await _body(request)
+            body = await body_of(request)
             port, down_s = self._ports[part_of(body)], number(body, "down_s", 0.0, most=3_600)
         except BadOrder as error:
-            return _refused(error)
+            return refused(error)
         await port.restart(down_s)
         return web.json_response({"ok": True})
 
 
-async def _body(request: web.Request) -> Mapping[str, Any]:
+async def body_of(request: web.Request) -> Mapping[str, Any]:
+    """A JSON object. Raises: BadOrder."""
     try:
         body = json.loads(await request.read())
     except ValueError:
@@ -106,5 +107,5 @@ async def _body(request: web.Request) -> Mapping[str, Any]:
     return body
 
 
-def _refused(error: Exception) -> web.Response:
-    return web.json_response({"error": str(error)}, status=400)
+def refused(error: Exception, status: int = 400) -> web.Response:
+    return web.json_response({"error": str(error)}, status=status)

@@ -211,10 +211,15 @@ class Pair:
         self._up, self._down = Way(line), Way(line)
         self._up.source = self._down.sink = near
         self._closing: asyncio.TimerHandle | None = None
+        self._over = False
 
     def join(self, far: End) -> None:
-        if self._near.over:  # the client has left meanwhile
+        """The other end is there: unless it all is over meanwhile."""
+        if self._over:
             far.reset()
+            return
+        if self._closing is not None:
+            far.close()
             return
         self._far = far
         self._up.sink = self._down.source = far
@@ -262,6 +267,7 @@ class Pair:
         self._near.close()
 
     def _forget(self) -> None:
+        self._over = True
         if self._closing is not None:
             self._closing.cancel()
         self._up.stop()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import web
 
+from load.emulators.control import body_of, refused
 from load.emulators.faults import BadOrder, number
 from load.emulators.proxied import Weather
 from load.emulators.proxy import Proxy
@@ -93,28 +93,28 @@ class Proxies:
 
     async def _make(self, request: web.Request) -> web.Response:
         try:
-            body = await _body(request)
+            body = await body_of(request)
             name, upstream = _text(body, "name"), _text(body, "upstream")
             address = await self.make(name, upstream, str(body.get("address", ANY)))
         except (BadOrder, OSError) as error:
-            return _refused(error, 400)
+            return refused(error)
         return web.json_response({"name": name, "address": address})
 
     async def _fault(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]
         try:
             return web.json_response(
-                {"ok": True, "connections": await self.strike(name, await _body(request))}
+                {"ok": True, "connections": await self.strike(name, await body_of(request))}
             )
         except BadOrder as error:
-            return _refused(error, 400)
+            return refused(error)
         except KeyError:
-            return _refused(_unknown(name), 404)
+            return refused(_unknown(name), 404)
 
     async def _heal(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]
         if name not in self._proxies:
-            return _refused(_unknown(name), 404)
+            return refused(_unknown(name), 404)
         self._proxies[name].clear()
         return web.json_response({"ok": True})
 
@@ -141,16 +141,6 @@ async def _apply(proxy: Proxy, kind: str, values: Mapping[str, float]) -> int:
     return count
 
 
-async def _body(request: web.Request) -> Mapping[str, Any]:
-    try:
-        body = json.loads(await request.read())
-    except ValueError:
-        raise BadOrder("the body is not JSON") from None
-    if not isinstance(body, dict):
-        raise BadOrder("the body must be a JSON object")
-    return body
-
-
 def _text(body: Mapping[str, Any], name: str) -> str:
     value = body.get(name)
     if not isinstance(value, str) or not value:
@@ -160,7 +150,3 @@ def _text(body: Mapping[str, Any], name: str) -> str:
 
 def _unknown(name: str) -> BadOrder:
     return BadOrder(f"there is no proxy {name}: make it first, with POST /proxies")
-
-
-def _refused(error: Exception, status: int) -> web.Response:
-    return web.json_response({"error": str(error)}, status=status)
