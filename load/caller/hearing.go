@@ -69,10 +69,19 @@ func (p *person) heardEvent(at time.Duration, message *voicepb.ServerMessage) {
 		p.heardFlushed(at, m.Flushed)
 	case *voicepb.ServerMessage_ReplyDone:
 		p.heardDone(at, m.ReplyDone)
+	case *voicepb.ServerMessage_Warning:
+		p.noticed(at, "warning", m.Warning)
 	case *voicepb.ServerMessage_Error:
+		p.noticed(at, "error", m.Error)
 		if p.turn != nil {
 			p.turn.failure = m.Error.Code
 		}
+	}
+}
+
+func (p *person) noticed(at time.Duration, name string, m *voicepb.Notice) {
+	if p.plan.Notices {
+		p.emit(at, sample{p.turns, name, 1, true, m.Code})
 	}
 }
 

@@ -39,6 +39,7 @@ type plan struct {
 	ConnectMs      float64    `json:"connect_timeout_ms"`
 	ReplyTimeoutMs float64    `json:"reply_timeout_ms"`
 	ReplyShare     float64    `json:"reply_share"`
+	Notices        bool       `json:"notices"` // every warning and error becomes a sample
 }
 
 const (

@@ -265,3 +265,15 @@ func TestShareOfReplies(t *testing.T) {
 		t.Fatalf("pauses for %v", pause)
 	}
 }
+
+func TestNoticesAreToldWhereTheyAreAskedFor(t *testing.T) {
+	for _, wanted := range []bool{false, true} {
+		s := newStage(t, func(p *plan) { p.Notices = wanted })
+		s.until(400)
+		notice := &voicepb.Notice{Code: "asr_retry"}
+		s.hear(400, &voicepb.ServerMessage{Message: &voicepb.ServerMessage_Warning{Warning: notice}})
+		if got := s.samples["warning"]; (len(got) == 1 && got[0].why == "asr_retry") != wanted || len(got) > 1 {
+			t.Errorf("notices %v: %v", wanted, got)
+		}
+	}
+}

@@ -74,12 +74,22 @@ class Fleet:
         if self._reader is not None:
             await asyncio.wait({self._reader})
 
-    async def call(self, plan: dict[str, Any], within_s: float) -> tuple[bool, str]:
+    def number(self) -> int:
+        """One for a caller to come: the `id` of their samples."""
+        number, self._next = self._next, self._next + 1
+        return number
+
+    def hang_up(self, number: int) -> None:
+        """The turn that is open is cut. Nothing when the call is over already."""
+        if number in self._waiting and self._process is not None and self._process.stdin is not None:
+            self._process.stdin.write(json.dumps({"cmd": "stop", "id": number}).encode() + b"\n")
+
+    async def call(self, plan: dict[str, Any], within_s: float, number: int = 0) -> tuple[bool, str]:
         """One caller from dialling to hanging up. Returns (fine, why). Raises Failed when the program is gone
         or says nothing of this caller in time."""
         assert self._process is not None
         assert self._process.stdin is not None
-        number, self._next = self._next, self._next + 1
+        number = number or self.number()
         done: asyncio.Future[tuple[bool, str]] = asyncio.get_running_loop().create_future()
         self._waiting[number] = done
         line = json.dumps({"cmd": "start", "id": number, "plan": plan}) + "\n"
