@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import speech
+from bench import guard, speech
 from bench.machine import describe
 from bench.parts import OWN_STACK, PARTS, Bench
 from bench.report import Part, as_json, machine_text, part_text
@@ -27,6 +27,7 @@ examples:
   scripts/bench all --json results.json       everything, about 20 minutes
   scripts/bench all --quick                   a short form of everything, about a minute and a half
   scripts/bench latency bargein               some parts
+  scripts/bench --quick                       the guard: has a session become dearer? exit 1 above +25 %
 
 The stack is started as `parley up` starts it, on free ports, and stopped at the end. Keep the machine
 otherwise quiet: whatever else runs on it is in the figures.
@@ -42,14 +43,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "part", nargs="+", choices=("all", *PARTS), metavar="PART", help=f"all, {', '.join(PARTS)}"
+        "part", nargs="*", metavar="PART", help=f"all, {', '.join(PARTS)}; none, with --quick: the guard"
     )
     parser.add_argument("--quick", action="store_true", help="few samples: shows that it works, not how well")
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="write everything, raw samples too, as JSON"
     )
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables")
+    parser.add_argument("--keep", action="store_true", help="the guard's figures become the committed ones")
     options = parser.parse_args(arguments)
+    if unknown := [name for name in options.part if name not in ("all", *PARTS)]:
+        parser.error(f"there is no part {unknown[0]}: choose of all, {', '.join(PARTS)}")
+    if not options.part:
+        if not options.quick:
+            parser.error("name a part, or all; --quick alone compares with the committed figures")
+        return guard.main(keep=options.keep)
     names = list(PARTS) if "all" in options.part else list(dict.fromkeys(options.part))
     machine = describe(_command(options))
     print(machine_text(machine), flush=True)
