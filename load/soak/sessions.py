@@ -6,7 +6,9 @@ import asyncio
 import json
 import time
 from collections import Counter
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import numpy as np
 
 from load.caller_build import BuildError, ensure_caller
 from load.clips import NoSpeech, ensure_clips
+from load.report.data import Floats
 from load.report.figures import Slope, percentile, slope
 from load.run import usage
 from load.run.child import Failed
@@ -30,6 +33,8 @@ _WARM_ROUNDS = 5
 """The first of them fill pools and arenas, once: no part of the slopes."""
 _AT_ONCE = 64
 _RUDE_EVERY = 10
+_BLOCKS, _BLOCK_LEAST = 20, 25
+_ENOUGH = 2_000
 _ONE_S = 40.0
 _RETRYABLE = ("refused:UNAVAILABLE", "refused:RESOURCE_EXHAUSTED")
 _AGAIN_S = (0.2, 0.5, 1.0, 2.0, 4.0, 4.0, 8.0, 8.0, 8.0, 8.0)
@@ -45,8 +50,11 @@ _PARTS = ("llm.replies=['Fine.']", "tts.ms_per_char=60")
 @dataclass(slots=True)
 class _Found:
     sessions: list[int] = field(default_factory=list)
+    """After each round."""
     rss_mb: list[float] = field(default_factory=list)
     tasks: list[float] = field(default_factory=list)
+    track: list[tuple[int, float]] = field(default_factory=list)
+    """(sessions so far, MB), several times a second."""
     ends: Counter[str] = field(default_factory=Counter)
     turns: list[float] = field(default_factory=list)
     connects: list[float] = field(default_factory=list)
@@ -79,8 +87,11 @@ async def run(soak: Soak) -> Outcome:
         parts_up(soak.out, _PROFILE, _PARTS, clips, 1, soak.other_cores) as parts,
         gateway_up(soak.out, parts, soak.settings, 1, soak.gateway_cores) as gateway,
         Fleet(program, soak.out / "callers.log", soak.other_cores, heard) as fleet,
+        AsyncExitStack() as stack,
     ):
         began = time.monotonic()
+        tracking = asyncio.create_task(_track(gateway, found))
+        stack.callback(tracking.cancel)
         rounds = min(_ROUNDS, max(4, count // 20))
         for number in range(rounds):
             here = count * (number + 1) // rounds - count * number // rounds
@@ -120,6 +131,16 @@ async def _round(
             group.create_task(one(index))
 
 
+async def _track(gateway: GatewayUp, found: _Found) -> None:
+    while True:
+        found.track.append((sum(found.ends.values()), _rss_mb(gateway)))
+        await asyncio.sleep(_LOOK_S)
+
+
+def _rss_mb(gateway: GatewayUp) -> float:
+    return usage.rss_mb(usage.trees([gateway.child.pid])[gateway.child.pid])
+
+
 async def _rest(gateway: GatewayUp, found: _Found, sessions: int) -> None:
     """Once nobody is there any more, what is left of them."""
     loop = asyncio.get_running_loop()
@@ -138,7 +159,7 @@ async def _rest(gateway: GatewayUp, found: _Found, sessions: int) -> None:
         least = min(least, now["tasks"])
     found.sessions.append(sessions)
     found.tasks.append(least)
-    found.rss_mb.append(usage.rss_mb(usage.trees([gateway.child.pid])[gateway.child.pid]))
+    found.rss_mb.append(_rss_mb(gateway))
 
 
 def _short_clips(manifest: Path, out: Path) -> Path:
@@ -153,25 +174,47 @@ def _short_clips(manifest: Path, out: Path) -> Path:
     return path
 
 
+def _floor(track: list[tuple[int, float]], begin: int, blocks: int) -> tuple[Floats, Floats]:
+    """(sessions, MB): the least of each stretch. Ended sessions wait for Python's collector as cycles do; what
+    they leave for good is what lies under all its teeth."""
+    inside = [(float(n), mb) for n, mb in track if n >= begin]
+    if not inside:
+        return np.empty(0), np.empty(0)
+    edges = np.linspace(begin, inside[-1][0], blocks + 1)
+    x, y = [], []
+    for low, high in pairwise(edges):
+        here = [(n, mb) for n, mb in inside if low <= n <= high]
+        if here:
+            x.append((low + high) / 2)
+            y.append(min(mb for _, mb in here))
+    return np.array(x, dtype=np.float64), np.array(y, dtype=np.float64)
+
+
 def _outcome(found: _Found, count: int) -> Outcome:
     skip = min(_WARM_ROUNDS, len(found.sessions) // 4)
-    x = np.array(found.sessions[skip:], dtype=np.float64)
-    memory = slope(x, 1000 * np.array(found.rss_mb[skip:], dtype=np.float64))  # kB per session
-    tasks = slope(x, np.array(found.tasks[skip:], dtype=np.float64))
+    warm = found.sessions[skip - 1] if skip else 0
+    blocks = max(4, min(_BLOCKS, (count - warm) // _BLOCK_LEAST))
+    x, y = _floor(found.track, warm, blocks)
+    memory = slope(x, 1000 * y)  # kB per session
+    tasks = slope(
+        np.array(found.sessions[skip:], dtype=np.float64), np.array(found.tasks[skip:], dtype=np.float64)
+    )
+    long = count >= _ENOUGH
     failed = count - found.ends["fine"]
     whys = ", ".join(f"{why} {n}" for why, n in found.ends.most_common() if why != "fine")
-    ok = failed <= count // 100 and found.stale == 0 and not _grows(memory) and not _grows(tasks)
+    ok = failed <= count // 100 and found.stale == 0 and not (long and _grows(memory)) and not _grows(tasks)
     findings = [
         f"{count:,} sessions in {found.seconds:.0f} s ({count / found.seconds:.1f} a second), one in {_RUDE_EVERY} cut "
         f"off rudely: {'nothing grows' if ok else 'NOT FINE'}.",
-        f"Memory at rest: {_text(memory, 1000, 'kB')} per 1,000 sessions.",
+        f"Memory: {_text(memory, 1000, 'kB')} per 1,000 sessions"
+        + ("." if long else f"; fewer than {_ENOUGH:,} sessions judge nothing."),
         f"Tasks at rest: {_text(tasks, 1000, 'tasks')} per 1,000 sessions.",
         f"Sessions that failed: {failed}{f' ({whys})' if whys else ''}; stale frames: {found.stale}; "
         f"dials refused for the moment by an overloaded gateway, and repeated: {found.refused:,}.",
         f"Connect p50 {percentile(found.connects, 0.5):.1f}, p99 {percentile(found.connects, 0.99):.1f} ms; "
         f"voice to voice p50 {percentile(found.turns, 0.5):.0f}, p99 {percentile(found.turns, 0.99):.0f} ms.",
-        f"Slopes are least-squares lines with 95 % confidence, through what was left each time everybody had gone, "
-        f"without the first {skip} of {len(found.sessions)}.",
+        f"Slopes are least-squares lines with 95 % confidence, without the first {warm:,} sessions: of memory through "
+        f"the least of each of {len(x)} stretches, of tasks through what was left each time everybody had gone.",
     ]
     rows = [
         (f"{n:,}", f"{rss:.1f}", f"{left:.0f}")

@@ -21,7 +21,12 @@ def found(*, kb_per_session: float = 0.0, tasks_per_round: float = 0.0, failed: 
     sessions = [400 * (k + 1) for k in range(25)]
     return _Found(
         sessions=sessions,
-        rss_mb=[150 + kb_per_session * n / 1000 + float(dice.normal(0, 0.2)) for n in sessions],
+        rss_mb=[150 + kb_per_session * n / 1000 + float(dice.uniform(0, 20)) for n in sessions],
+        # teeth of Python's collector: 50 kB a session, given back every 375 of them
+        track=[
+            (n, 150 + kb_per_session * n / 1000 + 0.05 * (n % 375) + float(dice.normal(0, 0.3)))
+            for n in range(0, 10_000, 4)
+        ],
         tasks=[7 + tasks_per_round * k for k in range(25)],
         ends=Counter({"fine": 10_000 - failed, "refused:UNAVAILABLE": failed}),
         turns=[300.0, 310.0],
