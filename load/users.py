@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import gevent
+from gevent.lock import BoundedSemaphore
 from locust import User, events, tag, task
+from locust.exception import StopUser
 from locust.runners import MasterRunner, WorkerRunner
 
 from load.caller_build import BuildError, ensure_caller
@@ -30,6 +32,8 @@ COUNTS = ("frames", "frames_late", "stale_frames", "early_end", "early_stop")
 _AGAIN_S = (0.5, 1.5)
 """Pause after a call that failed, drawn from here."""
 _CLIPS_S = 120.0
+_OWN_FAULTS = ("bad_command", "no_clips")
+"""Beginnings of the reasons that are nobody's but this program's."""
 
 
 class SampleFailed(Exception):
@@ -41,30 +45,38 @@ class Desk:
 
     def __init__(self, environment: Any) -> None:
         self.environment = environment
-        self.program = ensure_caller()
-        self.clips = environment.parsed_options.clips or _make_clips()
         self.scenario = "steady"
         self.target = Target("", "")
         self.chance = random.Random()
         self._unsent: list[Seen] = []
         self.late_s = 0.0
-        self._fleet: Fleet | None = None
+        self.fleet: Fleet | None = None
+        """None while no test runs, or when it could not begin."""
         self._recorder: Recorder | None = None
+        self._preparing = BoundedSemaphore()
+        self._program: Path | None = None
+        self._own_clips = ""
+
+    def prepare(self) -> tuple[Path, str]:
+        """The callers' program and the clips, made once. Raises BuildError."""
+        with self._preparing:
+            self._program = self._program or ensure_caller()
+            chosen = str(self.environment.parsed_options.clips)
+            if not chosen:
+                self._own_clips = self._own_clips or _make_clips()
+            return self._program, chosen or self._own_clips
 
     @property
     def worker(self) -> int:
         runner = self.environment.runner
         return max(0, runner.worker_index) if isinstance(runner, WorkerRunner) else 0
 
-    @property
-    def fleet(self) -> Fleet:
-        assert self._fleet is not None, "the test has not started"
-        return self._fleet
-
     def begin(self) -> None:
-        """A test begins. Raises BadTarget, OSError."""
+        """A test begins. Raises BadTarget, BuildError, OSError."""
         options = self.environment.parsed_options
         self.close()
+        self.late_s = 0.0
+        program, clips = self.prepare()
         self.scenario = scenario_of(options)
         self.chance = random.Random(f"{options.seed} {self.worker}")
         host, tls = split_host(self.environment.host or "")
@@ -74,15 +86,13 @@ class Desk:
         fields = _plan_options(options)
         if self._recorder is not None:
             fields["frames_csv"] = str(self._recorder.frames.resolve())
-        self.target = Target(
-            host, self.clips, tls or options.tls, options.ca, options.key, tuple(fields.items())
-        )
-        self._fleet = Fleet(self.program, worker=self.worker, on_sample=self._take, on_self=self._take_self)
+        self.target = Target(host, clips, tls or options.tls, options.ca, options.key, tuple(fields.items()))
+        self.fleet = Fleet(program, worker=self.worker, on_sample=self._take, on_self=self._take_self)
 
     def close(self) -> None:
-        if self._fleet is not None:
-            self._fleet.close()
-            self._fleet = None
+        if self.fleet is not None:
+            self.fleet.close()
+            self.fleet = None
         if self._recorder is not None:
             self._recorder.close()
             self._recorder = None
@@ -135,20 +145,24 @@ class Caller(User):
     @tag(*SCENARIOS)
     @task
     def call(self) -> None:
-        desk: Desk = self.environment.parley
+        desk = _desk_of(self.environment)
+        fleet = desk.fleet
+        if fleet is None:
+            raise StopUser
         try:
-            call = desk.fleet.call(desk.plan())
+            call = fleet.call(desk.plan())
         except FleetGone as error:
-            log.error("%s", error)
-            self.environment.process_exit_code = 1
-            self.environment.runner.quit()
-            return
+            _give_up(self.environment, str(error))
+            raise StopUser from None
         try:
-            fine, _ = call.wait()
+            fine, why = call.wait()
         except FleetGone:
-            return
+            return  # the next call says so
         finally:
-            desk.fleet.hang_up(call)  # the user was stopped
+            fleet.hang_up(call)  # the user was stopped
+        if why.startswith(_OWN_FAULTS):
+            _give_up(self.environment, why)
+            raise StopUser
         if not fine:
             gevent.sleep(desk.chance.uniform(*_AGAIN_S))
 
@@ -190,6 +204,23 @@ def _make_clips() -> str:
     return done.stdout.strip()
 
 
+def _desk_of(environment: Any) -> Desk:
+    """That of the process. A worker may have to begin before locust has told it that it is set up."""
+    desk: Desk | None = getattr(environment, "parley", None)
+    if desk is None:
+        desk = environment.parley = Desk(environment)
+    return desk
+
+
+def _give_up(environment: Any, why: str) -> None:
+    """There is nothing to measure: end, or leave the web UI to its user."""
+    log.error("%s", why)
+    environment.process_exit_code = 1
+    runner, options = environment.runner, environment.parsed_options
+    over = runner.quit if options.headless or isinstance(runner, WorkerRunner) else runner.stop
+    gevent.spawn_later(0.1, over)  # not amid locust's own start
+
+
 # ---- locust's events ------------------------------------------------------------------------------
 
 
@@ -223,25 +254,23 @@ def set_up(environment: Any, **_: Any) -> None:
             lambda client_id, data: _show(environment, [Seen(*v) for v in data.get("parley", ())])
         )
         return
-    try:
-        desk = environment.parley = Desk(environment)
-    except BuildError as error:
-        sys.exit(f"parley: {error}")
+    desk = _desk_of(environment)
     environment.events.report_to_master.add_listener(
         lambda client_id, data: data.update(parley=desk.take_unsent())
     )
+    try:
+        desk.prepare()
+    except BuildError as error:
+        sys.exit(f"parley: {error}")
 
 
 def start(environment: Any, **_: Any) -> None:
-    desk: Desk | None = getattr(environment, "parley", None)
-    if desk is None:
+    if isinstance(environment.runner, MasterRunner):
         return
     try:
-        desk.begin()
-    except (BadTarget, OSError) as error:
-        log.error("%s", error)
-        environment.process_exit_code = 1
-        environment.runner.quit()
+        _desk_of(environment).begin()
+    except (BadTarget, BuildError, OSError) as error:
+        _give_up(environment, str(error))
 
 
 def stop(environment: Any, **_: Any) -> None:

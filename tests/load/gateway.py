@@ -17,7 +17,7 @@ from gateway.telemetry.metrics import Metrics
 from gateway.transports.voice_grpc import VoiceServer
 from tests.support.fakes import FakeLlm, FakeRecognizer, FakeTts, FakeVad, silence, speech
 
-REPLY = "All right, that was quite a question."
+REPLY = "All right, that was quite easy."
 Script = Callable[[ev.Connection], Awaitable[None]]
 
 
