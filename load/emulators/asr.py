@@ -51,12 +51,13 @@ class Recognition:
         self._stats = stats
         self._pace = pace
         self._said = 0
-        self._clips: Clips | None = None
-        self.set_profile(profile)
+        self._profile = profile
+        self._clips = _clips_of(profile)
 
     def set_profile(self, profile: AsrProfile) -> None:
         """Raises: BadProfile."""
-        self._clips = read_clips(profile.clips, profile.transcripts) if profile.clips else None
+        if (profile.clips, profile.transcripts) != (self._profile.clips, self._profile.transcripts):
+            self._clips = _clips_of(profile)
         self._profile = profile
 
     def handlers(self) -> list[grpc.GenericRpcHandler]:
@@ -315,6 +316,10 @@ class _Stream:
         async with self._writing:
             garbage = await self._strike.before() if self._strike.is_set else False
             await self._context.write(GARBAGE if garbage else response.SerializeToString())
+
+
+def _clips_of(profile: AsrProfile) -> Clips | None:
+    return read_clips(profile.clips, profile.transcripts) if profile.clips else None
 
 
 def audio_of(message: bytes) -> bytes | None:

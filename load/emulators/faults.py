@@ -13,6 +13,7 @@ PARTS: tuple[Part, ...] = get_args(Part)
 KINDS: tuple[Kind, ...] = get_args(Kind)
 DRIP_MS = 400.0
 _MOST = 1_000_000
+_MOST_ORDERS = 1_000
 
 
 class BadOrder(ValueError):
@@ -75,6 +76,8 @@ class Faults:
         if "for_s" in raw:
             until = asyncio.get_running_loop().time() + number(raw, "for_s", 0, most=86_400)
             count = _MOST
+        if len(self._orders[part]) >= _MOST_ORDERS:
+            raise BadOrder(f"{part} has {_MOST_ORDERS} faults to come already: send DELETE /fault first")
         self._orders[part].append(_Order(fault, count, until))
 
     def clear(self) -> None:

@@ -90,8 +90,11 @@ class Profile:
     llm: LlmProfile = field(default_factory=LlmProfile)
     tts: TtsProfile = field(default_factory=TtsProfile)
 
-    def changed(self, raw: Mapping[str, Any], folder: Path = PROFILES) -> Profile:
-        """This profile with `raw` ({part: {field: value}}) over it. Raises: BadProfile."""
+    def changed(self, raw: Mapping[str, Any], folder: Path = Path()) -> Profile:
+        """This profile with `raw` ({part: {field: value}}) over it; relative paths start at `folder`.
+
+        Raises: BadProfile.
+        """
         parts = {}
         for part, fields in raw.items():
             if part not in ("asr", "llm", "tts"):
