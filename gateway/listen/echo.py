@@ -78,7 +78,8 @@ class EchoGuard:
         """rate: Hz of what is played."""
         self._enabled = settings.enabled
         self._max_delay = RATE // 1000 * settings.max_delay_ms + WINDOW
-        self._reference = Playback(rate, self._max_delay + (_HISTORY + 8) * WINDOW + _ROOM, _MOST_AHEAD)
+        self._past = self._max_delay + (_HISTORY + 8) * WINDOW + _ROOM
+        self._reference = Playback(rate, self._past, _MOST_AHEAD)
         self._input_at = 0
         self._active_until = 0
         self._ahead: deque[int] = deque(maxlen=5)
@@ -118,6 +119,7 @@ class EchoGuard:
         self._keep_in_step()
         at = self._input_at
         self._input_at += WINDOW
+        self._reference.forget(at - self._past)
         self._input.append(window)
         if power is None:
             power = _power(window)

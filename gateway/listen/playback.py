@@ -34,12 +34,16 @@ class Playback:
         """PCM16 at `rate`, in the order of time."""
         self._unread.append((self.end, pcm))
         self.end += round(len(pcm) // 2 * RATE / self._rate)
-        while len(self._unread) > 1 and self._unread[1][0] <= self.end - self._size:
-            self._unread.popleft()
+        self.forget(self.end - self._size)
 
     def skip_to(self, position: int) -> None:
         """Nothing was sent up to there."""
         self.end = max(self.end, position)
+
+    def forget(self, before: int) -> None:
+        """Nobody will look at what lies before this any more."""
+        while len(self._unread) > 1 and self._unread[1][0] <= before:
+            self._unread.popleft()
 
     def slice(self, begin: int, end: int) -> Float:
         """float32 [end - begin], −1…1."""

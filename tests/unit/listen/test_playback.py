@@ -74,3 +74,13 @@ def test_other_rates_lie_where_they_were_sent(rate: int, frames_per_look: int) -
     )
     assert best > 0.99
     line.close()
+
+
+def test_what_is_forgotten_is_not_kept_and_the_rest_stays_in_place() -> None:
+    line = Playback(RATE, past=3_200, ahead=3_200)
+    for k in range(10):
+        line.append(pcm(*[k + 1] * 320))
+    line.forget(1_600)
+    assert len(line._unread) == 5
+    assert look(line, 1_600, 1_601) == [6]
+    assert look(line, 3_199, 3_201) == [10, 0]
