@@ -64,7 +64,7 @@ func (c *caller) run() {
 	c.link = link
 	c.person = newPerson(c.plan, lib, func(at time.Duration, s sample) { c.tell(at, s) })
 	c.person.hangUp = c.leave
-	if c.plan.FramesCSV != "" {
+	if c.plan.FramesCSV != "" && c.plan.Read == readNormal {
 		c.person.rows = c.fleet.frames.writer(c.plan.FramesCSV, c.id)
 	}
 	leaving := c.leaving

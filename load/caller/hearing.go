@@ -108,8 +108,10 @@ func (p *person) heardDone(at time.Duration, m *voicepb.ReplyDone) {
 	reply.done, reply.doneAt = true, at
 	reply.endGeneration(func(a arrival, late time.Duration) { p.rows(reply.number, a, late) })
 	p.spokenFor += ms(float64(m.HeardMs))
-	for _, s := range reply.samples() {
-		p.emit(at, s)
+	if p.plan.Read == readNormal { // who reads late would measure themselves
+		for _, s := range reply.samples() {
+			p.emit(at, s)
+		}
 	}
 	for _, name := range gatewayStages {
 		if value, ok := m.TimingsMs[name]; ok && reply.turn > 0 && !reply.early {
