@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 RATE = 16_000
 LONGEST_S = 6.0
-BEFORE_S, AFTER_S = 0.2, 0.1
-"""Kept around the speech."""
+BEFORE_S, AFTER_S, FADE_S = 0.1, 0.1, 0.06
+"""Kept around the speech, faded in and out: where a recording's own noise sets in, nobody has spoken yet."""
 _PAUSE_DB, _PAUSE_FRAMES = 30.0, 20
 """A pause: at least 200 ms this far below the loudest 10 ms."""
 _MODELS = Path(__file__).parents[1] / "model_repository"
@@ -40,7 +40,7 @@ _SYNTHETIC = (
     "well, let me think. yes, please do that",
     "do you remember my name?",
 )
-_VERSION = "1"
+_VERSION = "2"
 """Changes when the same sources shall give other clips."""
 
 
@@ -74,7 +74,18 @@ def pieces(clip: Clip) -> list[Clip]:
         return [piece for half in named for piece in pieces(half)]
     begin = max(0, round((clip.onset_s - BEFORE_S) * RATE))
     end = round((clip.end_s + AFTER_S) * RATE)
-    return [speech.clip(clip.name, clip.samples[begin:end], clip.text)]
+    return [speech.clip(clip.name, _faded(clip.samples[begin:end]), clip.text)]
+
+
+def _faded(samples: Int16) -> Int16:
+    import numpy as np
+
+    length = min(round(FADE_S * RATE), len(samples) // 2)
+    ramp = np.sin(np.linspace(0, np.pi / 2, length)) ** 2
+    faded = samples.astype(np.float64)
+    faded[:length] *= ramp
+    faded[len(faded) - length :] *= ramp[::-1]
+    return faded.round().astype(np.int16)
 
 
 def _longest_pause(clip: Clip) -> int | None:

@@ -16,14 +16,14 @@ SCENARIOS = {
     "spike": "from none to all within 5 s",
     "barge_in": "everybody interrupts every reply",
     "slow_readers": "a third read at half real time or not at all",
-    "reconnect": "one short turn a call, then the next call; half of them break off",
+    "reconnect": "a storm of calls of a second or less; half of them break off",
     "mixed": "talkers, interrupters, slow readers, and those who come and go",
     "endurance": "calls of a few turns without end; one in ten breaks off",
 }
 
 _CONVERSE: Plan = {"think_ms": [800, 2_500]}
 _INTERRUPT: Plan = {"think_ms": [300, 900], "interrupt": 1.0, "interrupt_ms": [400, 1_800]}
-_COME_AND_GO: Plan = {"think_ms": [0, 200], "turns": 1}
+_COME_AND_GO: Plan = {"think_ms": [0, 200], "life_ms": [50, 1_500]}
 
 
 class BadTarget(ValueError):

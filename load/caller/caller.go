@@ -84,7 +84,11 @@ func (c *caller) run() {
 	c.tell(connected, sample{0, "connect", inMs(connected - began), true, ""})
 	c.mu.Lock()
 	c.person.ready(connected)
+	life := c.person.between(c.plan.LifeMs)
 	c.mu.Unlock()
+	if life > 0 {
+		defer time.AfterFunc(life, c.stop).Stop()
+	}
 	c.fleet.pacer.join(c)
 	err = c.listen(link, in)
 	c.fleet.pacer.leave(c)

@@ -100,6 +100,16 @@ func TestAReplyThatEndsByItselfCannotBeInterrupted(t *testing.T) {
 	}
 }
 
+func TestASilenceBeforeTheOnsetIsNoAnswerToIt(t *testing.T) {
+	s := interrupted(t, 1940)
+	s.flushed(1960, "r1", 1)
+	s.started(1961, "t2")
+	s.done(2300, "r1", voicepb.Outcome_INTERRUPTED, nil)
+	s.answerSecond()
+	s.is2("early_silence", 40, "")
+	s.none("barge_in", "detect_to_stale")
+}
+
 func TestNoGenerationAtOrBelowAFlushedOneMayCome(t *testing.T) {
 	s := answered(t, nil)
 	s.flushed(1900, "r1", 3)

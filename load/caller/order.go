@@ -24,6 +24,7 @@ type plan struct {
 	Clips          string     `json:"clips"`
 	OutputRate     int32      `json:"output_rate"`
 	Turns          int        `json:"turns"`
+	LifeMs         [2]float64 `json:"life_ms"` // hangs up after so long, whatever is being said; 0: does not
 	ThinkMs        [2]float64 `json:"think_ms"`
 	Interrupt      float64    `json:"interrupt"`
 	InterruptMs    [2]float64 `json:"interrupt_ms"`
@@ -82,7 +83,7 @@ func (p *plan) check() error {
 	if p.Clips == "" {
 		return fmt.Errorf("clips must name a manifest")
 	}
-	for name, pair := range map[string][2]float64{"think_ms": p.ThinkMs, "interrupt_ms": p.InterruptMs} {
+	for name, pair := range map[string][2]float64{"think_ms": p.ThinkMs, "interrupt_ms": p.InterruptMs, "life_ms": p.LifeMs} {
 		if pair[0] < 0 || pair[1] < pair[0] {
 			return fmt.Errorf("%s must be [min, max] with 0 <= min <= max", name)
 		}

@@ -70,6 +70,9 @@ func (t *turn) interruption() []sample {
 		return append(found, sample{t.number, "barge_in", inMs(silent - t.onset), false, "not_interrupted"})
 	}
 	silent := max(reply.flushedAt, reply.lastAt)
+	if silent < t.onset { // something before the speech did it: a breath, the noise of the recording
+		return append(found, sample{t.number, "early_silence", inMs(t.onset - silent), true, ""})
+	}
 	found = append(found, sample{t.number, "barge_in", inMs(silent - t.onset), true, ""})
 	after := time.Duration(0)
 	if t.staleAt > 0 {
