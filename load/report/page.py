@@ -30,7 +30,9 @@ def page(
     parts = [
         _header(summary),
         _tiles(summary, old_summary),
-        _section("Against the run before", compare.tables(summary, old_summary)) if old_summary else "",
+        _section(f"Against {_told(old_summary)}", compare.tables(summary, old_summary))
+        if old_summary
+        else "",
         _grid(
             "How it felt",
             [charts.turns_over_time(run, band), waterfall(run, old)],
@@ -111,6 +113,12 @@ def _cores(cores: dict[str, Any]) -> str:
     if not cores.get("pinned"):
         return "nothing pinned"
     return f"gateway on core {escape(cores['gateway'])}, callers and parts on core {escape(cores['callers'])}"
+
+
+def _told(summary: dict[str, Any]) -> str:
+    """A run in few words."""
+    date = (summary["machine"] or {}).get("date", "")
+    return f"the run before: {summary['scenario']['name']}, {_people(summary['sessions'])}, {date}"
 
 
 def _people(sessions: float) -> str:

@@ -175,7 +175,9 @@ def void(summary: dict[str, Any], facts: dict[str, Any]) -> list[str]:
     if used > MOST_CORE_B and facts.get("cores", {}).get("pinned"):
         reasons.append(f"Callers and emulators used {used:.0%} of their core, {MOST_CORE_B:.0%} may be.")
     if not summary["turns"]["n"]:
-        reasons.append("No turn came to an end.")
+        most = summary["failures"][:1]
+        why = f": {most[0]['sample']} failed {most[0]['count']} times ({most[0]['why']})" if most else ""
+        reasons.append(f"No turn came to an end{why}.")
     if facts.get("broken"):
         reasons.append(str(facts["broken"]))
     return reasons
@@ -183,13 +185,12 @@ def void(summary: dict[str, Any], facts: dict[str, Any]) -> list[str]:
 
 def _disturbed(generator: dict[str, Any]) -> str:
     """One sentence when other programs ran beside; else empty."""
-    core_a, core_b = generator.get("core_a_other", math.nan), generator.get("core_b_other", math.nan)
-    if core_a > NOISY or core_b > NOISY:
-        return (
-            f"Other programs used {core_a:.0%} of the gateway's core and {core_b:.0%} of the callers' core "
-            "meanwhile: latencies are upper bounds."
-        )
-    return ""
+    used = [
+        f"{share:.0%} of the {whose} core"
+        for whose, key in (("gateway's", "core_a_other"), ("callers'", "core_b_other"))
+        if (share := generator.get(key, math.nan)) > NOISY
+    ]
+    return f"Other programs used {' and '.join(used)} meanwhile: latencies are upper bounds." if used else ""
 
 
 def checks(summary: dict[str, Any]) -> list[dict[str, Any]]:

@@ -134,7 +134,7 @@ async def _run(
             locust=lambda: locust.pid,
             metrics=f"{gateway.http}/metrics" if gateway else "",
             callers=callers.now,
-            core_a=gateway_cores,
+            core_a=gateway_cores if gateway else (),
             core_b=callers_cores,
             on_row=_Progress(),
         )

@@ -106,15 +106,16 @@ class Watch:
 
     def _others(self, rates: dict[str, float]) -> dict[str, float | None]:
         """What programs that are not ours used of our cores; only where ours are kept apart."""
-        if not self._core_a or not self._core_b or self._core_a & self._core_b:
+        if self._core_a & self._core_b:
             return {}
-        a = sum(rates.get(f"core {core}", 0.0) for core in self._core_a) - rates.get("gateway", 0.0)
-        ours = sum(rates.get(role, 0.0) for role in ("callers", "emulators", "locust"))
-        b = sum(rates.get(f"core {core}", 0.0) for core in self._core_b) - ours
-        return {
-            "core_a_other": max(0.0, a) / len(self._core_a),
-            "core_b_other": max(0.0, b) / len(self._core_b),
-        }
+        found: dict[str, float | None] = {}
+        ours = {"core_a": ("gateway",), "core_b": ("callers", "emulators", "locust")}
+        for name, cores in (("core_a", self._core_a), ("core_b", self._core_b)):
+            if cores:
+                busy = sum(rates.get(f"core {core}", 0.0) for core in cores)
+                own = sum(rates.get(role, 0.0) for role in ours[name])
+                found[f"{name}_other"] = max(0.0, busy - own) / len(cores)
+        return found
 
 
 def _text(value: float | None) -> str:
