@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from load.report import charts, compare
 from load.report.data import Run
 from load.report.svg import escape
+from load.report.tiles import held_level, people, tiles
 from load.report.waterfall import waterfall
 from load.report.words import milliseconds, number, percent
 
@@ -25,11 +26,11 @@ def page(
     run: Run, summary: dict[str, Any], old: Run | None = None, old_summary: dict[str, Any] | None = None
 ) -> str:
     """The whole document. With `old`, both runs in every picture, and a table of ratios."""
-    steady = _held(summary) if summary["limit"] and summary["levels"] else summary["steady"]
+    steady = held_level(summary) if summary["limit"] and summary["levels"] else summary["steady"]
     band = (steady["from_s"], steady["to_s"]) if steady else None
     parts = [
         _header(summary),
-        _tiles(summary, old_summary),
+        tiles(summary, old_summary),
         _section(f"Against {_told(old_summary)}", compare.tables(summary, old_summary))
         if old_summary
         else "",
@@ -50,7 +51,7 @@ def page(
         _samples(summary),
         _setup(summary),
     ]
-    title = f"Parley load test: {summary['scenario']['name']}, {_people(summary['sessions'])}"
+    title = f"Parley load test: {summary['scenario']['name']}, {people(summary['sessions'])}"
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -92,7 +93,7 @@ def _header(summary: dict[str, Any]) -> str:
         f"against {escape(scenario['host'])}" if scenario.get("host") else _cores(summary.get("cores") or {})
     )
     facts = [
-        _people(summary["sessions"]),
+        people(summary["sessions"]),
         _duration(summary["seconds"]),
         f"{summary['turns']['n']:,} turns".replace(",", " "),
         where,
@@ -118,11 +119,7 @@ def _cores(cores: dict[str, Any]) -> str:
 def _told(summary: dict[str, Any]) -> str:
     """A run in few words."""
     date = (summary["machine"] or {}).get("date", "")
-    return f"the run before: {summary['scenario']['name']}, {_people(summary['sessions'])}, {date}"
-
-
-def _people(sessions: float) -> str:
-    return "1 session" if sessions == 1 else f"{sessions:,} sessions".replace(",", " ")
+    return f"the run before: {summary['scenario']['name']}, {people(summary['sessions'])}, {date}"
 
 
 def _duration(seconds: float) -> str:
@@ -131,95 +128,6 @@ def _duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 2 * 3600 else f"{seconds / 3600:.1f} h"
-
-
-def _tiles(summary: dict[str, Any], old: dict[str, Any] | None) -> str:
-    samples, before = summary["samples"], (old or {}).get("samples", {})
-    gateway, gateway_before = summary["gateway"] or {}, (old or {}).get("gateway") or {}
-    tiles = []
-
-    def tile(title: str, value: float | None, show: Any, under: str, was: float | None) -> None:
-        if value is None or math.isnan(value):
-            return
-        change = ""
-        if was is not None and not math.isnan(was):
-            ratio = compare.ratio(was, value)
-            change = f'<em class="was {compare.word(ratio)}">was {escape(show(was))}</em>'
-        tiles.append(
-            f'<div class="tile"><span>{escape(title)}</span><strong>{escape(show(value))}</strong>'
-            f"<em>{escape(under)}</em>{change}</div>"
-        )
-
-    if summary["limit"] and summary["levels"]:
-        _limit_tiles(summary, old, tile)
-        return f'<div class="tiles">{"".join(tiles)}</div>'
-    for name, title in (("voice_to_voice", "Voice to voice, p50"), ("barge_in", "Barge-in, p50")):
-        if name in samples:
-            found, was = samples[name], before.get(name, {})
-            tile(title, found["p50"], milliseconds, f"p95 {milliseconds(found['p95'])}", was.get("p50"))
-    overhead = summary["overhead_ms"]
-    if overhead:
-        tile(
-            "Over the parts' sum, p50", overhead["p50"], milliseconds,
-            f"parts {milliseconds(overhead['parts_ms'])}", ((old or {}).get("overhead_ms") or {}).get("p50"),
-        )  # fmt: skip
-    turns, frames = summary["turns"], summary["frames"]
-    tile(
-        "Turns failed", turns["failed_share"], percent, f"{turns['failed']} of {turns['n']}",
-        old["turns"]["failed_share"] if old else None,
-    )  # fmt: skip
-    tile(
-        "CPU per session-minute", gateway.get("cpu_s_per_session_minute"), lambda v: number(v, 2, "s"),
-        f"{number(gateway.get('cpu_cores'))} cores in all", gateway_before.get("cpu_s_per_session_minute"),
-    )  # fmt: skip
-    tile(
-        "Memory per session", gateway.get("memory_per_session_mb"), lambda v: number(v, 2, "MB"),
-        f"{number(gateway.get('rss_mb'), 0, 'MB')} in all", gateway_before.get("memory_per_session_mb"),
-    )  # fmt: skip
-    tile(
-        "Frames late", frames["late_share"], percent, f"jitter p99 {milliseconds(frames['jitter_p99_ms'])}",
-        old["frames"]["late_share"] if old else None,
-    )  # fmt: skip
-    tile(
-        "Turns ended early", turns["ended_early_share"], percent, "while the caller still spoke",
-        old["turns"]["ended_early_share"] if old else None,
-    )  # fmt: skip
-    return f'<div class="tiles">{"".join(tiles)}</div>'
-
-
-def _limit_tiles(summary: dict[str, Any], old: dict[str, Any] | None, tile: Callable[..., None]) -> None:
-    """Of a run with several levels: the last one that held."""
-    held = _held(summary)
-    was = _held(old) if old and old["limit"] and old["levels"] else {}
-    first = summary["levels"][0]
-    at = f"at {_people(held['sessions'])}"
-
-    def whole(value: float) -> str:
-        return f"{value:,.0f}".replace(",", " ")
-
-    tile("Sessions that held", summary["limit"]["held"] or 0, whole, _tried(summary["levels"]), None)
-    for share in ("p50", "p95"):
-        tile(
-            f"Voice to voice, {share}", held[f"voice_to_voice_{share}"], milliseconds,
-            f"{at}; {milliseconds(first[f'voice_to_voice_{share}'])} at {first['sessions']}",
-            was.get(f"voice_to_voice_{share}"),
-        )  # fmt: skip
-    tile(
-        "CPU per session-minute", held["cpu_s_per_session_minute"], lambda v: number(v, 2, "s"),
-        f"{at}; {number(held['cpu_cores'])} cores", was.get("cpu_s_per_session_minute"),
-    )  # fmt: skip
-    tile("Turns failed", held["failed_share"], percent, f"{at}, of {held['turns']}", was.get("failed_share"))
-    tile("Frames late", held["frames_late_share"], percent, at, was.get("frames_late_share"))
-
-
-def _held(summary: dict[str, Any]) -> dict[str, Any]:
-    levels: list[dict[str, Any]] = summary["levels"]
-    held = [level for level in levels if level["sessions"] <= (summary["limit"]["held"] or 0)]
-    return max(held, key=lambda level: int(level["sessions"]), default=levels[0])
-
-
-def _tried(levels: list[dict[str, Any]]) -> str:
-    return f"of {max(level['sessions'] for level in levels)} tried"
 
 
 def _levels(run: Run, old: Run | None, band: tuple[float, float] | None) -> list[str]:

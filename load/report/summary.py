@@ -56,6 +56,7 @@ def summarise(run: Run) -> dict[str, Any]:
         "steady": {"from_s": part.begin, "to_s": part.end} if part else None,
         "samples": names,
         "turns": _turns(run),
+        "calls": _calls(run),
         "failures": [
             {"sample": name, "why": why, "count": count} for (name, why), count in failures(run).most_common()
         ],
@@ -83,6 +84,21 @@ def _turns(run: Run) -> dict[str, Any]:
         "failed": failed,
         "failed_share": share(failed, len(turns)),
         "ended_early_share": share(float(early.ms[np.isfinite(early.ms)].sum()), len(early)),
+    }
+
+
+def _calls(run: Run) -> dict[str, Any]:
+    """Sessions that ended, and how many began each second."""
+    ended, begun = run.of("session"), run.of("connect")
+    failed = sum(map(bool, ended.why))
+    began = known(begun.ms)
+    span = float(np.ptp(begun.t_s)) if len(begun) else 0.0
+    return {
+        "n": len(ended),
+        "fine": len(ended) - failed,
+        "failed_share": share(failed, len(ended)),
+        "begun": len(began),
+        "begun_per_s": share(len(began), span),
     }
 
 
@@ -174,7 +190,7 @@ def void(summary: dict[str, Any], facts: dict[str, Any]) -> list[str]:
         )
     if used > MOST_CORE_B and facts.get("cores", {}).get("pinned"):
         reasons.append(f"Callers and emulators used {used:.0%} of their core, {MOST_CORE_B:.0%} may be.")
-    if not summary["turns"]["n"]:
+    if not summary["turns"]["n"] and not summary["calls"]["fine"]:
         most = summary["failures"][:1]
         why = f": {most[0]['sample']} failed {most[0]['count']} times ({most[0]['why']})" if most else ""
         reasons.append(f"No turn came to an end{why}.")
@@ -203,6 +219,8 @@ def checks(summary: dict[str, Any]) -> list[dict[str, Any]]:
 
     failed = summary["turns"]["failed_share"]
     check("turns failed", failed, f"{failed:.2%}", f"≤ {MOST_FAILED:.0%}", failed <= MOST_FAILED)
+    lost = summary["calls"]["failed_share"]
+    check("calls failed", lost, f"{lost:.2%}", f"≤ {MOST_FAILED:.0%}", lost <= MOST_FAILED)
     late = summary["frames"]["late_share"]
     check(
         f"frames over {LATE_MS:g} ms late",

@@ -215,3 +215,19 @@ def test_axes_end_at_round_numbers() -> None:
     assert axis_to(math.nan).high == 1.0
     assert short(1500) == "1 500"
     assert short(0.25) == "0.25"
+
+
+def test_a_storm_of_calls_without_a_turn_is_told_by_its_calls(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, sessions=4, seconds=20)
+    rows = ["t_s,caller,turn,name,ms,ok,why"]
+    for k in range(100):
+        ok, why = (0, "refused:UNAVAILABLE") if k % 50 == 0 else (1, "")
+        t = EPOCH + 0.2 * k
+        rows += [f"{t},{k},0,connect,5,{ok},{why}", f"{t + 0.1},{k},0,session,100,{ok},{why}"]
+    (folder / "samples.csv").write_text("\n".join(rows) + "\n")
+    summary = build(folder)
+    assert summary["void"] == []
+    assert summary["calls"]["begun_per_s"] == pytest.approx(4.95, rel=0.05)
+    assert summary["calls"]["failed_share"] == 0.02
+    assert verdict(summary)[1] == "Did not hold"
+    assert "New calls a second" in (folder / "report.html").read_text()
