@@ -14,7 +14,7 @@ from load.run.scenarios import REPORT, SCENARIOS
 
 _EPILOG = """\
 examples:
-  scripts/load baseline --out /tmp/run            one caller, about 40 s
+  scripts/load baseline --out base                one caller, about 40 s
   scripts/load steady --sessions 64 --out after --against before
   scripts/load ramp --sessions 160 --out ramp --set turn.eager=true --profile blueprint-64
   scripts/load steady --host voice.example:443 --tls --key KEY --out cluster
