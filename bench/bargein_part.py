@@ -90,8 +90,7 @@ def _findings(title: str, found: BargeIns) -> list[str]:
 
 def _virtually(bench: Bench, moments: int, sessions: int, fast: bool) -> tuple[BargeIns, str]:
     async def main() -> tuple[BargeIns, str]:
-        settings = {"barge_in": {"fast": fast}}
-        async with virtual.Gateway(steadiness.voice(bench.clips), **settings) as gateway:
+        async with virtual.Gateway(steadiness.voice(bench.clips), barge_in={"fast": fast}) as gateway:
             found = await bargein.measure(
                 gateway.call, "", bench.clips, max(moments, sessions), sessions, at_once=sessions > 1
             )
@@ -108,7 +107,7 @@ async def steadiness_part(bench: Bench) -> Part:
     part = Part(
         "steadiness",
         "False alarms of barge-in",
-        f"The assistant speaks for {seconds / 60:.2g} min under each noise, in virtual time with the real detector. A "
+        f"The assistant speaks for {seconds / 60:.2g} min on end under each noise, in virtual time with the real detector. A "
         "pause is a reply that stops and tells its client so. A hold only stops sending: not heard while the client "
         "has audio buffered (the pacing lead), a gap of at most `barge_in.fast_hold_ms` less the lead when longer. "
         "Key strokes: 6 a second; doors and cups: one in 3 s, their loudest 10 ms at −12 dBFS. Echo: the "

@@ -53,7 +53,7 @@ def measure(
     wanted: Mapping[str, Callable[[], Float]] | None = None,
     **settings: Any,
 ) -> list[Alarms]:
-    """Each noise over `seconds` of the assistant's speech, in a gateway of its own."""
+    """Each noise over one reply of `seconds`, or its like until so much was said, in a gateway of its own."""
     made = sounds(clips) if wanted is None else wanted
     return [virtual.run(_noise(clips, name, make(), seconds, settings)) for name, make in made.items()]
 
@@ -66,7 +66,7 @@ def echo(clips: Sequence[Clip], *, seconds: float, gain_db: float, delay_s: floa
 async def _noise(
     clips: Sequence[Clip], name: str, sound: Float, seconds: float, settings: Mapping[str, Any]
 ) -> Alarms:
-    async with virtual.Gateway(voice(clips), **settings) as gateway:
+    async with virtual.Gateway(voice(clips), story_s=seconds + 10, **settings) as gateway:
         found = await session(gateway.call, name, _DBFS, sound, seconds, _TRIALS)
         return _alarms(gateway, found)
 
@@ -74,7 +74,7 @@ async def _noise(
 async def _echo(
     clips: Sequence[Clip], seconds: float, gain_db: float, delay_s: float, settings: Mapping[str, Any]
 ) -> Alarms:
-    async with virtual.Gateway(voice(clips), **settings) as gateway:
+    async with virtual.Gateway(voice(clips), story_s=seconds + 10, **settings) as gateway:
         path = EchoPath(gain_db=gain_db, delay_s=delay_s)
         silent = np.zeros(RATE, np.float32)
         found = await session(

@@ -31,7 +31,7 @@ from tests.support.fakes import FakeLlm, FakeRecognizer, FakeTts
 from tests.support.virtual_time import VirtualTimeLoop
 
 T = TypeVar("T")
-STORY_S = 60.0
+_STORY_S = 60.0
 _RATE = 16_000
 _CHUNK = _RATE // 10
 
@@ -74,17 +74,17 @@ class Storyteller(FakeLlm):
 
 
 class Voice(FakeTts):
-    """Says whatever it is asked to say as `STORY_S` of the given speech, at 16 kHz."""
+    """Says whatever it is asked to say as `seconds` of the given speech, at 16 kHz."""
 
-    def __init__(self, speech: Float) -> None:
+    def __init__(self, speech: Float, seconds: float) -> None:
         super().__init__()
-        self._speech = speech
+        self._speech, self._seconds = speech, seconds
 
     async def synthesize(
         self, text: str, *, voice: str = "", language: str = ""
     ) -> AsyncGenerator[Chunk, None]:
         at = 0
-        while at < STORY_S * _RATE:
+        while at < self._seconds * _RATE:
             piece: Float = np.take(self._speech, np.arange(at, at + _CHUNK), mode="wrap")
             at += _CHUNK
             yield Chunk(to_pcm(piece), _RATE)
@@ -92,16 +92,17 @@ class Voice(FakeTts):
 
 
 class Gateway:
-    """`async with Gateway(settings, speech) as gateway:`; `gateway.call` makes a client of it."""
+    """`async with Gateway(speech, gate={"enabled": False}) as gateway:`; `gateway.call` makes a client of it."""
 
-    def __init__(self, speech: Float, **settings: Any) -> None:
+    def __init__(self, speech: Float, *, story_s: float = _STORY_S, **settings: Any) -> None:
+        """speech: what every reply is made of, `story_s` long."""
         self.registry = CollectorRegistry()
         self._vad = SileroVad()
         self._sessions = Sessions(
             Settings(**settings),
             FakeRecognizer(),
             Storyteller(),
-            Voice(speech),
+            Voice(speech, story_s),
             self._vad,
             Metrics(self.registry),
         )
