@@ -85,8 +85,8 @@ func (p *pacer) run() {
 			timer.Reset(wait)
 			select {
 			case <-timer.C:
-			case <-p.news: // somebody joined, perhaps in an earlier slot
-				n--
+			case <-p.news: // somebody joined, perhaps in an earlier slot; those until now were empty
+				n = min(found, int64((now()-p.begin)/slotTime)+1) - 1
 				continue
 			}
 		}

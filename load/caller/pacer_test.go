@@ -45,6 +45,21 @@ func TestEveryCallerHasItsFrameEveryTwentyMilliseconds(t *testing.T) {
 	}
 }
 
+func TestNobodyIsLateBeforeHavingJoined(t *testing.T) {
+	p := newPacer()
+	for range 12 { // into all kinds of slots, at all kinds of times
+		joined := now()
+		d := &drummer{ten: make(chan struct{})}
+		p.join(d)
+		time.Sleep(27 * time.Millisecond)
+		d.mu.Lock()
+		if len(d.due) == 0 || d.due[0] < joined-slotTime {
+			t.Fatalf("joined at %v, and the first frame was due at %v", joined, d.due)
+		}
+		d.mu.Unlock()
+	}
+}
+
 func TestTwiceAsManyCallersAsSlotsAreSpreadEvenly(t *testing.T) {
 	p := &pacer{news: make(chan struct{}, 1)}
 	for range 2 * slots {

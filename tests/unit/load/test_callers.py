@@ -53,7 +53,7 @@ def test_who_calls_in_which_scenario() -> None:
     assert reads["slow"] > 300
     assert reads["stall"] > 200
     storm = many("reconnect")
-    assert {plan["turns"] for plan in storm} == {1}
+    assert all(plan["life_ms"][1] <= 1_500 for plan in storm)
     assert 0.45 < sum(plan["hang_up"] == "rude" for plan in storm) / 2_000 < 0.55
     assert 0.08 < sum(plan["hang_up"] == "rude" for plan in many("endurance")) / 2_000 < 0.12
     mixed = many("mixed")
@@ -101,9 +101,16 @@ def spoken(*parts: tuple[float, float]) -> speech.Clip:
 
 def test_silence_around_a_recording_is_cut_off() -> None:
     (piece,) = clips.pieces(spoken((1.0, 0), (2.0, 1), (1.5, 0)))
-    assert [piece.onset_s, piece.end_s] == pytest.approx([0.2, 2.2])
-    assert piece.seconds == pytest.approx(2.3)
+    assert [piece.onset_s, piece.end_s] == pytest.approx([0.1, 2.1])
+    assert piece.seconds == pytest.approx(2.2)
     assert piece.text == "words"
+
+
+def test_the_noise_of_a_recording_does_not_set_in_at_once() -> None:
+    (piece,) = clips.pieces(spoken((1.0, 0.03), (2.0, 1), (1.5, 0.03)))
+    levels = speech.levels_db(piece.samples)
+    assert levels[0] < levels[8] - 20
+    assert levels[-1] < levels[-9] - 20
 
 
 def test_a_long_recording_is_cut_in_its_longest_pauses() -> None:
@@ -119,12 +126,12 @@ def test_a_manifest_says_where_speech_lies(tmp_path: Path) -> None:
     (entry,) = json.loads(manifest.read_text())
     assert entry == {
         "file": "talk.pcm",
-        "onset_ms": 200,
-        "end_ms": 1200,
-        "duration_ms": 1300,
+        "onset_ms": 100,
+        "end_ms": 1100,
+        "duration_ms": 1200,
         "text": "words",
     }
-    assert (manifest.parent / "talk.pcm").stat().st_size == 2 * 1300 * 16
+    assert (manifest.parent / "talk.pcm").stat().st_size == 2 * 1200 * 16
     assert clips.write([], tmp_path / "made") == manifest, "another process was faster, and its work stays"
     assert json.loads(manifest.read_text())
 
