@@ -183,6 +183,8 @@ class _Feed:
             self._timer = None
         if response is grpc.aio.EOF:
             return None
+        if response is None:  # gRPC's word for bytes that it cannot parse
+            raise AsrError("what the speech recogniser sent is not the Riva ASR API")
         self._unanswered_since, self._loud_s = None, 0.0
         if not self.half_closed:
             self._due = None

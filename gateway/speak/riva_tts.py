@@ -63,6 +63,8 @@ class RivaSynthesizer:
                     response = await call.read()
                 if response is grpc.aio.EOF:
                     break
+                if response is None:  # gRPC's word for bytes that it cannot parse
+                    raise TtsError(f"what {settings.uri} sent is not the Riva TTS API")
                 pcm = carry.feed(response.audio)
                 if pcm:
                     empty, wait_ms = False, settings.chunk_ms

@@ -143,6 +143,9 @@ class Stream:
                 reply = TritonUnavailable(f"{self.model}: the stream was cancelled")
             if reply is grpc.aio.EOF:
                 reply = None
+            elif reply is None:  # gRPC's word for bytes that it cannot parse: it keeps the call open
+                self._call.cancel()
+                reply = TritonUnavailable(f"{self.model}: what was sent is not Triton's API")
             self._replies.append(reply)
             if self._waiter is not None:
                 _settle(self._waiter)

@@ -361,6 +361,31 @@ async def test_audio_that_fails_fails_the_recognition() -> None:
             await all_of(recognizer, broken())
 
 
+async def test_what_is_no_answer_at_all_is_an_error_even_after_the_audio() -> None:
+    async def garbage(requests: AsyncIterator[bytes], context: Any) -> None:
+        async for _ in requests:
+            pass
+        await context.write(said(("hello", False, 0.5)).SerializeToString())
+        await context.write(b"\xff\xff\x0f no message")
+
+    server = grpc.aio.server()
+    method: Any = grpc.stream_stream_rpc_method_handler(garbage)
+    handler = grpc.method_handlers_generic_handler(
+        "nvidia.riva.asr.RivaSpeechRecognition", {"StreamingRecognize": method}
+    )
+    server.add_generic_rpc_handlers((handler,))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    recognizer = RivaRecognizer(AsrSettings(uri=f"127.0.0.1:{port}"))
+    try:
+        with pytest.raises(AsrError, match="is not the Riva ASR API") as caught:
+            await all_of(recognizer, chunks(LOUD))
+        assert caught.value.retryable
+    finally:
+        await recognizer.close()
+        await server.stop(None)
+
+
 async def test_check_wants_a_streaming_model() -> None:
     async with served(echo_words) as (service, recognizer):
         await recognizer.check()

@@ -159,3 +159,25 @@ async def test_check_wants_a_voice() -> None:
         service.voices = 0
         with pytest.raises(TtsError, match="no voice"):
             await synthesizer.check()
+
+
+async def test_what_is_no_answer_at_all_is_an_error() -> None:
+    async def garbage(requests: AsyncIterator[bytes], context: Any) -> None:
+        await context.write(pb.SynthesizeSpeechResponse(audio=bytes(64)).SerializeToString())
+        await context.write(b"\xff\xff\x0f no message")
+
+    server = grpc.aio.server()
+    method: Any = grpc.stream_stream_rpc_method_handler(garbage)
+    handler = grpc.method_handlers_generic_handler(
+        "nvidia.riva.tts.RivaSpeechSynthesis", {"SynthesizeOnline": method}
+    )
+    server.add_generic_rpc_handlers((handler,))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    synthesizer = RivaSynthesizer(TtsSettings(kind="riva", uri=f"127.0.0.1:{port}"))
+    try:
+        with pytest.raises(TtsError, match="is not the Riva TTS API"):
+            await spoken(synthesizer)
+    finally:
+        await synthesizer.close()
+        await server.stop(None)

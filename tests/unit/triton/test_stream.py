@@ -11,7 +11,7 @@ import pytest
 from tritonclient.grpc import service_pb2 as pb
 
 from gateway.triton.codec import Array, request, text
-from gateway.triton.errors import TritonTimeout
+from gateway.triton.errors import TritonTimeout, TritonUnavailable
 from gateway.triton.infer import stream_decoupled
 from gateway.triton.stream import Drains
 from tests.support.virtual_time import run_virtual, settle
@@ -157,6 +157,21 @@ def test_a_dead_model_is_given_up_by_deadline_and_its_call_is_cancelled_last() -
         assert loop.time() == pytest.approx(3.5)
         assert call.cancelled
         assert len(drains) == 0
+
+    run_virtual(main())
+
+
+def test_what_is_no_answer_at_all_ends_the_call() -> None:
+    async def main() -> None:
+        drains = Drains()
+        call = Call(chunk(1))
+        call.answer(None)  # as gRPC gives out what it cannot parse; the call itself goes on
+        stream = speech(call, drains)
+        await anext(stream)
+        with pytest.raises(TritonUnavailable, match="tts_x: what was sent is not Triton's API"):
+            await anext(stream)
+        assert call.cancelled
+        await drains.close()
 
     run_virtual(main())
 

@@ -29,7 +29,7 @@ async def failure(parts: Rig, part: str) -> str:
         ("stall", LATE),
         ("refuse", r"refuses this request|failed by itself \(503\)"),
         ("die", CUT),
-        ("garbage", "not the OpenAI chat API|ended the stream before|stream ended before"),
+        ("garbage", "not the OpenAI chat API|not the Riva ASR API|not Triton's API"),
     ],
 )
 async def test_a_fault_in_the_middle_is_told_and_the_next_request_is_spared(
