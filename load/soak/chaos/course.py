@@ -22,6 +22,7 @@ from load.soak.chaos import verdict
 from load.soak.chaos.kinds import Stage, programme
 from load.soak.chaos.people import People, now, short_clips
 from load.soak.chaos.record import Course
+from load.soak.chaos.seen import RECOVER_S
 
 ABOUT = "100 kills and cuts of parts, workers and lines under 32 live sessions: what each caller saw of them"
 _FAULTS, _SHORT_FAULTS = 100, 10
@@ -30,7 +31,6 @@ _WORKERS = 2
 _CALM_S, _SHORT_CALM_S = 45.0, 10.0
 _PAUSE_S = (0.5, 1.5)
 """Between the last one's recovery and the next fault."""
-_RECOVER_S = 30.0
 _BACK_S = 45.0
 """A killed worker is back by then, or something is wrong."""
 _REST_S = 20.0
@@ -122,7 +122,7 @@ class Lines:
 async def _calm(course: Course, people: People, fleet: Fleet, gateway: GatewayUp, for_s: float) -> None:
     """Nothing goes wrong: what is normal, and what is left when all have gone."""
     people.come(fleet)
-    if await people.until_all_spoke(now(), _RECOVER_S):
+    if await people.until_all_spoke(now(), RECOVER_S):
         raise Failed("not everybody got a reply even before anything went wrong; see gateway.log")
     course.calm_from = now()
     await asyncio.sleep(for_s)
@@ -141,13 +141,13 @@ async def _chaos(
     chance = random.Random(_SEED)
     began = time.monotonic()
     people.come(fleet)
-    course.missing[-1] = await people.until_all_spoke(now(), _RECOVER_S)
+    course.missing[-1] = await people.until_all_spoke(now(), RECOVER_S)
     for number, kind in enumerate(programme(count, chance)):
         await asyncio.sleep(chance.uniform(*_PAUSE_S))
         course.send_late_ms.append(fleet.send_late_p99_ms or 0.0)
         blow = await stage.strike(kind, await sessions_of(gateway))
         course.blows.append(blow)
-        missing = await people.until_all_spoke(blow.over, _RECOVER_S)
+        missing = await people.until_all_spoke(blow.over, RECOVER_S)
         if missing:
             course.missing[number] = missing
         if blow.lost >= 0:

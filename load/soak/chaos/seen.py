@@ -19,6 +19,7 @@ GAP_MS = 100.0
 """A pause in a reply that everybody hears."""
 AFTER_S = 2.0
 """What neighbours heard is looked at for so long from a fault on, and before it."""
+RECOVER_S = 30.0
 Floats = npt.NDArray[np.float64]
 
 
@@ -54,7 +55,7 @@ class Seen:
     lost: set[int] = field(default_factory=set)
     """Callers whose call ended."""
     never: set[int] = field(default_factory=set)
-    """Callers who saw something, and never heard a reply again before the next fault."""
+    """Callers who saw something, and heard no reply to its end within 30 s."""
     beside_ms: Floats = field(default_factory=lambda: np.empty(0))
     """Lateness of every frame of those who saw nothing, ms."""
 
@@ -68,12 +69,16 @@ def look(
 ) -> Seen:
     """events: sorted by time, all of them. until: the next fault, or the end. late_ms: voice to voice above it
     is noticed as late."""
-    begin = bisect.bisect_left(events, blow.at, key=lambda event: event.t)
-    end = bisect.bisect_left(events, until, key=lambda event: event.t)
     mine: dict[int, list[Event]] = {caller: [] for caller in range(callers)}
-    for event in events[begin:end]:
-        mine[event.caller].append(event)
-    heard = frames.between(blow.at, until)
+    later: dict[int, list[Event]] = {caller: [] for caller in range(callers)}
+    begin = bisect.bisect_left(events, blow.at, key=lambda event: event.t)
+    for event in events[begin:]:
+        if event.t < until:
+            mine[event.caller].append(event)
+        if event.t > until + RECOVER_S:
+            break
+        later[event.caller].append(event)
+    heard = frames.between(blow.at, until + RECOVER_S)
     gaps = heard.between(blow.at, blow.over + AFTER_S)
     gapped = (
         set(gaps.caller[gaps.late_ms > GAP_MS].tolist())
@@ -90,7 +95,7 @@ def look(
             seen.lost.add(caller)
         if saw == NOTHING:
             continue
-        at = _again(theirs, bad_at, heard.of([caller]))
+        at = _again(later[caller], bad_at, heard.of([caller]))
         if at is None:
             seen.never.add(caller)
         else:
