@@ -139,10 +139,20 @@ class TurnSettings(_Part):
     hangover_ms: int = Field(
         224, gt=0, description="silence that ends a turn whose transcript looks finished"
     )
-    hangover_long_ms: int = Field(640, gt=0, description="silence that ends any other turn")
+    hangover_long_ms: int = Field(
+        640,
+        gt=0,
+        description="silence that ends any turn; where the words leave it open, the mean of both does",
+    )
+    patient: bool = Field(
+        True,
+        description="after a pause inside a turn, the session's next turns wait one and a half times as long",
+    )
     max_utterance_s: float = Field(60.0, gt=0, description="a turn is ended after this much speech")
-    eager: bool = Field(False, description="start the LLM on a stable partial, use it if the final agrees")
-    eager_ms: int = Field(96, gt=0, description="silence after which a partial counts as stable for that")
+    eager: bool = Field(
+        False, description="start the LLM and the first sentence on a partial, use them if the final agrees"
+    )
+    eager_ms: int = Field(32, gt=0, description="silence after which that begins")
     stable_ms: int = Field(80, ge=0, description="a partial unchanged for this long may end a turn early")
     stall_ms: int = Field(300, gt=0, description="no audio for this long in mid-speech counts as silence")
     automatic: bool = Field(True, description="false: turns end only on commit (push to talk)")

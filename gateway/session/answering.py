@@ -79,14 +79,17 @@ class Answering:
 
     # ---- starting -----------------------------------------------------------------------------
 
-    def answer(self, turn: Turn) -> None:
-        """Prepare a reply; it stays unheard while the user speaks."""
+    def answer(self, turn: Turn, *, guessed: bool = False) -> None:
+        """Prepare a reply; it stays unheard while the user speaks. guessed: until it is `wanted`, it goes no
+        further than its first piece and calls no tool."""
         marks = Marks()
         marks.ask(turn.marks)
         reply = self._new_reply(turn.turn_id, turn.question, marks)
+        if guessed:
+            reply.is_wanted.clear()
         if self._core.state is ev.State.LISTENING and not self._user_is_speaking():
             self._core.enter(ev.State.WAITING_FOR_INPUT)
-        self._run(reply, self._think(turn.question))
+        self._run(reply, self._think(reply, turn.question))
 
     def answer_later(self, turn: Turn) -> None:
         """When the reply in the air is over."""
@@ -128,6 +131,7 @@ class Answering:
             on_failure=self._on_failure,
             marks=marks,
         )
+        self.reply.is_wanted.set()
         return self.reply
 
     def _run(self, reply: Reply, tokens: AsyncGenerator[str, None]) -> None:
@@ -142,7 +146,7 @@ class Answering:
             )
         )
 
-    async def _think(self, question: str) -> AsyncGenerator[str, None]:
+    async def _think(self, reply: Reply, question: str) -> AsyncGenerator[str, None]:
         """LLM text; tool calls are put to the client and their results back to the LLM."""
         messages = self._history.messages(pending_user=question)
         offers = self._offers()
@@ -157,6 +161,7 @@ class Answering:
                         requests.append(item)
             if not requests:
                 return
+            await reply.is_wanted.wait()
             exchange = History("", 1)
             for request in requests:
                 exchange.tool(request, await self._call_tool(request))
@@ -266,8 +271,14 @@ class Answering:
             self.pause()
         self._finish(reply, outcome, self.playout.heard_ms())
 
+    def throw_away(self) -> None:
+        """A prepared reply, if there is one, answered what was not said, or not all of it."""
+        if self.prepared is not None:
+            self._core.parts.metrics.reply_thrown_away(self.playout.total_ms / 1000)
+            self.discard()
+
     def discard(self) -> None:
-        """Nobody heard anything of the reply, and nobody will; the turn goes on without it."""
+        """Nobody hears any more of the reply; the turn goes on without it."""
         if self.reply is not None and self.reply.task is not None:
             self.reply.task.cancel()
         self.playout.drop()

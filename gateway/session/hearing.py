@@ -16,10 +16,11 @@ from gateway.session import events as ev
 from gateway.session.answering import Answering
 from gateway.session.barge_in import Judge, Verdict, has_real_word
 from gateway.session.core import Core
-from gateway.session.reply import Marks, Reply
+from gateway.session.patience import Patience
+from gateway.session.reply import Marks, Reply, same_words
 from gateway.session.suspicion import Suspicion
 from gateway.session.turn import Speech, Turn
-from gateway.think.sentences import looks_finished
+from gateway.think.endings import Ending, ending
 
 _JUDGED_S = 2.0
 """A detector that is further behind than this is not waited for."""
@@ -38,6 +39,8 @@ class Hearing:
         self._scout: Callable[[bytes], None] | None = None
         self._turn: Turn | None = None  # takes more words until its reply is audible
         self._speech: Speech | None = None
+        self._patience = Patience(learns=s.turn.patient)
+        self._last_voiced_ms = -1.0e9
         self._finals_awaited = 0
         self._voiced_run = 0
         self._audio_s = 0.0
@@ -150,6 +153,7 @@ class Hearing:
             self._pause_for_interruption()
             self._core.parts.metrics.observe("barge_in_detect_to_flush", self._core.now() - window.arrived_s)
         self._core.parts.llm.warm_up()
+        self._went_on(first * WINDOW_MS)
         turn = self._turn if audible is None and self._turn is not None else Turn()
         speech = Speech(turn, self._open_utterance(turn), first * WINDOW_MS, interrupts)
         if interrupts is not None:
@@ -172,9 +176,15 @@ class Hearing:
             on_retry=lambda why: self._core.send(ev.Warning("asr_retry", f"{why}; trying again")),
         )
 
+    def _went_on(self, onset_ms: float) -> None:
+        self._patience.paused(onset_ms - self._last_voiced_ms, self._core.hangover_long_ms)
+
     def _on_voiced(self, speech: Speech, window: Window, windows: int) -> None:
+        if speech.silent_ms:
+            self._went_on(window.end_ms - WINDOW_MS)
         speech.silent_ms = 0
         speech.stopped = window
+        self._last_voiced_ms = window.end_ms
         if speech.judge is not None:
             self._act_on(speech, speech.judge.voiced(windows * WINDOW_MS))
         self._end_if_too_long(speech, window)
@@ -185,9 +195,7 @@ class Hearing:
             self._act_on(speech, speech.judge.silent(WINDOW_MS))
         if not speech.open or not self._core.automatic_turns:
             return
-        if speech.silent_ms >= self._core.hangover_long_ms or (
-            speech.silent_ms >= self._core.hangover_ms and self._seems_finished(speech)
-        ):
+        if speech.silent_ms >= self._wait_ms(speech):
             self._end_speech(speech)
         elif self._core.eager and speech.silent_ms >= self._core.settings.turn.eager_ms:
             self._prepare_eagerly(speech)
@@ -201,24 +209,28 @@ class Hearing:
                 self._act_on(speech, speech.judge.recognised(heard.text))
         self._core.send(ev.Transcript(turn.turn_id, heard.text, final=False, stable=heard.stable))
 
-    def _seems_finished(self, speech: Speech) -> bool:
+    def _wait_ms(self, speech: Speech) -> float:
+        """Silence that ends this speech."""
         still_ms = (self._core.now() - speech.partial_s) * 1000
-        return (
-            bool(speech.partial)
-            and still_ms >= self._core.settings.turn.stable_ms
-            and looks_finished(speech.partial, self._core.asr_language)
-        )
+        is_still = still_ms >= self._core.settings.turn.stable_ms
+        words = ending(speech.partial, self._core.asr_language) if is_still else Ending.OPEN
+        core = self._core
+        return self._patience.wait_ms(words, core.hangover_ms, core.hangover_long_ms, at_once=core.eager)
 
     def _prepare_eagerly(self, speech: Speech) -> None:
         """A guess at the final transcript; nothing of it is audible or kept unless the final agrees."""
-        if speech.judge is not None or self.answering.audible or not self._seems_finished(speech):
+        if speech.judge is not None or self.answering.audible:
+            return
+        if ending(speech.partial, self._core.asr_language) is Ending.OPEN:
             return
         guess = Turn(speech.turn.turn_id, [*speech.turn.texts, speech.partial])
         reply = self.answering.prepared
-        if reply is not None and (reply.turn_id != guess.turn_id or reply.question == guess.question):
+        if reply is not None and (
+            reply.turn_id != guess.turn_id or same_words(reply.question, guess.question)
+        ):
             return
-        self.answering.discard()
-        self.answering.answer(guess)
+        self.answering.throw_away()
+        self.answering.answer(guess, guessed=True)
 
     # ---- interruption ----------------------------------------------------------------------------
 
@@ -352,11 +364,10 @@ class Hearing:
         reply = self.answering.prepared
         if reply is not None and said_more and reply.turn_id != turn.turn_id:
             self.answering.answer_later(turn)
-        elif reply is not None and said_more and _same_words(reply.question, turn.question):
-            reply.question = turn.question  # the eager reply is the wanted one
-            reply.marks.ask(turn.marks)
+        elif reply is not None and said_more and reply.answers(turn.question):
+            reply.wanted(turn.question, turn.marks)
         elif (reply is None or said_more) and turn.question:
-            self.answering.discard()
+            self.answering.throw_away()
             self.answering.answer(turn)
         self._nobody_speaks()
 
@@ -376,8 +387,6 @@ class Hearing:
 
     def close_turn(self) -> None:
         """Its reply is audible or over: what is said from now on is a new turn."""
+        if self._turn is not None:
+            self._patience.turn_over()
         self._turn = None
-
-
-def _same_words(one: str, other: str) -> bool:
-    return one.casefold().split() == other.casefold().split()

@@ -1,12 +1,14 @@
 """One reply: LLM ▸ pieces ▸ synthesis ▸ playout, each working while the next one does.
 
-A reply may be prepared before it is known to be wanted (`hold`): nothing of it is audible until
-`release`. Whatever ends it, `heard()` says which words reached the user.
+A reply may be begun on a guess at the question: then no more than its first piece is synthesised, and
+nobody hears of it, not even of its failure, until it is `wanted`. Whatever ends it, `split_heard()` says
+which words reached the user.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -19,6 +21,10 @@ from gateway.think.sentences import SentenceSplitter, spoken
 
 _PIECES_AHEAD = 8
 """Pieces of text the LLM may be ahead of synthesis; then its stream is not read."""
+_RIPE_S = 0.004
+"""How long the first sentence waits for the token behind it, which could show that it goes on."""
+
+_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 
 Tokens = AsyncGenerator[str, None]
 
@@ -90,12 +96,25 @@ class Reply:
     """Pieces whose audio started to be sent."""
     announced: bool = False
     """`ReplyStarted` was sent."""
+    is_wanted: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set unless it answers a guess."""
+
+    def answers(self, question: str) -> bool:
+        """Whether it was asked the same, in words if not in letters: finals have the punctuation that partials lack."""
+        return not self.failed and same_words(self.question, question)
+
+    def wanted(self, question: str, turn: Marks) -> None:
+        """The guess was right, and this is the question in full."""
+        self.question = question
+        self.marks.ask(turn)
+        self.is_wanted.set()
 
     def fail(self, part: str, message: str) -> None:
         if not self.track.open:
             return  # given up already: nobody asks any more
         self.failed = True
-        self.on_failure(part, message)
+        if self.is_wanted.is_set():
+            self.on_failure(part, message)
 
     def split_heard(self, heard_ms: int) -> tuple[str, str]:
         """(heard, unheard) text at `heard_ms`: a piece cut in the middle is cut between words, by its share."""
@@ -133,28 +152,44 @@ class Reply:
                 group.create_task(self._think(tokens, queue, settings.first_sentence_chars))
                 group.create_task(speaker.run(queue))
         except* _SynthesisFailed:
+            await self.is_wanted.wait()
             self.track.finish()
 
     async def _think(self, tokens: Tokens, queue: asyncio.Queue[str | None], first_chars: int) -> None:
         loop = asyncio.get_running_loop()
         splitter = SentenceSplitter(first_chars)
+        ripening: asyncio.TimerHandle | None = None
+
+        def pluck() -> None:
+            self._note_piece()
+            queue.put_nowait(splitter.take())  # the first: there is room
+
         try:
             async with aclosing(tokens):
                 async for token in tokens:
+                    if ripening is not None:
+                        ripening.cancel()
+                        ripening = None
                     if self.marks.first_token is None:
                         self.marks.first_token = loop.time()
                     for piece in splitter.feed(token):
-                        await self._hand_over(piece, queue)
+                        self._note_piece()
+                        await queue.put(piece)
+                    if splitter.ripe:
+                        ripening = loop.call_later(_RIPE_S, pluck)
         except LlmError as error:
             self.fail("llm", str(error))  # what it said before is still spoken
+        finally:
+            if ripening is not None:
+                ripening.cancel()
         for piece in splitter.flush():
-            await self._hand_over(piece, queue)
+            self._note_piece()
+            await queue.put(piece)
         await queue.put(None)
 
-    async def _hand_over(self, piece: str, queue: asyncio.Queue[str | None]) -> None:
+    def _note_piece(self) -> None:
         if self.marks.first_piece is None:
             self.marks.first_piece = asyncio.get_running_loop().time()
-        await queue.put(piece)
 
 
 @dataclass(slots=True)
@@ -167,6 +202,8 @@ class _Speaker:
     async def run(self, queue: asyncio.Queue[str | None]) -> None:
         while (text := await queue.get()) is not None:
             await self._say(text)
+            await self.reply.is_wanted.wait()
+        await self.reply.is_wanted.wait()
         self.reply.track.finish()
 
     async def _say(self, text: str) -> None:
@@ -194,3 +231,8 @@ class _Speaker:
 
 class _SynthesisFailed(Exception):
     """Ends the reply's task group, and with it the LLM's stream."""
+
+
+def same_words(one: str, other: str) -> bool:
+    """Letters' case and punctuation do not count."""
+    return _WORD.findall(one.casefold()) == _WORD.findall(other.casefold())

@@ -72,6 +72,16 @@ class Metrics:
             ["part", "code"],
             registry=registry,
         )
+        self._thrown_away = Counter(
+            "parley_replies_thrown_away",
+            "Replies begun for a question that was then not it: eager guesses, turns that went on",
+            registry=registry,
+        )
+        self._thrown_away_s = Counter(
+            "parley_speech_thrown_away_seconds",
+            "Synthesised speech of those replies",
+            registry=registry,
+        )
         self._llm_chunks = Counter(
             "parley_llm_chunks",
             "Pieces of text received from the LLM (server-sent events, about a token each)",
@@ -153,6 +163,11 @@ class Metrics:
     def part_failed(self, part: str, code: str) -> None:
         """Counts a failure. part: asr, llm or tts; code: the event's."""
         self._errors.labels(part, code).inc()
+
+    def reply_thrown_away(self, speech_s: float) -> None:
+        """Counts a prepared reply that nobody will hear, and the speech made for it."""
+        self._thrown_away.inc()
+        self._thrown_away_s.inc(speech_s)
 
     def llm_chunk(self) -> None:
         """Counts a piece of reply text."""

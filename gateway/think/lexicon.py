@@ -9,6 +9,10 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
+def _phrases(text: str) -> frozenset[str]:
+    return frozenset(text.split(", "))
+
+
 TITLES = _words(
     "Dr dr Mr mr Mrs mrs Ms Mx Prof prof Messrs Gen Col Sgt Capt Cmdr Lt Rev Hon Sen Rep Gov Pres "
     "Hr Fr Frl Sr Sra Srta Dra Ud Uds"
@@ -59,6 +63,14 @@ class Endings:
     """Number words of one digit: a run of them is being dictated."""
     tens: frozenset[str] = frozenset()
     """Number words that a digit may follow once a number has begun."""
+    weak_words: frozenset[str] = frozenset()
+    """Last words after which more often comes, though nothing must."""
+    weak_suffixes: tuple[str, ...] = ()
+    """The same, by their ends: what stands before a noun or a verb more often than at the end."""
+    whole: frozenset[str] = frozenset()
+    """Utterances of one or two words that need no more; others that short may go on."""
+    is_other: bool = False
+    """Of a language that nothing is known of."""
 
 
 FILLERS = _words("um uh uhm erm er eh äh ähm hm hmm mm euh este")
@@ -71,7 +83,7 @@ ENDINGS: dict[str, Endings] = {
             "the a an my your his its our their these those some any every each "
             "to of for from with at by into onto about between without through during against "
             "is are am be been i'm you're we're they're i we he she they i'd i'll let's "
-            "could would should can will does have has had want need like very just also basically "
+            "could would should can will might may must shall does have has had want need like very just also basically "
             "what's who's where's minus plus times point dot"
         ),
         open_phrases=frozenset(
@@ -93,6 +105,20 @@ ENDINGS: dict[str, Endings] = {
         ),
         digits=_words("zero oh one two three four five six seven eight nine"),
         tens=_words("twenty thirty forty fifty sixty seventy eighty ninety"),
+        weak_words=_words(
+            "was were had did do been being not never then how what which who why where more most less still even "
+            "only already rather quite so such in under after before through as all both other "
+            "another same own new good great big small old young first next last few little natural several "
+            "make made give gave put take took get got go going say said tell told know think mean see use let try"
+        ),
+        weak_suffixes=("ly", "ful", "ous", "able", "ible", "ive", "'s", "'re"),
+        whole=_phrases(
+            "yes, yeah, yep, no, nope, okay, ok, sure, right, exactly, correct, stop, cancel, wait, help, "
+            "hello, hi, hey, goodbye, bye, thanks, please, really, maybe, nothing, perfect, great, yes "
+            "please, no thanks, thank you, not yet, of course, go on, go ahead, stop it, hello there, good "
+            "morning, good evening, good bye, bye bye, never mind, not really, i see, why not, what else, "
+            "that's it, that's all, all right, no problem, hang up, start over, try again"
+        ),
     ),
     "de": Endings(
         open_words=_words(
@@ -117,6 +143,18 @@ ENDINGS: dict[str, Endings] = {
         question_words=_words("was wer wen wem wo wann warum wie woher wohin welche welcher welches"),
         stranding=_words("das ist sind war ich wir er"),
         digits=_words("null eins zwei zwo drei vier fünf sechs sieben acht neun"),
+        weak_words=_words(
+            "nicht noch auch nur schon dann so mehr sehr hatte hatten war waren wurde wird werden haben sein was wie "
+            "wo wer warum auf an aus bei nach vor hinter neben mit gegen alle beide andere anderen neue neuen "
+            "große großen kleine kleinen gute guten erste ersten nächste nächsten"
+        ),
+        weak_suffixes=("liche", "lichen", "ische", "ischen", "sten"),
+        whole=_phrases(
+            "ja, nein, doch, okay, ok, gut, genau, richtig, stopp, stop, halt, hilfe, hallo, tschüss, danke, "
+            "bitte, wirklich, vielleicht, nichts, ja bitte, nein danke, guten morgen, guten tag, guten abend, "
+            "auf wiedersehen, vielen dank, danke schön, alles klar, noch mal, warum nicht, noch nicht, das "
+            "stimmt, weiter"
+        ),
     ),
     "fr": Endings(
         open_words=_words(
@@ -128,6 +166,11 @@ ENDINGS: dict[str, Endings] = {
         open_phrases=frozenset({"ce que", "peux tu", "peux-tu", "pouvez vous", "pouvez-vous"}),
         question_words=_words("qui que quoi où quand pourquoi comment combien quel quelle quels quelles"),
         stranding=_words("il elle ils elles est"),
+        weak_words=_words("pas plus aussi encore alors bien tout toute tous petit petite grand grande autre"),
+        whole=_phrases(
+            "oui, non, merci, bonjour, salut, stop, attends, d'accord, peut-être, rien, exactement, voilà, au "
+            "revoir, oui merci, non merci, pas encore, bien sûr, très bien, ça va"
+        ),
         digits=_words("zéro un deux trois quatre cinq six sept huit neuf"),
         tens=_words("vingt trente quarante cinquante soixante"),
     ),
@@ -141,11 +184,16 @@ ENDINGS: dict[str, Endings] = {
         open_phrases=frozenset({"puedes tú", "podría usted"}),
         question_words=_words("qué quién quiénes dónde cuándo cómo cuál cuáles cuánto cuántos"),
         stranding=_words("es son era"),
+        weak_words=_words("no más también muy todo toda todos otro otra gran buen nuevo nueva ya así"),
+        whole=_phrases(
+            "sí, no, gracias, hola, adiós, para, espera, vale, claro, exacto, nada, quizás, bueno, ayuda, por "
+            "favor, muchas gracias, buenos días, sí gracias, no gracias, de acuerdo, muy bien"
+        ),
         digits=_words("cero uno dos tres cuatro cinco seis siete ocho nueve"),
         tens=_words("veinte treinta cuarenta cincuenta sesenta setenta ochenta noventa"),
     ),
 }
 """By primary language subtag."""
 
-OTHER = Endings(frozenset())
+OTHER = Endings(frozenset(), is_other=True)
 """Every other language: fillers and punctuation alone."""

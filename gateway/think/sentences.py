@@ -1,4 +1,4 @@
-"""Text on its way to the voice: pieces to synthesise, what of them to say, whether a transcript is whole."""
+"""Text on its way to the voice: pieces to synthesise, and what of them to say."""
 
 from __future__ import annotations
 
@@ -8,11 +8,8 @@ import unicodedata
 from gateway.think.lexicon import (
     AFTER_ORDINAL,
     BEFORE_NUMBER,
-    ENDINGS,
-    FILLERS,
     MAYBE_LAST,
     NEVER_LAST,
-    OTHER,
     STARTERS,
     TITLES,
 )
@@ -40,6 +37,9 @@ _UNDECIDED = -1
 _NO = -2
 
 
+_ENDS = tuple(".!?")
+
+
 class SentenceSplitter:
     """Cuts a reply into pieces to synthesise, as its tokens arrive. One per reply.
 
@@ -64,6 +64,28 @@ class SentenceSplitter:
             self._first = False
         self._rest = text[at:]
         return pieces
+
+    @property
+    def ripe(self) -> bool:
+        """The reply's first piece is all here, as far as can be told without the text that follows it.
+
+        Whoever has waited for that in vain may `take` it: a full stop after a plain word seldom turns out
+        to be something else ("the name is example" … ".com").
+        """
+        text = self._rest.rstrip(_CLOSERS)
+        if not self._first or text[-1:] not in _ENDS or text[-2:-1] in _STOPS or not self._long_enough(text):
+            return False
+        word = _word_before(text, len(text) - 1)
+        if text[-1] != ".":
+            return word.isalpha()
+        is_plain = len(word) > 2 and word.replace("'", "").replace("’", "").isalpha()
+        return is_plain and word not in TITLES and word.lower() not in NEVER_LAST | MAYBE_LAST | BEFORE_NUMBER
+
+    def take(self) -> str:
+        """The piece that is `ripe`."""
+        self._first = False
+        piece, self._rest = self._rest, ""
+        return piece
 
     def flush(self) -> list[str]:
         """The end of the reply: returns what is left, with or without a full stop."""
@@ -241,41 +263,3 @@ def _without_emojis(text: str) -> str:
             in_emoji = False
             kept.append(char)
     return "".join(kept)
-
-
-# ---- is a transcript whole -------------------------------------------------------------------------
-
-
-def looks_finished(text: str, language: str) -> bool:
-    """Whether a transcript, often lower case and unpunctuated, looks like a whole utterance.
-
-    language: BCP-47; an unknown one knows only fillers and punctuation. An empty text is not finished.
-    """
-    text = text.strip().lower().rstrip(_CLOSERS).replace("’", "'")
-    if not text or text.endswith(("...", "…", ",", "-", "–", "—", ":", ";", "、", "，")):
-        return False
-    if text[-1] in _STOPS:
-        return True
-    data = ENDINGS.get(re.split(r"[-_]", language.lower())[0], OTHER)
-    words = [word.strip(_OPENERS + _CLOSERS + ",;:.!?") for word in text.split()]
-    last = words[-1]
-    is_question = len(words) > 2 and words[0].split("'")[0] in data.question_words
-    if " ".join(words[-2:]) in data.open_phrases:
-        return is_question
-    if last in data.open_words or last in FILLERS:
-        return is_question and last in data.stranding
-    return not _in_number(words, data.digits, data.tens)
-
-
-def _in_number(words: list[str], digits: frozenset[str], tens: frozenset[str]) -> bool:
-    """A number of several digits being dictated, or one that has begun and may go on."""
-    run = 0
-    while run < len(words) and words[-1 - run] in digits:
-        run += 1
-    if 3 <= run <= 6:
-        return True
-    return (
-        len(words) > 1
-        and words[-1] in tens
-        and (words[-2] in digits or words[-2].endswith(("teen", "hundred")))
-    )

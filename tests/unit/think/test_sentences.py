@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.think.sentences import RUN_ON, RUN_ON_HARD, SentenceSplitter, looks_finished, spoken
+from gateway.think.endings import Ending, ending, looks_finished
+from gateway.think.sentences import RUN_ON, RUN_ON_HARD, SentenceSplitter, spoken
 
 TRANSCRIPTS = Path(__file__).parents[4] / "shared" / "audio" / "transcripts.json"
 
@@ -285,3 +286,60 @@ def test_real_utterances_look_finished() -> None:
     for name, entry in json.loads(TRANSCRIPTS.read_text()).items():
         if entry["text"]:
             assert looks_finished(entry["text"], entry["language"]), name
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("yes", Ending.WHOLE),
+        ("thank you", Ending.WHOLE),
+        ("What?", Ending.WHOLE),
+        ("turn the lights off please", Ending.WHOLE),
+        ("turn the lights off", Ending.WHOLE),
+        ("what is that for", Ending.WHOLE),
+        ("chemistry", Ending.UNSURE),
+        ("mister dashwood", Ending.UNSURE),
+        ("there might be prudently", Ending.UNSURE),
+        ("it was still in", Ending.UNSURE),
+        ("i might", Ending.OPEN),
+        ("", Ending.OPEN),
+    ],
+)
+def test_how_sure_the_words_are(text: str, expected: Ending) -> None:
+    assert ending(text, "en-US") is expected
+
+
+def test_of_an_unknown_language_short_words_may_be_whole() -> None:
+    assert ending("igen", "hu") is Ending.WHOLE
+
+
+@pytest.mark.parametrize(
+    ("text", "ripe"),
+    [
+        ("That is a whole sentence.", True),
+        ("That is a whole sentence", False),
+        ("Is that really so?", True),
+        ('He said "that is fine."', True),
+        ("I spoke to Dr.", False),
+        ("It costs about 3.", False),
+        ("It is at www.example.", False),
+        ("This goes on...", False),
+        ("We meet at 5 p.m.", False),
+        ("Apples and pears etc.", False),
+        ("I am ok.", False),
+        ("No.", False),
+    ],
+)
+def test_ripe_is_what_looks_whole_without_what_follows(text: str, ripe: bool) -> None:
+    splitter = SentenceSplitter(first_min_chars=6)
+    assert splitter.feed(text) == []
+    assert splitter.ripe is ripe
+
+
+def test_what_was_taken_is_not_said_again_and_only_the_first_is_ripe() -> None:
+    splitter = SentenceSplitter(first_min_chars=6)
+    splitter.feed("That is a whole sentence.")
+    assert splitter.take() == "That is a whole sentence."
+    assert splitter.feed(" And this is another one.") == []
+    assert not splitter.ripe
+    assert splitter.flush() == [" And this is another one."]
