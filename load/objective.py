@@ -91,10 +91,10 @@ class Ramp:
     settle_s: float = 6.0
     """After a step, what is measured is not used: calls begin, and turns are those of before."""
     reference_s: float = 30.0
-    reference_turns: int = 6
+    reference_turns: int = 5
     longest_reference_s: float = 90.0
     enough_turns: int = 20
-    """A window with fewer is judged later, or after four steps' time."""
+    """A window with fewer, and fewer than three a caller, is judged later, or after four steps' time."""
     held: int = 0
     """The last level at which the objective held."""
     broke_at: int = 0
@@ -129,7 +129,7 @@ class Ramp:
 
     def _judge(self, now: float, most: int) -> None:
         window = self._window(now - self._since - self.settle_s, now)
-        if window.turns < self.enough_turns and now - self._since < 4 * self.step_s:
+        if window.turns < min(self.enough_turns, 3 * self._level) and now - self._since < 4 * self.step_s:
             return
         broken = self.objective.broken(window)
         if not window.turns:
