@@ -6,13 +6,14 @@ import argparse
 import asyncio
 import shlex
 import signal
+import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import guard, speech
+from bench import guard, speech, speed
 from bench.machine import describe
 from bench.parts import OWN_STACK, PARTS, Bench
 from bench.report import Part, as_json, machine_text, part_text
@@ -27,11 +28,14 @@ examples:
   scripts/bench all --json results.json       everything, about 20 minutes
   scripts/bench all --quick                   a short form of everything, about a minute and a half
   scripts/bench latency bargein               some parts
+  scripts/bench speed                         what one core carries, beside the goals; about half an hour
   scripts/bench --quick                       the guard: has a session become dearer? exit 1 above +25 %
 
 The stack is started as `parley up` starts it, on free ports, and stopped at the end. Keep the machine
 otherwise quiet: whatever else runs on it is in the figures.
 """
+ALONE: dict[str, Callable[[], Part]] = {"speed": speed.main}
+"""Parts that start everything themselves, take long, and are in no `all`."""
 _LONGEST_S = {True: 120.0, False: 1_800.0}
 
 
@@ -43,7 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "part", nargs="*", metavar="PART", help=f"all, {', '.join(PARTS)}; none, with --quick: the guard"
+        "part",
+        nargs="*",
+        metavar="PART",
+        help=f"all, {', '.join(PARTS)}; by itself: {', '.join(ALONE)}; none, with --quick: the guard",
     )
     parser.add_argument("--quick", action="store_true", help="few samples: shows that it works, not how well")
     parser.add_argument(
@@ -52,25 +59,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables")
     parser.add_argument("--keep", action="store_true", help="the guard's figures become the committed ones")
     options = parser.parse_args(arguments)
-    if unknown := [name for name in options.part if name not in ("all", *PARTS)]:
-        parser.error(f"there is no part {unknown[0]}: choose of all, {', '.join(PARTS)}")
+    if unknown := [name for name in options.part if name not in ("all", *PARTS, *ALONE)]:
+        parser.error(f"there is no part {unknown[0]}: choose of all, {', '.join((*PARTS, *ALONE))}")
     if not options.part:
         if not options.quick:
             parser.error("name a part, or all; --quick alone compares with the committed figures")
         return guard.main(keep=options.keep)
-    names = list(PARTS) if "all" in options.part else list(dict.fromkeys(options.part))
+    chosen = list(dict.fromkeys(options.part))
+    names = list(PARTS) if "all" in chosen else [name for name in chosen if name in PARTS]
     machine = describe(_command(options))
     print(machine_text(machine), flush=True)
     parts: dict[str, Part] = {}
     code = OK
     try:
-        run_loop(_run(names, parts, quick=options.quick))
+        if names:
+            run_loop(_run(names, parts, quick=options.quick))
+        for name in chosen:
+            if name in ALONE:
+                parts[name] = ALONE[name]()
+                print(part_text(parts[name]), flush=True)
+    except (RuntimeError, subprocess.TimeoutExpired) as error:
+        complain(f"not measured: {error}")
+        code = FAILED
     except (Fault, CallFailed, TtsError) as error:
         complain(str(error))
         code = FAILED
     except (KeyboardInterrupt, asyncio.CancelledError):
         return INTERRUPTED
-    found = [parts[name] for name in names if name in parts]
+    found = [parts[name] for name in (*PARTS, *ALONE) if name in parts]
     if options.json is not None:
         options.json.write_text(as_json(machine, found))
     if options.markdown is not None:
