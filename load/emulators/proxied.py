@@ -41,6 +41,8 @@ class Line(Protocol):
 
     weather: Weather
     random: random.Random
+    passed: int
+    delayed: int
 
     def accept(self, near: End) -> None:
         """A client is there."""
@@ -128,8 +130,10 @@ class Way:
     def take(self, data: bytes) -> None:
         weather = self._line.weather
         if weather is FINE and not self._queue and self.sink is not None:
+            self._line.passed += len(data)
             self.sink.write(data)
             return
+        self._line.delayed += len(data)
         now = asyncio.get_running_loop().time()
         jitter = self._line.random.uniform(-weather.jitter_ms, weather.jitter_ms)
         begin = now + max(0.0, weather.latency_ms + jitter) / 1000
@@ -196,6 +200,7 @@ class Way:
         while self._queue and self._queue[0][0] <= now:
             _, data = self._queue.popleft()
             self._bytes -= len(data)
+            self._line.passed += len(data)
             self.sink.write(data)
         self._arm()
         self.flow()

@@ -85,6 +85,8 @@ class Proxies:
                     "upstream": proxy.upstream,
                     "connections": proxy.connections,
                     "accepted": proxy.accepted,
+                    "passed": proxy.passed,
+                    "delayed": proxy.delayed,
                     "listening": proxy.listening,
                 }
                 for name, proxy in self._proxies.items()
@@ -115,7 +117,7 @@ class Proxies:
         name = request.match_info["name"]
         if name not in self._proxies:
             return refused(_unknown(name), 404)
-        self._proxies[name].clear()
+        await self._proxies[name].up()
         return web.json_response({"ok": True})
 
 

@@ -35,6 +35,10 @@ class Proxy:
         self.refusing = False
         self.accepted = 0
         """Connections so far."""
+        self.passed = 0
+        """Bytes that went through, both ways."""
+        self.delayed = 0
+        """Bytes that met bad weather."""
 
     @property
     def address(self) -> str:
@@ -59,10 +63,7 @@ class Proxy:
 
     async def close(self) -> None:
         self.clear()
-        if self._returning is not None:
-            self._returning.cancel()
-            await asyncio.wait({self._returning})
-            self._returning = None
+        await self._stay_down()
         await self._hush()
         if self._holder is not None:
             self._holder.close()
@@ -105,13 +106,20 @@ class Proxy:
         return len(pairs)
 
     async def down(self, for_s: float) -> int:
-        """Everything is reset, and the port is closed for so long. Returns the number of connections."""
-        if self._returning is not None:
-            self._returning.cancel()
+        """Everything is reset, and the port is closed for so long, or until `up()`. Returns the number of
+        connections."""
+        await self._stay_down()
         count = len(self._pairs)
         await self._hush()
         self._returning = asyncio.create_task(self._return(for_s))
         return count
+
+    async def up(self) -> None:
+        """As if nothing had ever been wrong: listening, fine weather, nobody refused."""
+        self.clear()
+        await self._stay_down()
+        if self._server is None and self._holder is not None:
+            await self._listen()
 
     # ---- inside ----
 
@@ -123,6 +131,12 @@ class Proxy:
     async def _return(self, after_s: float) -> None:
         await asyncio.sleep(after_s)
         await self._listen()
+
+    async def _stay_down(self) -> None:
+        if self._returning is not None:
+            self._returning.cancel()
+            await asyncio.wait({self._returning})
+            self._returning = None
 
     async def _hush(self) -> None:
         if self._server is not None:

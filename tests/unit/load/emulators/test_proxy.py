@@ -94,6 +94,7 @@ async def test_bytes_pass_both_ways_and_an_end_is_passed_on() -> None:
         assert await heard(far, len(big)) == big
         far[1].write(b"back")
         assert await heard(near, 4) == b"back"
+        assert (them.proxy.passed, them.proxy.delayed) == (len(big) + 4, 0)
         far[1].close()
         assert not await ended(near)
         await until(lambda: them.proxy.connections == 0)
@@ -114,6 +115,7 @@ async def test_latency_and_jitter_delay_and_keep_the_order() -> None:
         far[1].write(b"x")
         await heard(near, 1)
         assert now() - begun > 0.039
+        assert (them.proxy.passed, them.proxy.delayed) == (31, 31)
         them.proxy.set_weather(Weather(latency_ms=60_000))
         near[1].write(b"slow")
         await near[1].drain()
@@ -267,5 +269,7 @@ async def test_proxies_are_made_and_struck_over_http() -> None:
             assert (await post("/proxies/asr/fault", {"kind": "reset"}))[0] == 404
             async with control.delete("/proxies/llm/fault") as healed:
                 assert healed.status == 200
+            async with control.get("/proxies") as answer:
+                assert (await answer.json())["llm"]["listening"] is True
     finally:
         await parts.close()
