@@ -47,7 +47,7 @@ SETTINGS = (
     "llm.token_ms=1000",
     "tts.first_chunk_ms=1000",
     "tts.chunk_ms=1000",
-    "asr.deadline_ms=1000",
+    "asr.deadline_ms=2000",
     "asr.silence_ms=2000",
 )
 """Shorter deadlines than the defaults of 5 to 8 s: whoever waits for one is back sooner, and so is the soak."""

@@ -85,11 +85,11 @@ KINDS: tuple[Kind, ...] = (
 
 
 def programme(count: int, chance: random.Random) -> list[Kind]:
-    """`count` faults in random order, each kind in proportion to its times; with few, the kinds in turn."""
+    """`count` faults in random order, each kind in proportion to its times; with few, some of every part."""
     whole = [kind for kind in KINDS for _ in range(kind.times)]
     if count < len(KINDS):
-        step = len(KINDS) / count
-        found = [KINDS[int(number * step)] for number in range(count)]
+        place = {kind.name: [k for k in KINDS if k.part == kind.part].index(kind) for kind in KINDS}
+        found = sorted(KINDS, key=lambda kind: place[kind.name])[:count]
     else:
         found = list(KINDS)
         rest = list(whole)
