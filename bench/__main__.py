@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import guard, speech, speed
+from bench import guard, slices_part, speech, speed
 from bench.machine import describe
 from bench.parts import OWN_STACK, PARTS, Bench
 from bench.report import Part, as_json, machine_text, part_text
@@ -28,13 +28,17 @@ examples:
   scripts/bench all --json results.json       everything, about 20 minutes
   scripts/bench all --quick                   a short form of everything, about a minute and a half
   scripts/bench latency bargein               some parts
+  scripts/bench slices                        what each part of the gateway costs, cumulatively; 5 minutes
   scripts/bench speed                         what one core carries, beside the goals; about half an hour
   scripts/bench --quick                       the guard: has a session become dearer? exit 1 above +25 %
 
 The stack is started as `parley up` starts it, on free ports, and stopped at the end. Keep the machine
 otherwise quiet: whatever else runs on it is in the figures.
 """
-ALONE: dict[str, Callable[[], Part]] = {"speed": speed.main}
+ALONE: dict[str, Callable[[bool], Part]] = {
+    "speed": lambda quick: speed.main(),
+    "slices": lambda quick: slices_part.main(quick=quick),
+}
 """Parts that start everything themselves, take long, and are in no `all`."""
 _LONGEST_S = {True: 120.0, False: 1_800.0}
 
@@ -76,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             run_loop(_run(names, parts, quick=options.quick))
         for name in chosen:
             if name in ALONE:
-                parts[name] = ALONE[name]()
+                parts[name] = ALONE[name](options.quick)
                 print(part_text(parts[name]), flush=True)
     except (RuntimeError, subprocess.TimeoutExpired) as error:
         complain(f"not measured: {error}")
