@@ -216,7 +216,7 @@ class Pair:
         self._up, self._down = Way(line), Way(line)
         self._up.source = self._down.sink = near
         self._closing: asyncio.TimerHandle | None = None
-        self._over = False
+        self._over = self._gone = False
 
     def join(self, far: End) -> None:
         """The other end is there: unless it all is over meanwhile."""
@@ -243,7 +243,7 @@ class Pair:
     def ended(self, end: End, error: Exception | None) -> None:
         if self._closing is not None and end is not self._near:
             return  # the near end follows in its own time
-        if error is not None or self._closing is not None:
+        if error is not None or self._closing is not None or self._gone:
             self.reset()
         elif self._far is None:
             self._forget()
@@ -267,6 +267,14 @@ class Pair:
         self._up.feel()
         if self._far is not None:
             self._far.close()
+
+    def vanish(self) -> None:
+        """What either end sends from now on goes nowhere, and neither is told."""
+        self._gone = True
+        for way in (self._up, self._down):
+            way.stop()
+            way.sink = Nowhere(self._line)
+            way.feel()
 
     def _close_near(self) -> None:
         self._near.close()

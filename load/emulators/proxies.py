@@ -20,6 +20,7 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     "refuse": ("for_s",),
     "down": ("for_s",),
     "reset": (),
+    "vanish": (),
     "slow_close": ("after_s",),
 }
 """Kinds of fault, and what each may be given."""
@@ -138,6 +139,8 @@ async def _apply(proxy: Proxy, kind: str, values: Mapping[str, float]) -> int:
             await proxy.down(values["for_s"])
         case "slow_close":
             proxy.slow_close(values["after_s"])
+        case "vanish":
+            proxy.vanish()
         case _:
             proxy.reset()
     return count

@@ -105,6 +105,13 @@ class Proxy:
             pair.close_slowly(after_s)
         return len(pairs)
 
+    def vanish(self) -> int:
+        """The far side is gone and nobody is told: what present connections are sent goes nowhere. New ones are
+        fine. Returns how many there were."""
+        for pair in self._pairs:
+            pair.vanish()
+        return len(self._pairs)
+
     async def down(self, for_s: float) -> int:
         """Everything is reset, and the port is closed for so long, or until `up()`. Returns the number of
         connections."""

@@ -185,6 +185,26 @@ async def test_a_slow_close_leaves_the_client_with_nobody() -> None:
         assert now() - begun > 0.29
 
 
+async def test_a_side_that_vanishes_is_not_heard_of_again_and_new_connections_are_fine() -> None:
+    async with pipes() as them:
+        near, far = await them.pair()
+        near[1].write(b"x")
+        assert await heard(far, 1) == b"x"
+        assert them.proxy.vanish() == 1
+        for end in (near, far):
+            end[1].write(b"anybody?")
+            await end[1].drain()
+        other, answer = await them.pair()
+        other[1].write(b"here")
+        assert await heard(answer, 4) == b"here"
+        assert them.proxy.accepted == 2
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await near[0].read(1)
+        near[1].close()
+        assert await ended(far)
+
+
 async def test_refused_connections_are_reset_and_the_others_live_on() -> None:
     async with pipes() as them:
         near, far = await them.pair()
