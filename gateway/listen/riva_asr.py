@@ -18,6 +18,7 @@ from gateway.audio.pcm import rms_dbfs, to_float
 from gateway.listen.asr import RATE, AsrError, HeardWord, Hypothesis
 from gateway.settings import AsrSettings, call_metadata
 from gateway.triton.channel import open_channel
+from gateway.triton.line import Connection, Line
 
 _CHECK_S = 2.0
 _LOUD_DBFS = -45.0
@@ -42,8 +43,11 @@ class RivaRecognizer:
 
     def __init__(self, settings: AsrSettings) -> None:
         self._settings = settings
-        self._channel = open_channel(settings.uri, ssl=settings.ssl)
-        self._stub = riva_asr_pb2_grpc.RivaSpeechRecognitionStub(self._channel)
+        self._line: Line[Any] = Line(
+            settings.uri,
+            lambda: open_channel(settings.uri, ssl=settings.ssl),
+            riva_asr_pb2_grpc.RivaSpeechRecognitionStub,
+        )
         self._metadata = call_metadata(settings)
         self._knows_keys = True
 
@@ -51,37 +55,39 @@ class RivaRecognizer:
         self, audio: AsyncIterator[bytes], *, language: str, hints: Sequence[str] = ()
     ) -> AsyncGenerator[Hypothesis, None]:
         """See `Recognizer.recognize`; `language` empty means the one in the settings."""
-        call = self._stub.StreamingRecognize(metadata=self._metadata)
-        feed = _Feed(call, self._settings)
-        config = riva_asr_pb2.StreamingRecognizeRequest(
-            streaming_config=self._config(language or self._settings.language, hints)
-        )
-        writer = asyncio.create_task(feed.run(config, audio))
-        heard = _Heard()
-        try:
-            while (response := await feed.answer()) is not None:
-                partial = heard.add(response)
-                # After the end of audio a complete text is the final, which follows at once.
-                if partial is not None and not (feed.half_closed and partial.stable == len(partial.text)):
-                    yield partial
-            if not feed.half_closed:
-                raise AsrError("the speech recogniser ended the stream before the audio did")
-        except grpc.aio.AioRpcError as error:
-            raise self._error(error) from error
-        finally:
-            call.cancel()
-            writer.cancel()
-            await asyncio.wait([writer])
+        with self._line.use() as connection:
+            call = connection.stubs.StreamingRecognize(metadata=self._metadata)
+            feed = _Feed(call, connection, self._settings)
+            config = riva_asr_pb2.StreamingRecognizeRequest(
+                streaming_config=self._config(language or self._settings.language, hints)
+            )
+            writer = asyncio.create_task(feed.run(config, audio))
+            heard = _Heard()
+            try:
+                while (response := await feed.answer()) is not None:
+                    partial = heard.add(response)
+                    # After the end of audio a complete text is the final, which follows at once.
+                    if partial is not None and not (feed.half_closed and partial.stable == len(partial.text)):
+                        yield partial
+                if not feed.half_closed:
+                    raise AsrError("the speech recogniser ended the stream before the audio did")
+            except grpc.aio.AioRpcError as error:
+                raise self._error(error) from error
+            finally:
+                call.cancel()
+                writer.cancel()
+                await asyncio.wait([writer])
         yield heard.final()
 
     async def check(self) -> None:
         """Raises AsrError when no streaming recogniser answers within 2 s."""
         try:
-            response = await self._stub.GetRivaSpeechRecognitionConfig(
-                riva_asr_pb2.RivaSpeechRecognitionConfigRequest(model_name=self._settings.model),
-                metadata=self._metadata,
-                timeout=_CHECK_S,
-            )
+            with self._line.use() as connection:
+                response = await connection.stubs.GetRivaSpeechRecognitionConfig(
+                    riva_asr_pb2.RivaSpeechRecognitionConfigRequest(model_name=self._settings.model),
+                    metadata=self._metadata,
+                    timeout=_CHECK_S,
+                )
         except grpc.aio.AioRpcError as error:
             raise self._error(error) from error
         if not any(model.parameters.get("type", "online") == "online" for model in response.model_config):
@@ -89,7 +95,7 @@ class RivaRecognizer:
 
     async def close(self) -> None:
         """Cancels what still runs."""
-        await self._channel.close(None)
+        await self._line.close()
 
     def _config(self, language: str, hints: Sequence[str]) -> riva_asr_pb2.StreamingRecognitionConfig:
         config = riva_asr_pb2.RecognitionConfig(
@@ -138,13 +144,14 @@ class RivaRecognizer:
 class _Feed:
     """Audio into one call, and how long its answers may take."""
 
-    def __init__(self, call: Any, settings: AsrSettings) -> None:
-        self._call = call
+    def __init__(self, call: Any, connection: Connection[Any], settings: AsrSettings) -> None:
+        self._call, self._connection = call, connection
         self._silence_s = settings.silence_ms / 1000
         self._final_s = settings.deadline_ms / 1000
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.Timeout | None = None
         self._due: float | None = None
+        self._waited_since = 0.0
         self._unanswered_since: float | None = None
         self._loud_s = 0.0
         self._failure: BaseException | None = None
@@ -160,7 +167,7 @@ class _Feed:
                     await self._write(riva_asr_pb2.StreamingRecognizeRequest(audio_content=chunk))
             await self._call.done_writing()
             self.half_closed = True
-            self._arm(self._loop.time() + self._final_s)
+            self._arm(self._loop.time(), self._final_s)
         except (grpc.aio.AioRpcError, grpc.aio.InternalError, asyncio.InvalidStateError):
             pass
         except Exception as error:
@@ -173,6 +180,7 @@ class _Feed:
             async with asyncio.timeout_at(self._due) as self._timer:
                 response = await self._call.read()
         except TimeoutError:
+            self._connection.silent_since(self._waited_since)
             late = "no final transcript" if self.half_closed else "nothing"
             raise AsrError(f"the speech recogniser fell silent: {late} within the deadline") from None
         except asyncio.CancelledError:
@@ -183,6 +191,7 @@ class _Feed:
             self._timer = None
         if response is grpc.aio.EOF:
             return None
+        self._connection.heard()
         if response is None:  # gRPC's word for bytes that it cannot parse
             raise AsrError("what the speech recogniser sent is not the Riva ASR API")
         self._unanswered_since, self._loud_s = None, 0.0
@@ -191,6 +200,7 @@ class _Feed:
         return response
 
     async def _write(self, request: riva_asr_pb2.StreamingRecognizeRequest) -> None:
+        since = self._loop.time()
         try:
             async with asyncio.timeout(self._silence_s):
                 await self._call.wait_for_connection()
@@ -198,6 +208,7 @@ class _Feed:
                 # in the place of the server's own status, which the reader is about to get.
                 await self._call._cython_call.send_serialized_message(request.SerializeToString())
         except TimeoutError:
+            self._connection.silent_since(since)
             raise AsrError("the speech recogniser fell silent: it takes no more audio") from None
 
     def _count(self, chunk: bytes) -> None:
@@ -208,12 +219,12 @@ class _Feed:
             self._unanswered_since = self._loop.time()
         self._loud_s += len(chunk) / (2 * RATE)
         if self._due is None and self._loud_s >= self._silence_s / 2:
-            self._arm(self._unanswered_since + self._silence_s)
+            self._arm(self._unanswered_since, self._silence_s)
 
-    def _arm(self, due: float) -> None:
-        self._due = due
+    def _arm(self, since: float, wait_s: float) -> None:
+        self._waited_since, self._due = since, since + wait_s
         if self._timer is not None and not self._timer.expired():
-            self._timer.reschedule(due)
+            self._timer.reschedule(self._due)
 
 
 class _Heard:

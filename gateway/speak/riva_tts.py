@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -13,6 +14,7 @@ from gateway.audio.pcm import SampleCarry
 from gateway.settings import TtsSettings, call_metadata
 from gateway.speak.tts import Chunk, TtsError
 from gateway.triton.channel import open_channel
+from gateway.triton.line import Line
 
 _CHECK_S = 2.0
 _REFUSALS = (
@@ -34,8 +36,11 @@ class RivaSynthesizer:
 
     def __init__(self, settings: TtsSettings) -> None:
         self._settings = settings
-        self._channel = open_channel(settings.uri, ssl=settings.ssl)
-        self._stub = riva_tts_pb2_grpc.RivaSpeechSynthesisStub(self._channel)
+        self._line: Line[Any] = Line(
+            settings.uri,
+            lambda: open_channel(settings.uri, ssl=settings.ssl),
+            riva_tts_pb2_grpc.RivaSpeechSynthesisStub,
+        )
         self._metadata = call_metadata(settings)
 
     async def synthesize(
@@ -52,31 +57,37 @@ class RivaSynthesizer:
             sample_rate_hz=settings.sample_rate,
             voice_name=voice or settings.voice,
         )
-        # A stream of one request: older services take a single one, which looks the same on the wire.
-        call = self._stub.SynthesizeOnline([request], metadata=self._metadata)
         carry = SampleCarry()
         empty = True
         wait_ms = settings.first_chunk_ms
-        try:
-            while True:
-                async with asyncio.timeout(wait_ms / 1000):
-                    response = await call.read()
-                if response is grpc.aio.EOF:
-                    break
-                if response is None:  # gRPC's word for bytes that it cannot parse
-                    raise TtsError(f"what {settings.uri} sent is not the Riva TTS API")
-                pcm = carry.feed(response.audio)
-                if pcm:
-                    empty, wait_ms = False, settings.chunk_ms
-                    yield Chunk(pcm, settings.sample_rate)
-        except TimeoutError:
-            raise TtsError(
-                f"the speech synthesiser at {settings.uri} fell silent: no audio for {wait_ms} ms"
-            ) from None
-        except grpc.aio.AioRpcError as error:
-            raise self._error(error) from error
-        finally:
-            call.cancel()
+        loop = asyncio.get_running_loop()
+        since = loop.time()
+        with self._line.use() as connection:
+            # A stream of one request: older services take a single one, which looks the same on the wire.
+            call = connection.stubs.SynthesizeOnline([request], metadata=self._metadata)
+            try:
+                while True:
+                    async with asyncio.timeout(wait_ms / 1000):
+                        response = await call.read()
+                    if response is grpc.aio.EOF:
+                        break
+                    connection.heard()
+                    since = loop.time()
+                    if response is None:  # gRPC's word for bytes that it cannot parse
+                        raise TtsError(f"what {settings.uri} sent is not the Riva TTS API")
+                    pcm = carry.feed(response.audio)
+                    if pcm:
+                        empty, wait_ms = False, settings.chunk_ms
+                        yield Chunk(pcm, settings.sample_rate)
+            except TimeoutError:
+                connection.silent_since(since)
+                raise TtsError(
+                    f"the speech synthesiser at {settings.uri} fell silent: no audio for {wait_ms} ms"
+                ) from None
+            except grpc.aio.AioRpcError as error:
+                raise self._error(error) from error
+            finally:
+                call.cancel()
         if empty:
             raise TtsError(
                 f"the speech synthesiser at {settings.uri} made no audio: try another voice or language",
@@ -86,11 +97,12 @@ class RivaSynthesizer:
     async def check(self) -> None:
         """Raises TtsError when no voice answers within 2 s."""
         try:
-            response = await self._stub.GetRivaSynthesisConfig(
-                riva_tts_pb2.RivaSynthesisConfigRequest(model_name=self._settings.model),
-                metadata=self._metadata,
-                timeout=_CHECK_S,
-            )
+            with self._line.use() as connection:
+                response = await connection.stubs.GetRivaSynthesisConfig(
+                    riva_tts_pb2.RivaSynthesisConfigRequest(model_name=self._settings.model),
+                    metadata=self._metadata,
+                    timeout=_CHECK_S,
+                )
         except grpc.aio.AioRpcError as error:
             raise self._error(error) from error
         if not response.model_config:
@@ -98,7 +110,7 @@ class RivaSynthesizer:
 
     async def close(self) -> None:
         """Cancels what still runs."""
-        await self._channel.close(None)
+        await self._line.close()
 
     def _error(self, error: grpc.aio.AioRpcError) -> TtsError:
         code, details = error.code(), (error.details() or "").strip().split("\n", 1)[0][:200]

@@ -7,6 +7,8 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 
+import grpc.aio
+
 from gateway.audio.pcm import to_pcm
 from gateway.settings import TtsSettings
 from gateway.speak.tts import Chunk, TtsError
@@ -15,6 +17,7 @@ from gateway.triton.codec import Array
 from gateway.triton.codec import text as strings
 from gateway.triton.errors import TritonError, TritonTimeout, TritonUnavailable
 from gateway.triton.infer import stream_decoupled
+from gateway.triton.line import Line
 from gateway.triton.model_info import ModelInfo, model_info
 from gateway.triton.repository import Repository
 from gateway.triton.stream import Drains
@@ -33,14 +36,20 @@ class _Voice:
     """Empty: the model's first."""
 
 
+class _Calls:
+    """What is called on a channel."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self.inference = GRPCInferenceServiceStub(channel)
+        self.repository = Repository(channel)
+
+
 class TritonSynthesizer:
     """One channel for all sessions of the process."""
 
     def __init__(self, settings: TtsSettings) -> None:
         self._settings = settings
-        self._channel = open_channel(settings.uri, ssl=settings.ssl)
-        self._stub = GRPCInferenceServiceStub(self._channel)
-        self._repository = Repository(self._channel)
+        self._line = Line(settings.uri, lambda: open_channel(settings.uri, ssl=settings.ssl), _Calls)
         self._drains = Drains(deadline_s=settings.chunk_ms / 1000)
         self._models: list[ModelInfo] = []
         self._defaults: set[str] = set()
@@ -81,7 +90,7 @@ class TritonSynthesizer:
     async def close(self) -> None:
         """Waits for streams that are being drained, then closes the channel."""
         await self._drains.close()
-        await self._channel.close()
+        await self._line.close()
 
     async def _speak(self, voice: _Voice, text: str, language: str) -> AsyncGenerator[Chunk, None]:
         inputs: dict[str, Array] = {"TEXT": strings(text)}
@@ -89,21 +98,30 @@ class TritonSynthesizer:
             inputs["VOICE"] = strings(voice.name)
         if language or self._settings.language:
             inputs["LANGUAGE"] = strings(language or self._settings.language)
-        responses = stream_decoupled(
-            self._stub,
-            voice.model.name,
-            inputs,
-            drains=self._drains,
-            first_deadline_s=self._settings.first_chunk_ms / 1000,
-            next_deadline_s=self._settings.chunk_ms / 1000,
-        )
         empty = True
-        async with aclosing(responses):
-            async for response in responses:
-                audio = response.get("AUDIO")
-                if audio is not None and audio.size:
-                    empty = False
-                    yield Chunk(to_pcm(audio.ravel()), voice.model.sample_rate)
+        loop = asyncio.get_running_loop()
+        since = loop.time()
+        with self._line.use() as connection:
+            responses = stream_decoupled(
+                connection.stubs.inference,
+                voice.model.name,
+                inputs,
+                drains=self._drains,
+                first_deadline_s=self._settings.first_chunk_ms / 1000,
+                next_deadline_s=self._settings.chunk_ms / 1000,
+            )
+            try:
+                async with aclosing(responses):
+                    async for response in responses:
+                        connection.heard()
+                        audio = response.get("AUDIO")
+                        if audio is not None and audio.size:
+                            empty = False
+                            yield Chunk(to_pcm(audio.ravel()), voice.model.sample_rate)
+                        since = loop.time()
+            except TritonTimeout:
+                connection.silent_since(since)
+                raise
         if empty:
             raise TtsError(
                 f"{voice.model.name} made no audio of a sentence: try another voice or language", unwell=False
@@ -158,11 +176,20 @@ class TritonSynthesizer:
             return self._models
 
     async def _list(self) -> list[ModelInfo]:
-        index = await self._repository.index(ready=True, deadline_s=_CHECK_S)
+        since = asyncio.get_running_loop().time()
+        with self._line.use() as connection:
+            try:
+                return await self._listed_by(connection.stubs.repository)
+            except TritonTimeout:
+                connection.silent_since(since)
+                raise
+
+    async def _listed_by(self, repository: Repository) -> list[ModelInfo]:
+        index = await repository.index(ready=True, deadline_s=_CHECK_S)
         wanted = self._settings.model
         names = sorted({m.name for m in index if (m.name == wanted if wanted else m.name.startswith("tts_"))})
         found = await asyncio.gather(
-            *(self._repository.config(name, deadline_s=_CHECK_S) for name in names), return_exceptions=True
+            *(repository.config(name, deadline_s=_CHECK_S) for name in names), return_exceptions=True
         )
         # A model unloaded in between is simply not there.
         configs = [config for config in found if not isinstance(config, BaseException)]
