@@ -66,6 +66,8 @@ async def run(soak: Soak) -> Outcome:
     frames.unlink(missing_ok=True)
     network_out = soak.out / "network"
     network_out.mkdir(exist_ok=True)
+    # Each worker needs a core of its own, more so while a killed one starts again.
+    everywhere = soak.gateway_cores | soak.other_cores
     async with AsyncExitStack() as stack:
         parts = await stack.enter_async_context(
             parts_up(soak.out, _PROFILE, _PARTS, clips, 1, soak.other_cores)
@@ -83,7 +85,7 @@ async def run(soak: Soak) -> Outcome:
             triton=await lines.make("tts", parts.triton),
         )
         gateway = await stack.enter_async_context(
-            gateway_up(soak.out, behind, (*SETTINGS, *soak.settings), _WORKERS, soak.gateway_cores)
+            gateway_up(soak.out, behind, (*SETTINGS, *soak.settings), _WORKERS, everywhere)
         )
         plan = {
             "clips": str(clips), "think_ms": [100, 400], "interrupt": 0.15, "interrupt_ms": [300, 900], "notices": True,
@@ -152,7 +154,10 @@ async def _chaos(
             course.missing[number] = missing
         if blow.lost >= 0:
             await _until_back(gateway)
-        print(f"  {number + 1:>4}/{count} {time.monotonic() - began:5.0f} s  {kind.name}", flush=True)
+        lacking = f"; no reply heard by {sorted(missing)}" if missing else ""
+        print(
+            f"  {number + 1:>4}/{count} {time.monotonic() - began:5.0f} s  {kind.name}{lacking}", flush=True
+        )
     course.ended = now()
     await people.leave()
     course.tasks_after = await _rest(gateway, course.tasks_before)
