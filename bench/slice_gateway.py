@@ -2,7 +2,8 @@
 
 Each slice holds the ones before it. Up to `unary` sessions are bare; from `session` on they are the
 gateway's own, over parts that answer within the process until their slice puts the real one there.
-Prints one JSON line with its address, and serves until it is told to end.
+Prints one JSON line with its address, serves until it is told to end, and then prints another one: how many
+windows its detector left out.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from bench.slice_parts import (
     Upstream,
 )
 from gateway.app import Gateway, run_loop, serve_forever
+from gateway.listen.silero import SileroVad
 from gateway.settings import Settings
 
 SLICES = ("transport", "vad", "unary", "session", "shaping", "riva", "llm", "whole")
@@ -38,6 +40,7 @@ class SliceGateway:
         self._whole: Gateway | None = None
         self._grpc = ""
         self._closers: list[Callable[[], Awaitable[None]]] = []
+        self._vad: SileroVad | None = None
         self.failed = asyncio.Event()
         """The slice does not do its work."""
 
@@ -49,17 +52,17 @@ class SliceGateway:
             self._whole = Gateway(self._settings)
             await self._whole.start()
             self._grpc = self._whole.grpc
+            self._vad = self._whole.sessions._vad  # type: ignore[assignment]  # it made this one itself
         elif self.has("session"):
             await self._start_sessions()
         else:
             await self._start_bare()
 
     async def _start_bare(self) -> None:
-        from gateway.listen.silero import SileroVad
         from gateway.transports.voice_grpc import VoiceServer
 
         _leave_shaping_out()
-        vad = SileroVad() if self.has("vad") else None
+        vad = self._vad = SileroVad() if self.has("vad") else None
         if vad is not None:
             self._closers.append(vad.close)
         upstream = Upstream(self._upstream, self.failed) if self.has("unary") else None
@@ -75,7 +78,6 @@ class SliceGateway:
         from prometheus_client import CollectorRegistry
 
         from gateway.listen.riva_asr import RivaRecognizer
-        from gateway.listen.silero import SileroVad
         from gateway.session.admission import BEAT_S
         from gateway.session.manager import Sessions
         from gateway.telemetry.loop_watch import LoopWatch
@@ -90,7 +92,7 @@ class SliceGateway:
         recognizer = RivaRecognizer(settings.asr) if self.has("riva") else OwnRecognizer()
         llm = OpenAiLlm(settings.llm) if self.has("llm") else OwnLlm()
         voice_model = OwnVoice(VOICE_RATE if shaped else OUTPUT_RATE)
-        vad = SileroVad()
+        vad = self._vad = SileroVad()
         metrics = Metrics(CollectorRegistry())
         sessions = Sessions(settings, recognizer, llm, voice_model, vad, metrics)
         voice = VoiceServer(sessions, settings.session, settings.listen.grpc, metrics.dropped)
@@ -104,6 +106,10 @@ class SliceGateway:
             await voice.stop(1.0)
 
         self._closers += [recognizer.close, llm.close, vad.close, stop]
+
+    def left_out(self) -> int:
+        """Windows that the detector was too far behind to look at."""
+        return 0 if self._vad is None else self._vad.dropped
 
     def endpoints(self) -> dict[str, str]:
         return {"grpc": self._grpc}
@@ -134,6 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 async def _serve(name: str, upstream: str) -> int:
     gateway = SliceGateway(name, Settings(), upstream)
     await serve_forever(gateway, lambda found: print(json.dumps(found), flush=True), gateway.failed)
+    print(json.dumps({"left_out": gateway.left_out()}), flush=True)
     return int(gateway.failed.is_set())
 
 

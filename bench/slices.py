@@ -11,6 +11,7 @@ import csv
 import json
 import math
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -21,37 +22,23 @@ from pathlib import Path
 from typing import Any
 
 from bench.slice_gateway import OUTPUT_RATE, SLICES
+from bench.slice_points import BARE, Point, Reply, heard
 from bench.stats import percentile
+from bench.threads import ThreadMeter
 from gateway.cli.common import Fault
 from load.caller_build import BuildError, ensure_caller
 from load.clips import NoSpeech, ensure_clips
-from load.report.summary import MOST_CORE_B, MOST_LATE_SEND_MS, NOISY
 from load.run import usage
 from load.run.child import Child, Failed
 from load.run.fleet import Fleet
 from load.run.stage import Parts, can_pin, parts_up
 
 CORE_A, CORE_B = 0, 1
-TITLES = {
-    "transport": "gRPC: audio in and dropped, paced frames out 40 % of the time",
-    "vad": "+ detector, every window",
-    "unary": "+ a unary call for each 160 ms",
-    "session": "the real session instead, parts within the process",
-    "shaping": "+ resampling (22.05 → 48 kHz) and levelling",
-    "riva": "+ Riva streams",
-    "llm": "+ LLM over HTTP",
-    "whole": "+ TTS over Triton: the whole gateway",
-}
-PROTOTYPE = {"transport": 0.164, "vad": 0.27, "unary": 0.375}
-"""CPU s per session-minute at 64 sessions of the bare prototype from which this gateway's design comes. The
-last one was measured as a whole (40 % of a core); the others are put together from its costs per frame (36 us
-in, 47 us out) and per second of detection (1.75 ms)."""
-BARE = frozenset(PROTOTYPE)
-WITHIN = 1.10
-"""Of the prototype's figure, the slice that it carried too."""
 _START_S = 30.0
 _COME_S = 3.0
 _SAMPLE_S = 1.0
+_STOP_S = 10.0
+_WINDOW_S = 0.032
 _PROFILE = "blueprint-1"
 _NO_TURNS_MS = 3_600_000.0
 
@@ -72,81 +59,6 @@ class Plan:
     @classmethod
     def short(cls) -> Plan:
         return cls(bare_s=4.0, session_s=4.0, settle_bare_s=1.0, settle_session_s=4.0, alone=())
-
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """One slice under so many callers."""
-
-    name: str
-    sessions: int
-    seconds: float
-    loop_s: float
-    """CPU seconds of the event loop's thread."""
-    detector_s: float
-    """Of the detector's."""
-    others_s: float
-    """Of gRPC's own, and of all others."""
-    frames: int
-    """Of reply audio that came at the callers."""
-    jitter_p99_ms: float
-    send_late_ms: float
-    """The callers' own lateness: p99 of the worst second."""
-    core_b: float
-    """Share of their core that callers and emulated parts used."""
-    others_a: float = math.nan
-    """Share of the gateway's core that other programs used; nan when nothing is kept apart."""
-    others_b: float = math.nan
-
-    @property
-    def cpu_s(self) -> float:
-        return self.loop_s + self.detector_s + self.others_s
-
-    @property
-    def cost(self) -> float:
-        """CPU s per session-minute."""
-        return 60 * self.cpu_s / (self.sessions * self.seconds)
-
-    @property
-    def core(self) -> float:
-        """Share of a core."""
-        return self.cpu_s / self.seconds
-
-    @property
-    def reply_share(self) -> float:
-        """Of the time; 0.4 is meant."""
-        return self.frames * 0.020 / (self.sessions * self.seconds)
-
-    def void(self) -> list[str]:
-        """Why the figures do not speak of the gateway."""
-        reasons = []
-        if self.send_late_ms > MOST_LATE_SEND_MS:
-            reasons.append(f"the callers sent up to {self.send_late_ms:.1f} ms late")
-        if self.core_b > MOST_CORE_B:
-            reasons.append(f"callers and emulated parts used {self.core_b:.0%} of their core")
-        return reasons
-
-    def disturbed(self) -> str:
-        """What other programs used of the cores; empty when that is little."""
-        used = [
-            f"{share:.0%} of the {whose} core"
-            for whose, share in (("gateway's", self.others_a), ("callers'", self.others_b))
-            if share > NOISY
-        ]
-        return f"other programs used {' and '.join(used)}" if used else ""
-
-
-def added(points: Sequence[Point]) -> list[float]:
-    """CPU s per session-minute over the slice before; of the first, all of it. The real session takes the place
-    of the bare one: what it adds is over the detector's slice, for it makes no unary calls."""
-    cost = {point.name: point.cost for point in points}
-    before = {name: SLICES[k - 1] for k, name in enumerate(SLICES) if k} | {"session": "vad"}
-    return [p.cost - cost.get(before[p.name], math.nan) if p.name in before else p.cost for p in points]
-
-
-def ratio(point: Point) -> float:
-    """To the prototype; nan where it had no such slice, or was not measured."""
-    return point.cost / PROTOTYPE.get(point.name, math.nan) if point.sessions > 1 else math.nan
 
 
 async def measure(plan: Plan, names: Sequence[str] = SLICES) -> list[Point]:
@@ -170,6 +82,7 @@ async def measure(plan: Plan, names: Sequence[str] = SLICES) -> list[Point]:
                         run = _Run(name, out, gateway, [parts.child.pid, upstream.pid], bool(cores_a))
                         async with Fleet(program, out / "callers.log", cores_b) as fleet:
                             await run.watch(fleet, plan, clips)
+                        await run.end()
                     found += run.points()
     except (Failed, BuildError, NoSpeech) as error:
         raise Fault(str(error)) from None
@@ -246,6 +159,8 @@ class _Run:
         self._apart = apart
         self._threads = ThreadMeter(gateway.child.pid)
         self._windows: list[_Window] = []
+        self._left_out = 0
+        self._heard_s = 0.0
 
     async def watch(self, fleet: Fleet, plan: Plan, clips: Path) -> None:
         """Raises Failed."""
@@ -254,8 +169,10 @@ class _Run:
         settle_s = plan.settle_bare_s if bare else plan.settle_session_s
         longest_s = 3 * (_COME_S + settle_s + window_s + plan.alone_s) + 60
         calls: list[asyncio.Task[tuple[bool, str]]] = []
+        since: list[float] = []
 
         def dial() -> None:
+            since.append(time.monotonic())
             calls.append(asyncio.create_task(fleet.call(self._plan(clips, len(calls)), longest_s)))
 
         try:
@@ -268,13 +185,24 @@ class _Run:
                 await asyncio.sleep(_COME_S / plan.sessions)
             await asyncio.sleep(settle_s)
             await self._window(fleet, plan.sessions, window_s, calls)
+            self._heard_s = sum(time.monotonic() - begun for begun in since)
         finally:
             for number in range(1, len(calls) + 1):
                 fleet.hang_up(number)
-            _, late = await asyncio.wait(calls, timeout=10.0)
+            _, late = await asyncio.wait(calls, timeout=_STOP_S)
             for call in late:
                 call.cancel()
             await asyncio.gather(*calls, return_exceptions=True)
+
+    async def end(self) -> None:
+        """Ends the gateway, which says then what it left out. Raises Failed."""
+        child = self._gateway.child
+        os.kill(child.pid, signal.SIGTERM)
+        line = await child.line(_STOP_S)
+        try:
+            self._left_out = int(json.loads(line)["left_out"])
+        except (ValueError, KeyError):
+            raise Failed(f"{child.name} said {line[:80]!r} in the end") from None
 
     def _plan(self, clips: Path, number: int) -> dict[str, Any]:
         plan: dict[str, Any] = {
@@ -331,9 +259,10 @@ class _Run:
     def points(self) -> list[Point]:
         """Once the callers' program has ended: then its file is whole."""
         found = []
-        rows = list(_frames(self._frames))
+        replies = _replies(self._frames)
+        left_out = self._left_out * _WINDOW_S / self._heard_s if self._heard_s else math.nan
         for window in self._windows:
-            late = [ms for at, ms in rows if window.begin_s <= at <= window.end_s]
+            late, frames = heard(replies, window.begin_s, window.end_s)
             loop_s, detector_s, others_s = window.threads
             used = window.used
             found.append(
@@ -344,64 +273,27 @@ class _Run:
                     loop_s,
                     detector_s,
                     others_s,
-                    frames=len(late),
+                    frames=frames,
                     jitter_p99_ms=percentile(late, 0.99),
                     send_late_ms=window.late_ms,
                     core_b=used["load"],
                     others_a=max(0.0, used["a"] - used["gateway"]) if self._apart else math.nan,
                     others_b=max(0.0, used["b"] - used["ours"]) if self._apart else math.nan,
+                    left_out=left_out,
                 )
             )
         return found
 
 
-def _frames(path: Path) -> Iterator[tuple[float, float]]:
-    """(UNIX s, ms late) of each frame that came."""
+def _replies(path: Path) -> list[Reply]:
+    """Those that ended: the callers write a reply down when it is over."""
+    found: dict[tuple[str, str], Reply] = {}
     try:
         with path.open(newline="") as file:
             for row in csv.DictReader(file):
-                yield float(row["t"]), float(row["late_ms"])
+                found.setdefault((row["caller"], row["reply"]), []).append(
+                    (float(row["t"]), float(row["late_ms"]))
+                )
     except FileNotFoundError:
-        return
-
-
-class ThreadMeter:
-    """CPU seconds of a process by its threads: the first one, the detector's, all others. What a thread used
-    after the last look before it ended is lost."""
-
-    def __init__(self, pid: int) -> None:
-        self._tasks = Path(f"/proc/{pid}/task")
-        self._pid = pid
-        self._last: dict[int, int] = {}
-        self._used = [0.0, 0.0, 0.0]
-        self._kinds: dict[int, int] = {}
-
-    def begin(self) -> None:
-        """From now on."""
-        self.look()
-        self._used = [0.0, 0.0, 0.0]
-
-    def look(self) -> list[float]:
-        """[event loop, detector, others], s since `begin`."""
-        for task in self._tasks.iterdir():
-            number = int(task.name)
-            try:
-                ran = int((task / "schedstat").read_text().split()[0])
-                if number not in self._kinds:
-                    self._kinds[number] = self._kind(task)
-            except (OSError, IndexError):
-                continue  # it has ended
-            self._used[self._kinds[number]] += (ran - self._last.get(number, 0)) / 1e9
-            self._last[number] = ran
-        return list(self._used)
-
-    def _kind(self, task: Path) -> int:
-        if int(task.name) == self._pid:
-            return 0
-        return (
-            1 if _nice(task) > _nice(self._tasks / str(self._pid)) else 2
-        )  # the detector runs below the rest
-
-
-def _nice(task: Path) -> int:
-    return int((task / "stat").read_text().rpartition(")")[2].split()[16])
+        pass
+    return list(found.values())

@@ -7,7 +7,8 @@ from dataclasses import asdict
 
 from bench import slices
 from bench.report import Part, Table, number, verdict
-from bench.slices import PROTOTYPE, TITLES, WITHIN, Plan, Point, added, ratio
+from bench.slice_points import PROTOTYPE, TITLES, WITHIN, Point, added, ratio
+from bench.slices import Plan
 from gateway.app import run_loop
 
 COLUMNS = (
