@@ -35,7 +35,6 @@ from load.run.stage import Parts, can_pin, parts_up
 
 CORE_A, CORE_B = 0, 1
 _START_S = 30.0
-_COME_S = 3.0
 _SAMPLE_S = 1.0
 _STOP_S = 10.0
 _WINDOW_S = 0.032
@@ -48,6 +47,7 @@ class Plan:
     """How long what is watched."""
 
     sessions: int = 64
+    come_s: float = 3.0
     bare_s: float = 12.0
     session_s: float = 20.0
     settle_bare_s: float = 2.5
@@ -167,7 +167,7 @@ class _Run:
         bare = self._name in BARE
         window_s = plan.bare_s if bare else plan.session_s
         settle_s = plan.settle_bare_s if bare else plan.settle_session_s
-        longest_s = 3 * (_COME_S + settle_s + window_s + plan.alone_s) + 60
+        longest_s = 3 * (plan.come_s + settle_s + window_s + plan.alone_s) + 60
         calls: list[asyncio.Task[tuple[bool, str]]] = []
         since: list[float] = []
 
@@ -182,7 +182,7 @@ class _Run:
                 await self._window(fleet, 1, plan.alone_s if bare else window_s, calls)
             for _ in range(1, plan.sessions):
                 dial()
-                await asyncio.sleep(_COME_S / plan.sessions)
+                await asyncio.sleep(plan.come_s / plan.sessions)
             await asyncio.sleep(settle_s)
             await self._window(fleet, plan.sessions, window_s, calls)
             self._heard_s = sum(time.monotonic() - begun for begun in since)
