@@ -1,8 +1,9 @@
 """The bounded queue between a session that never waits and a wire that sometimes does.
 
-One consumer takes events with `next()`. What happens when the wire is slow: reply audio beyond
-`limit_ms` is dropped, oldest first, and counted; other events are few and must not be lost, so more
-than `limit_events` of them, or an event that the wire has not taken for `stall_s`, fails the queue.
+One consumer takes events with `next()`, or with `take()` and `news()`. What happens when the wire is
+slow: reply audio beyond `limit_ms` is dropped, oldest first, and counted; other events are few and must
+not be lost, so more than `limit_events` of them, or an event that the wire has not taken for `stall_s`,
+fails the queue.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ class Outbox:
         self._in_flight_bytes = 0
         self._taken_at: float | None = None
         self._watch: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+        self._now = self._loop.time
         self._waiter: asyncio.Future[None] | None = None
         self._idle: list[asyncio.Future[None]] = []
         self._closed = False
@@ -60,7 +63,7 @@ class Outbox:
         """Queue an event. Never blocks, never raises; after `close()` or a failure it does nothing."""
         if self._closed or self.failure:
             return
-        if isinstance(event, ReplyAudio):
+        if type(event) is ReplyAudio:
             self._queue.append(event)
             self._audio_bytes += len(event.pcm)
             self._audio_frames += 1
@@ -82,30 +85,40 @@ class Outbox:
 
         Asking for the next one says that the last one was taken by the wire. One consumer only.
         """
+        while (event := self.take()) is None and not self.over:
+            await self.news()
+        return event
+
+    def take(self) -> Outgoing | None:
+        """As `next`, but at once: None may also say that there is none yet. A coroutine for every event would
+        cost as much as all the rest here."""
         self._in_flight_bytes = 0
-        self._taken_at = None
-        while not self._queue:
-            self._release_idle()
-            if self._closed or self.failure:
-                return None
-            self._warned = False
-            self._waiter = asyncio.get_running_loop().create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-        if self.failure:
+        if not self._queue:
+            self._taken_at = None
+            if self._idle:
+                self._release_idle()
             return None
         event = self._queue.popleft()
-        if isinstance(event, ReplyAudio):
-            self._in_flight_bytes = len(event.pcm)
-            self._audio_bytes -= len(event.pcm)
+        if type(event) is ReplyAudio:
+            size = len(event.pcm)
+            self._in_flight_bytes = size
+            self._audio_bytes -= size
             self._audio_frames -= 1
-        loop = asyncio.get_running_loop()
-        self._taken_at = loop.time()
+        self._taken_at = self._now()
         if self._watch is None:
-            self._watch = loop.call_later(self._stall_s, self._check_stall)
+            self._watch = self._loop.call_later(self._stall_s, self._check_stall)
         return event
+
+    @property
+    def over(self) -> bool:
+        """Nothing more will come."""
+        return bool(self.failure) or (self._closed and not self._queue)
+
+    def news(self) -> asyncio.Future[None]:
+        """Done once there is an event, or the queue is over. For the consumer, after `take` gave none."""
+        self._warned = False
+        self._waiter = self._loop.create_future()
+        return self._waiter
 
     def backlog_ms(self) -> int:
         """Reply audio that the wire has not taken yet, ms."""
@@ -176,12 +189,11 @@ class Outbox:
         self._watch = None
         if self._taken_at is None:
             return
-        loop = asyncio.get_running_loop()
-        left = self._taken_at + self._stall_s - loop.time()
+        left = self._taken_at + self._stall_s - self._now()
         if left <= 0:
             self.fail(f"the client has taken nothing for {self._stall_s:g} s")
         else:
-            self._watch = loop.call_later(left, self._check_stall)
+            self._watch = self._loop.call_later(left, self._check_stall)
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -21,6 +21,7 @@ from gateway.transports.outbox import Outbox
 from gateway.transports.pulse import Ping, Pong
 
 _EOF_SETTLE_S = 0.1
+_AUDIO_TAG = pb.ClientMessage.AUDIO_FIELD_NUMBER << 3 | 2
 _PING_S = 0.02
 """A client that pings faster than this is read more slowly."""
 
@@ -75,6 +76,12 @@ class VoiceConnection:
     async def __anext__(self) -> ClientEvent:
         while True:
             raw = await self._read()
+            if (
+                self._decoder is None
+                and len(raw) <= self._settings.max_message_bytes
+                and (audio := audio_alone(raw))
+            ):
+                return AudioIn(audio)
             try:
                 event = wire.client_event(parsed(raw, self._settings), self._settings.max_text_chars)
                 if isinstance(event, AudioIn):
@@ -138,9 +145,16 @@ class VoiceConnection:
         """Writes until the session is over or the stream is given up. For the handler's own task."""
         try:
             async with asyncio.timeout(None) as self._writing:
-                while (event := await self._outbox.next()) is not None:
-                    await self._context.write(self._encoded(event))
-                    self.spoken = True
+                outbox, write, encoded = self._outbox, self._context.write, self._encoded
+                while True:
+                    event = outbox.take()
+                    if event is not None:
+                        await write(encoded(event))
+                        self.spoken = True
+                    elif outbox.over:
+                        break
+                    else:
+                        await outbox.news()
         except TimeoutError:
             if not self.failure:
                 raise
@@ -196,6 +210,18 @@ class VoiceConnection:
         if self._writing is not None and not self._writing.expired():
             self._writing.reschedule(asyncio.get_running_loop().time())
         self._on_gone()
+
+
+def audio_alone(raw: bytes) -> bytes | None:
+    """Of a message that is nothing but audio, as nearly all are: the audio; else None."""
+    size = len(raw)
+    if size < 3 or raw[0] != _AUDIO_TAG:
+        return None
+    if raw[1] < 0x80:  # the length, a varint of one byte or two: up to 16 kB
+        return raw[2:] if size == raw[1] + 2 else None
+    if raw[2] < 0x80:
+        return raw[3:] if size == (raw[1] & 0x7F | raw[2] << 7) + 3 else None
+    return None
 
 
 class TooLarge(ValueError):
