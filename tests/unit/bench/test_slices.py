@@ -217,9 +217,8 @@ async def test_a_slice_is_measured_under_callers() -> None:
     alone, all_of_them = await measure(plan, ["unary"])
     assert os.sched_getaffinity(0) == cores
     assert (alone.name, alone.sessions, all_of_them.sessions) == ("unary", 1, 3)
-    assert alone.seconds == pytest.approx(0.4, abs=0.4)
+    assert alone.cpu_s > 0
     assert all(used > 0 for used in (all_of_them.loop_s, all_of_them.detector_s, all_of_them.others_s))
-    assert 0.1 < all_of_them.reply_share < 0.8  # 40 %, in spurts of a second
-    assert all_of_them.jitter_p99_ms >= 0
     assert all_of_them.core_b > 0
-    assert all_of_them.left_out < 0.5
+    assert all_of_them.frames > 0
+    assert all_of_them.jitter_p99_ms >= 0
