@@ -27,6 +27,8 @@ BARE = frozenset(PROTOTYPE)
 WITHIN = 1.10
 """Of the prototype's figure, the slice that it carried too."""
 _MOST_LEFT_OUT = 0.01
+_REPLIES = 0.4
+_REPLIES_OFF = 0.06
 
 Reply = list[tuple[float, float]]
 """(UNIX s, ms late) of each of its frames, in the order they came."""
@@ -88,6 +90,8 @@ class Point:
             reasons.append(
                 f"the detector was so far behind that it left out {self.left_out:.1%} of its windows"
             )
+        if self.sessions > 1 and abs(self.reply_share - _REPLIES) > _REPLIES_OFF:
+            reasons.append(f"replies took {self.reply_share:.0%} of the time, {_REPLIES:.0%} are meant")
         return reasons
 
     def disturbed(self) -> str:

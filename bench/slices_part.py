@@ -57,11 +57,9 @@ def findings(points: Sequence[Point], sessions: int) -> list[str]:
     found = []
     for point in points:
         if point.name == "unary" and point.sessions == sessions:
-            share = ratio(point)
-            found.append(
-                f"transport, detector and unary calls: {share:.2f} of the prototype "
-                f"({verdict(f'≤ {WITHIN:.2f}', share <= WITHIN)})"
-            )
+            share, goal = ratio(point), f"≤ {WITHIN:.2f}"
+            judged = f"{goal}: void" if point.void() else verdict(goal, share <= WITHIN)
+            found.append(f"transport, detector and unary calls: {share:.2f} of the prototype ({judged})")
     for point in points:
         where = f"{point.name}, {point.sessions} session{'s' if point.sessions > 1 else ''}"
         if reasons := point.void():

@@ -89,6 +89,13 @@ def test_a_tenth_over_the_prototype_is_the_limit(cost: float, verdict: str) -> N
     assert all(len(line) == len(table.columns) for line in table.rows)
 
 
+def test_too_little_work_is_no_success() -> None:
+    idle = point(cost=0.1, frames=5_000)
+    assert idle.void() == ["replies took 8% of the time, 40% are meant"]
+    assert "≤ 1.10: void" in slices_part.report([idle], Plan()).findings[0]
+    assert not point(sessions=1, frames=0).void()  # one caller's turns are as they fall
+
+
 def test_every_slice_has_a_title() -> None:
     assert tuple(TITLES) == SLICES
     assert set(PROTOTYPE) == set(BARE)
