@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,16 +26,29 @@ _FADE = RATE // 200
 _BACKGROUND = RATE // 20
 
 
-def paused(clips: Sequence[Clip], repeats: int, seed: int = 1) -> list[Clip]:
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A clip and when each of its words ends, s from its beginning."""
+
+    clip: Clip
+    words: tuple[tuple[str, float], ...]
+
+
+def lines(clips: Sequence[Clip]) -> list[Line]:
+    """The clips as they are. Needs pocketsphinx."""
+    return [Line(clip, tuple((word, (end + 1) / 100) for word, _, end in _align(clip))) for clip in clips]
+
+
+def paused(clips: Sequence[Clip], repeats: int, seed: int = 1) -> list[Line]:
     """Every clip of one utterance with a pause at each of its cuts, `repeats` times over with pauses of random
     length; in random order."""
     chance = random.Random(seed)
     made = [
-        with_pause(clip, at, chance.uniform(SHORTEST_S, LONGEST_S), words)
+        with_pause(line, at, chance.uniform(SHORTEST_S, LONGEST_S), words)
         for _ in range(repeats)
-        for clip in clips
-        if longest_pause_s(clip) < SHORTEST_S * 2
-        for at, words in cuts(clip)
+        for line in lines(clips)
+        if longest_pause_s(line.clip) < SHORTEST_S * 2
+        for at, words in cuts(line.clip)
     ]
     chance.shuffle(made)
     return made
@@ -64,8 +78,9 @@ def cuts(clip: Clip) -> list[tuple[float, str]]:
     return found
 
 
-def with_pause(clip: Clip, at_s: float, pause_s: float, words: str) -> Clip:
-    """The clip with a pause in it; its onset stays, its end comes later."""
+def with_pause(line: Line, at_s: float, pause_s: float, words: str) -> Line:
+    """The line with a pause in it; its onset stays, its end comes later."""
+    clip = line.clip
     at = round(at_s * RATE)
     before, after = clip.samples[:at].copy(), clip.samples[at:].copy()
     fade = np.linspace(0, 1, _FADE)
@@ -73,8 +88,13 @@ def with_pause(clip: Clip, at_s: float, pause_s: float, words: str) -> Clip:
     after[:_FADE] = after[:_FADE] * fade
     pause = _background(clip.samples, round(pause_s * RATE))
     samples = np.concatenate([before, pause, after])
+    later_s = len(pause) / RATE
     name = f"{clip.name} {words} +{pause_s * 1000:.0f}"
-    return Clip(name, samples, clip.text, clip.onset_s, clip.end_s + len(pause) / RATE)
+    edge_s = at_s + _AROUND / 100
+    return Line(
+        Clip(name, samples, clip.text, clip.onset_s, clip.end_s + later_s),
+        tuple((word, end if end <= edge_s else end + later_s) for word, end in line.words),
+    )
 
 
 def _background(samples: Int16, length: int) -> Int16:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from bench.caller import Address, Caller
 from bench.noise import room
+from bench.pauses import Line
 from bench.speech import Clip
 from bench.stats import FAILED
 from gateway.session import events as ev
@@ -36,35 +37,22 @@ class Turns:
         return self.early / self.turns if self.turns else 0.0
 
 
-async def measure(
+async def converse(
     address: Address,
-    clips: Sequence[Clip],
+    lines: Sequence[Line],
+    result: Turns,
     *,
-    sessions: int = 1,
     configure: ev.Configure | None = None,
     seed: int = 1,
-) -> Turns:
-    """Every clip is one turn, in one of `sessions` parallel sessions. Raises CallFailed."""
-    result = Turns()
-    await asyncio.gather(
-        *(_session(address, clips[n::sessions], result, configure, seed + n, n) for n in range(sessions))
-    )
-    return result
-
-
-async def _session(
-    address: Address,
-    clips: Sequence[Clip],
-    result: Turns,
-    configure: ev.Configure | None,
-    seed: int,
-    number: int,
+    about_to_say: Callable[[Line], None] = lambda line: None,
 ) -> None:
+    """One session in which every line is a turn. Raises CallFailed."""
     chance = random.Random(seed)
     async with Caller(address, configure=configure, sources=(room(chance.randrange(1 << 30)),)) as caller:
-        await asyncio.sleep(0.5 + 0.37 * number)  # sessions do not march in step
-        for clip in clips:
-            await _turn(caller, clip, result)
+        await asyncio.sleep(0.5 + chance.random())  # sessions do not march in step
+        for line in lines:
+            about_to_say(line)
+            await _turn(caller, line.clip, result)
             await asyncio.sleep(_PAUSE_S * (0.75 + 0.5 * chance.random()))
 
 

@@ -152,7 +152,11 @@ class TurnSettings(_Part):
     eager: bool = Field(
         False, description="start the LLM and the first sentence on a partial, use them if the final agrees"
     )
-    eager_ms: int = Field(32, gt=0, description="silence after which that begins")
+    eager_ms: int = Field(
+        32,
+        gt=0,
+        description="the detector in doubt for this long begins it; three times where the words are unsure",
+    )
     stable_ms: int = Field(80, ge=0, description="a partial unchanged for this long may end a turn early")
     stall_ms: int = Field(300, gt=0, description="no audio for this long in mid-speech counts as silence")
     automatic: bool = Field(True, description="false: turns end only on commit (push to talk)")

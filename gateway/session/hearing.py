@@ -24,6 +24,8 @@ from gateway.think.endings import Ending, ending
 
 _JUDGED_S = 2.0
 """A detector that is further behind than this is not waited for."""
+_SURE = 0.8
+"""Probability below which the detector begins to doubt that speech goes on: two windows before it lets go."""
 
 
 class Hearing:
@@ -127,11 +129,14 @@ class Hearing:
             self._voiced_run = self._voiced_run + 1 if window.probability >= threshold else 0
             if self._voiced_run >= vad.onset_windows:
                 self._on_onset(window, self._voiced_run)
-        elif window.probability >= threshold - vad.release:
+            return
+        speech.doubt_ms = 0 if window.probability >= _SURE else speech.doubt_ms + WINDOW_MS
+        if window.probability >= threshold - vad.release:
             self._on_voiced(speech, window, 1)
         else:
             self._on_silent(speech)
             self._end_if_too_long(speech, window)
+        self._consider_guessing(speech)
 
     def _end_if_too_long(self, speech: Speech, window: Window) -> None:
         longest_ms = self._core.settings.turn.max_utterance_s * 1000
@@ -197,14 +202,13 @@ class Hearing:
             return
         if speech.silent_ms >= self._wait_ms(speech):
             self._end_speech(speech)
-        elif self._core.eager and speech.silent_ms >= self._core.settings.turn.eager_ms:
-            self._prepare_eagerly(speech)
 
     def _on_partial(self, turn: Turn, heard: Hypothesis) -> None:
         speech = self._speech
         if speech is not None and speech.turn is turn and speech.open:
             if heard.text != speech.partial:
                 speech.partial, speech.partial_s = heard.text, self._core.now()
+                self._consider_guessing(speech)
             if speech.judge is not None:
                 self._act_on(speech, speech.judge.recognised(heard.text))
         self._core.send(ev.Transcript(turn.turn_id, heard.text, final=False, stable=heard.stable))
@@ -217,11 +221,15 @@ class Hearing:
         core = self._core
         return self._patience.wait_ms(words, core.hangover_ms, core.hangover_long_ms, at_once=core.eager)
 
-    def _prepare_eagerly(self, speech: Speech) -> None:
-        """A guess at the final transcript; nothing of it is audible or kept unless the final agrees."""
-        if speech.judge is not None or self.answering.audible:
+    def _consider_guessing(self, speech: Speech) -> None:
+        """Answer what the final transcript may be; nothing of it is audible or kept unless that agrees."""
+        core = self._core
+        if not core.eager or not core.automatic_turns or speech.doubt_ms < core.settings.turn.eager_ms:
             return
-        if ending(speech.partial, self._core.asr_language) is Ending.OPEN:
+        if not speech.open or speech.judge is not None or self.answering.audible:
+            return
+        words = ending(speech.partial, core.asr_language)
+        if not speech.partial or speech.doubt_ms < self._guess_after_ms(words):
             return
         guess = Turn(speech.turn.turn_id, [*speech.turn.texts, speech.partial])
         reply = self.answering.prepared
@@ -231,6 +239,13 @@ class Hearing:
             return
         self.answering.throw_away()
         self.answering.answer(guess, guessed=True)
+
+    def _guess_after_ms(self, words: Ending) -> float:
+        """The less the words look like the end, the longer."""
+        soon_ms = self._core.settings.turn.eager_ms
+        if words is Ending.OPEN:
+            return max(soon_ms, self._core.hangover_ms)
+        return soon_ms if words is Ending.WHOLE else 3 * soon_ms
 
     # ---- interruption ----------------------------------------------------------------------------
 

@@ -6,6 +6,10 @@ from collections import deque
 
 from gateway.think.endings import Ending
 
+_LEAST_MS = 128
+"""Shorter silence lies inside words."""
+_MOST = 0.85
+"""Of the long hangover."""
 _TURNS = 8
 """Turns whose pauses are remembered."""
 _FACTOR, _MARGIN_MS = 1.5, 64.0
@@ -13,7 +17,7 @@ _FACTOR, _MARGIN_MS = 1.5, 64.0
 
 
 class Patience:
-    """One per session. Pauses as long as the long hangover are no pauses: there a turn ends whoever speaks."""
+    """One per session. Pauses about as long as the long hangover teach nothing: there a turn ends whoever speaks."""
 
     def __init__(self, *, learns: bool) -> None:
         self._learns = learns
@@ -22,7 +26,7 @@ class Patience:
 
     def paused(self, ms: float, hangover_long_ms: float) -> None:
         """The user went on after so much silence."""
-        if ms < hangover_long_ms:
+        if _LEAST_MS < ms < _MOST * hangover_long_ms:
             self._longest = max(self._longest, ms)
 
     def turn_over(self) -> None:
@@ -36,7 +40,7 @@ class Patience:
         """Silence that ends a turn with such words.
 
         at_once: the reply is ready by then, so nothing that follows puts a wrong end right. A user not known
-        yet is then given more time.
+        yet is then given all the time.
         """
         middle_ms = (hangover_ms + hangover_long_ms) / 2
         if words is Ending.OPEN:
@@ -47,5 +51,5 @@ class Patience:
             if longest_ms:
                 least_ms = max(least_ms, _FACTOR * longest_ms + _MARGIN_MS)
             if at_once and not self._recent:
-                least_ms = max(least_ms, middle_ms)
+                return hangover_long_ms
         return min(least_ms, hangover_long_ms)

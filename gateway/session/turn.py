@@ -37,6 +37,8 @@ class Speech:
     """Set while it is open whether the interruption is real."""
     silent_ms: int = 0
     """Since the last voiced window."""
+    doubt_ms: int = 0
+    """Since the detector was last sure of speech."""
     stopped: Window | None = None
     """The last voiced window."""
     partial: str = ""

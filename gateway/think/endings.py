@@ -45,6 +45,8 @@ def ending(text: str, language: str) -> Ending:
     is_question = len(words) > 2 and words[0].split("'")[0] in data.question_words
     if " ".join(words[-2:]) in data.open_phrases:
         return Ending.WHOLE if is_question else Ending.OPEN
+    if len(words) > 3 and words[-3] in data.comparing and last not in FILLERS:
+        return Ending.WHOLE
     if last in data.open_words or last in FILLERS:
         return Ending.WHOLE if is_question and last in data.stranding else Ending.OPEN
     if _in_number(words, data.digits, data.tens):

@@ -67,6 +67,8 @@ class Endings:
     """Last words after which more often comes, though nothing must."""
     weak_suffixes: tuple[str, ...] = ()
     """The same, by their ends: what stands before a noun or a verb more often than at the end."""
+    comparing: frozenset[str] = frozenset()
+    """Words that two more complete, whichever these are: "than he was", "as i do"."""
     whole: frozenset[str] = frozenset()
     """Utterances of one or two words that need no more; others that short may go on."""
     is_other: bool = False
@@ -111,6 +113,7 @@ ENDINGS: dict[str, Endings] = {
             "another same own new good great big small old young first next last few little natural several "
             "make made give gave put take took get got go going say said tell told know think mean see use let try"
         ),
+        comparing=frozenset({"than", "as"}),
         weak_suffixes=("ly", "ful", "ous", "able", "ible", "ive", "'s", "'re"),
         whole=_phrases(
             "yes, yeah, yep, no, nope, okay, ok, sure, right, exactly, correct, stop, cancel, wait, help, "

@@ -301,6 +301,8 @@ def test_real_utterances_look_finished() -> None:
         ("mister dashwood", Ending.UNSURE),
         ("there might be prudently", Ending.UNSURE),
         ("it was still in", Ending.UNSURE),
+        ("he is much taller than i am", Ending.WHOLE),
+        ("more respectable than he", Ending.OPEN),
         ("i might", Ending.OPEN),
         ("", Ending.OPEN),
     ],
