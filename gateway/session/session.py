@@ -19,6 +19,9 @@ log = logging.getLogger(__name__)
 
 _AHEAD_OF_REAL_TIME_S = 2.0
 """A client may send audio this far ahead of the clock; then its stream is read more slowly."""
+_HELD_UP_S = 30.0
+"""Audio that comes late, since the line stood still or we did, is not ahead of anything: so much of it is read
+as fast as it comes. Were it not, whatever is late once would stay late for the rest of the call."""
 _EVENT_S, _ASKED_S = 0.02, 0.2
 """What any other event counts for, on a clock of its own: a hundred at once, then fifty a second. Words
 to answer or to speak make work elsewhere: ten at once, then five a second."""
@@ -43,7 +46,7 @@ class Session:
         self._idle: asyncio.TimerHandle | None = None
         self._draining: ev.Closed | None = None
         self._started_s = core.now()
-        self._audio_clock = _Clock(core)
+        self._audio_clock = _Clock(core, _HELD_UP_S)
         self._event_clock = _Clock(core)
 
     async def run(self) -> ev.Closed:
@@ -209,12 +212,13 @@ class Session:
 class _Clock:
     """Slows the reading of a client that floods: it costs itself, and nothing is lost."""
 
-    def __init__(self, core: Core) -> None:
-        self._core = core
-        self._at_s = 0.0
+    def __init__(self, core: Core, held_up_s: float = 0.0) -> None:
+        """held_up_s: how much of the time in which nothing came may be made up for later."""
+        self._core, self._held_up_s = core, held_up_s
+        self._at_s = core.now()
 
     def spend(self, seconds: float) -> float:
         """Something worth so much time was read; returns how long (s) not to read on, if that is positive."""
         now = self._core.now()
-        self._at_s = max(self._at_s, now) + seconds
+        self._at_s = max(self._at_s, now - self._held_up_s) + seconds
         return self._at_s - now - _AHEAD_OF_REAL_TIME_S

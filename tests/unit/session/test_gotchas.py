@@ -499,6 +499,23 @@ async def test_tts_30_s_burst_is_paced() -> None:
 
 
 @virtual
+async def test_a_call_is_not_late_for_ever_after_its_line_stood_still() -> None:
+    """What was held up comes at once; it is read as it comes, and so is all that follows."""
+    async with world() as w:
+        client = await w.connect()
+        for pause_s in (1, 5, 9):
+            await asyncio.sleep(pause_s)
+            for _ in range(50 * pause_s):
+                client.put(AudioIn(silence(20)))
+            await asyncio.sleep(0.1)
+            assert client.inbox.empty()
+            for _ in range(50):  # a second in real time
+                client.put(AudioIn(silence(20)))
+                await asyncio.sleep(0.02)
+                assert client.inbox.qsize() <= 1
+
+
+@virtual
 async def test_a_flooding_client_is_read_more_slowly() -> None:
     async with world() as w:
         client = await w.connect()
