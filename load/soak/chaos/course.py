@@ -100,6 +100,7 @@ async def run(soak: Soak) -> Outcome:
         fleet = await stack.enter_async_context(
             Fleet(program, soak.out / "callers.log", soak.other_cores, people.heard)
         )
+        stack.push_async_callback(people.drop)
         course = Course(callers)
         await _calm(course, people, fleet, gateway, _SHORT_CALM_S if soak.short else _CALM_S)
         stage = Stage(http, parts.control, network.control, gateway.child.pid, callers, _SEED)

@@ -84,6 +84,12 @@ class People:
             self._fleet.hang_up(number)
         await asyncio.gather(*self._tasks)
 
+    async def drop(self) -> None:
+        """Whatever happened: nobody calls again."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
     async def until_all_spoke(self, after: float, within_s: float) -> set[int]:
         """Returns when everybody has heard a reply to its end after that time, or who has not by then."""
         missing = set(range(len(self._hosts)))
