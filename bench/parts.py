@@ -11,6 +11,7 @@ from bench.report import SAMPLE_COLUMNS, Part, Table, number, row, verdict
 from bench.speech import Clip
 from bench.stack import Up
 from bench.stats import percentile, summarise
+from bench.turns_part import turns_part
 
 _EDGE = "the end of the last 50 ms in which every 10 ms frame lies within 25 dB of the clip's loudest"
 _MIC = "The microphone hands over 20 ms when they are over, with room noise of −70 dBFS under everything."
@@ -326,6 +327,7 @@ def _short(clips: list[Clip]) -> list[Clip]:
 
 PARTS: dict[str, Measure] = {
     "latency": latency_part,
+    "turns": turns_part,
     "bargein": bargein_part,
     "echo": echo_part,
     "wer": wer_part,
