@@ -52,10 +52,15 @@ class SentenceSplitter:
         self._first_min = max(first_min_chars, 1)
         self._first = True
         self._rest = ""
+        self._settled = True
+        """Nothing in `_rest` waits for more text to be decided."""
 
     def feed(self, token_text: str) -> list[str]:
         """Returns the pieces that this text completed."""
         text = self._rest + token_text
+        if self._settled and len(text) <= RUN_ON and not _CANDIDATE.search(token_text):
+            self._rest = text  # the usual token
+            return []
         pieces = []
         at = 0
         while cut := self._cut(text[at : at + _WINDOW]):
@@ -63,6 +68,7 @@ class SentenceSplitter:
             at += cut
             self._first = False
         self._rest = text[at:]
+        self._settled = len(self._rest) <= RUN_ON and self._boundary(self._rest)[1] > RUN_ON
         return pieces
 
     @property
@@ -72,8 +78,10 @@ class SentenceSplitter:
         Whoever has waited for that in vain may `take` it: a full stop after a plain word seldom turns out
         to be something else ("the name is example" … ".com").
         """
+        if not self._first or self._settled:
+            return False
         text = self._rest.rstrip(_CLOSERS)
-        if not self._first or text[-1:] not in _ENDS or text[-2:-1] in _STOPS or not self._long_enough(text):
+        if text[-1:] not in _ENDS or text[-2:-1] in _STOPS or not self._long_enough(text):
             return False
         word = _word_before(text, len(text) - 1)
         if text[-1] != ".":
