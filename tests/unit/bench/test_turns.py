@@ -24,7 +24,7 @@ def test_a_pause_moves_what_follows_and_nothing_else() -> None:
     assert len(paused.clip.samples) == len(whole.samples) + 0.3 * RATE
     assert paused.words == (("one", 1.5), ("two", 2.8))
     assert (paused.clip.onset_s, paused.clip.end_s) == (whole.onset_s, whole.end_s + 0.3)
-    assert bounds(paused.clip.samples) == (whole.onset_s, pytest.approx(whole.end_s + 0.3, abs=0.011))
+    assert bounds(paused.clip.samples)[1] == pytest.approx(whole.end_s + 0.3, abs=0.011)
     assert longest_pause_s(whole) == 0
     assert longest_pause_s(paused.clip) == pytest.approx(0.3, abs=0.03)
     assert np.abs(paused.clip.samples[int(1.52 * RATE) : int(1.78 * RATE)]).max() < 200
