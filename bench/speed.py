@@ -18,13 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from bench.report import Part, Table, number
+from bench.turns_part import FAST
 
 Summary = dict[str, Any]
-_TALK = ("--reply-share", "0.4")
+_QUICKLY = ("--spawn-rate", "16")
+_TALK = ("--reply-share", "0.4", *_QUICKLY)
 _PATIENT = ("--set", "session.admit_busy=0", "--set", "session.admit_backlog_ms=0")
 """The limit is looked for: nobody is to be refused before it."""
-_FAST = ("--set", "turn.eager=true", "--set", "turn.hangover_ms=160", "--set", "turn.hangover_long_ms=480")
-_LIMIT_STEP_S = 45.0
+_FAST = tuple(word for key, value in FAST.items() for word in ("--set", f"turn.{key}={str(value).lower()}"))
+_LIMIT_STEP_S = 35.0
 _ROUNDS = 3
 _RUN_MORE_S = 90.0
 """What a run may take beyond its load."""
@@ -42,14 +44,14 @@ class Point:
 
 
 POINTS = (
-    Point("1", "steady", 1, 40, locust=_TALK),
-    Point("64", "steady", 64, 60, "blueprint-64", locust=_TALK),
-    Point("1 fast", "steady", 1, 40, options=_FAST, locust=_TALK),
-    Point("64 fast", "steady", 64, 45, "blueprint-64", options=_FAST, locust=_TALK),
-    Point("1 barge-in", "barge_in", 1, 60),
-    Point("64 barge-in", "barge_in", 64, 45, "blueprint-64"),
+    Point("1", "steady", 1, 30, locust=_TALK),
+    Point("64", "steady", 64, 35, "blueprint-64", locust=_TALK),
+    Point("1 fast", "steady", 1, 30, options=_FAST, locust=_TALK),
+    Point("64 fast", "steady", 64, 30, "blueprint-64", options=_FAST, locust=_TALK),
+    Point("1 barge-in", "barge_in", 1, 35),
+    Point("64 barge-in", "barge_in", 64, 30, "blueprint-64", locust=_QUICKLY),
 )
-LADDER = (80, 96, 110, 125, 140, 155)
+LADDER = (80, 96, 110, 125, 140)
 
 
 @dataclass(frozen=True, slots=True)
