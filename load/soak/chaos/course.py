@@ -28,8 +28,8 @@ ABOUT = "100 kills and cuts of parts, workers and lines under 32 live sessions: 
 _FAULTS, _SHORT_FAULTS = 100, 10
 _CALLERS, _SHORT_CALLERS = 32, 8
 _WORKERS = 2
-_CALM_S, _SHORT_CALM_S = 45.0, 10.0
-_PAUSE_S = (0.5, 1.5)
+_CALM_S, _SHORT_CALM_S = 40.0, 10.0
+_PAUSE_S = (0.5, 1.2)
 """Between the last one's recovery and the next fault."""
 _BACK_S = 45.0
 """A killed worker is back by then, or something is wrong."""
@@ -45,8 +45,8 @@ _PARTS = (
 SETTINGS = (
     "llm.first_token_ms=1500",
     "llm.token_ms=1000",
-    "tts.first_chunk_ms=1000",
-    "tts.chunk_ms=1000",
+    "tts.first_chunk_ms=1500",
+    "tts.chunk_ms=1500",
     "asr.deadline_ms=2000",
     "asr.silence_ms=2000",
     "session.admit_busy=0",
@@ -107,6 +107,7 @@ async def run(soak: Soak) -> Outcome:
         count = soak.count or (_SHORT_FAULTS if soak.short else _FAULTS)
         await _chaos(course, people, fleet, gateway, stage, count)
         course.left_open = await _left_open(stage)
+    people.write(soak.out / "events.csv")
     return await asyncio.to_thread(verdict.outcome, course, people, frames)
 
 

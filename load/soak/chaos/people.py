@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import csv
 import json
 import random
 import time
@@ -126,6 +127,14 @@ class People:
             self._calls.pop(caller, None)
             if not self._leaving:
                 await asyncio.sleep(self._chance.uniform(*_AGAIN_S))
+
+    def write(self, path: Path) -> None:
+        """Everything they said, as CSV: for whoever wants to know more than the table says."""
+        with path.open("w", newline="") as file:
+            rows = csv.writer(file)
+            rows.writerow(("t", "caller", "name", "ms", "ok", "why"))
+            for e in self.events:
+                rows.writerow((f"{e.t:.4f}", e.caller, e.name, f"{e.ms:.3f}", int(e.ok), e.why))
 
     def caller_of(self, number: int) -> int | None:
         """Who made the call of that number."""

@@ -15,8 +15,6 @@ from load.soak.chaos.kinds import Blow
 from load.soak.chaos.people import Event
 
 NOTHING = "nothing"
-GAP_MS = 100.0
-"""A pause in a reply that everybody hears."""
 AFTER_S = 2.0
 """What neighbours heard is looked at for so long from a fault on, and before it."""
 RECOVER_S = 30.0
@@ -65,10 +63,16 @@ class Seen:
 
 
 def look(
-    blow: Blow, until: float, events: Sequence[Event], frames: Frames, callers: int, late_ms: float
+    blow: Blow,
+    until: float,
+    events: Sequence[Event],
+    frames: Frames,
+    callers: int,
+    late_ms: float,
+    gap_ms: float,
 ) -> Seen:
     """events: sorted by time, all of them. until: the next fault, or the end. late_ms: voice to voice above it
-    is noticed as late."""
+    is noticed as late; gap_ms: so long a pause in a reply is noticed."""
     mine: dict[int, list[Event]] = {caller: [] for caller in range(callers)}
     later: dict[int, list[Event]] = {caller: [] for caller in range(callers)}
     begin = bisect.bisect_left(events, blow.at, key=lambda event: event.t)
@@ -80,11 +84,7 @@ def look(
         later[event.caller].append(event)
     heard = frames.between(blow.at, until + RECOVER_S)
     gaps = heard.between(blow.at, blow.over + AFTER_S)
-    gapped = (
-        set(gaps.caller[gaps.late_ms > GAP_MS].tolist())
-        if blow.part in ("TTS", "Triton", "client")
-        else set()
-    )
+    gapped = set(gaps.caller[gaps.late_ms > gap_ms].tolist()) & _whose_voice(blow, callers)
     seen = Seen(blow, {})
     for caller, theirs in mine.items():
         saw, bad_at = _worst(theirs, late_ms)
@@ -103,6 +103,11 @@ def look(
     beside = set(range(callers)) - seen.touched - set(blow.hit)
     seen.beside_ms = heard.between(blow.at, blow.at + AFTER_S).of(beside).late_ms
     return seen
+
+
+def _whose_voice(blow: Blow, callers: int) -> set[int]:
+    """Who may hear gaps of it; of everybody else, they are jitter."""
+    return set(range(callers)) if blow.part in ("TTS", "Triton") else set(blow.hit)
 
 
 def _worst(events: Iterable[Event], late_ms: float) -> tuple[str, float]:

@@ -28,6 +28,8 @@ from load.soak.chaos.seen import (
 
 _LATE_MS = 500.0
 """A reply is late when it comes so much later than nineteen in twenty do while nothing is wrong."""
+GAP_MS, _GAP_RATIO = 100.0, 2.0
+"""A pause in a reply is noticed when it is so long, and so many times the calm p99 of jitter."""
 JITTER_RATIO, JITTER_MS = 1.5, 5.0
 """Neighbours are undisturbed when their p99 is below so many times the calm one, or above it by less than so much:
 what two runs of the same calm differ by on a machine with other work."""
@@ -54,12 +56,13 @@ def judge(course: Course, people: People, frames: Frames) -> Outcome:
     calm_events = [event for event in events if course.calm_from <= event.t <= course.calm_until]
     normal = [event.ms for event in calm_events if event.name == "voice_to_voice" and event.ok]
     late_ms = percentile(normal, 0.95) + _LATE_MS
+    calm = _calm_frames(course, frames)
+    gap_ms = max(GAP_MS, _GAP_RATIO * percentile(calm, 0.99)) if len(calm) else GAP_MS
     ends = [*(blow.at for blow in course.blows[1:]), course.ended]
     seen = [
-        look(blow, until, events, frames, course.callers, late_ms)
+        look(blow, until, events, frames, course.callers, late_ms, gap_ms)
         for blow, until in zip(course.blows, ends, strict=True)
     ]
-    calm = _calm_frames(course, frames)
     beside = _joined(one.beside_ms for one in seen)
     stale = sum(int(event.ms) for event in events if event.name == "stale_frames")
     usual = waits(events, frames, course.callers, course.calm_from, course.calm_until)
@@ -89,7 +92,7 @@ def judge(course: Course, people: People, frames: Frames) -> Outcome:
             "seconds": course.ended - course.blows[0].at,
             "tasks_before": course.tasks_before, "tasks_after": course.tasks_after, "left_open": course.left_open,
             "jitter_p99_ms": {"calm": percentile(calm, 0.99), "beside": percentile(beside, 0.99)},
-            "late_ms": late_ms, "complaints": faults,
+            "late_ms": late_ms, "gap_ms": gap_ms, "complaints": faults,
             "blows": [
                 {
                     "kind": one.blow.kind, "at_s": one.blow.at - course.blows[0].at,

@@ -131,7 +131,7 @@ def test_what_is_not_well_is_said(spoil: Any, says: str) -> None:
 def test_the_worst_that_a_caller_met_is_what_they_saw(events: list[Any], saw: str) -> None:
     met = [Event(101, 0, *event) for event in events]
     later = [Event(150, 0, "turn", 3_000, True, "")]
-    seen = look(Blow("x", "LLM", 100, 100), 110, met + later, frames_of(later), 1, late_ms=1_000)
+    seen = look(Blow("x", "LLM", 100, 100), 110, met + later, frames_of(later), 1, late_ms=1_000, gap_ms=100)
     assert seen.saw == {0: saw}
     # the next reply begins at 149 s, later than anybody would wait for it
     assert seen.never == ({0} if saw != NOTHING else set())
@@ -140,9 +140,16 @@ def test_the_worst_that_a_caller_met_is_what_they_saw(events: list[Any], saw: st
 def test_a_pause_in_a_reply_is_seen_where_the_voice_is_concerned() -> None:
     events = happy(0, 99, 120)
     frames = frames_of(events, late_ms=150)
-    assert look(Blow("x", "TTS", 102, 102), 110, events, frames, 1, 1_000).saw == {0: "a gap in a reply"}
-    assert look(Blow("x", "ASR", 102, 102), 110, events, frames, 1, 1_000).saw == {0: NOTHING}
-    assert look(Blow("x", "ASR", 102, 102), 110, events, frames, 1, 1_000).beside_ms.max() == 150
+    for blow, saw in (
+        (Blow("x", "TTS", 102, 102), "a gap in a reply"),
+        (Blow("x", "ASR", 102, 102), NOTHING),
+        (Blow("x", "client", 102, 102, hit=[0]), "a gap in a reply"),
+        (Blow("x", "client", 102, 102, hit=[1]), NOTHING),
+    ):
+        seen = look(blow, 110, events, frames, 1, 1_000, 100)
+        assert seen.saw == {0: saw}
+        assert (seen.beside_ms.size > 0) == (saw == NOTHING)
+    assert look(Blow("x", "TTS", 102, 102), 110, events, frames, 1, 1_000, 200).saw == {0: NOTHING}
 
 
 def test_the_normal_wait_is_that_for_the_next_reply() -> None:
