@@ -224,10 +224,10 @@ def split_address(address: str) -> tuple[str, int]:
 def run_loop(main: Coroutine[Any, Any, T]) -> T:
     """asyncio.run on uvloop where there is one."""
     try:
-        import uvloop
-    except ImportError:
+        from gateway.loop import GatewayLoop
+    except ImportError:  # uvloop is not there
         return asyncio.run(main)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=GatewayLoop) as runner:
         return runner.run(main)
 
 
