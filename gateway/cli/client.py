@@ -119,14 +119,14 @@ class VoiceClient:
                     request_serializer=pb.ClientMessage.SerializeToString,
                     response_deserializer=pb.ServerMessage.FromString,
                 )()
-                await self._call.write(self._start())
+                await self._write(self._start())
                 first = await self._receive()
         except TimeoutError:
             raise CallFailed(
                 f"no answer from {self.address} within {self._connect_s:g} s; is Parley running there?",
                 grpc.StatusCode.UNAVAILABLE,
             ) from None
-        except (grpc.RpcError, asyncio.InvalidStateError) as error:
+        except (grpc.RpcError, grpc.aio.InternalError) as error:
             raise await self._failure() from error
         if first is None or not isinstance(first.event, Ready):
             raise CallFailed(f"{self.address} did not answer with `ready`; is it a Parley gateway?")
@@ -138,12 +138,18 @@ class VoiceClient:
         """Raises CallFailed when the stream is over."""
         async with self._writing:
             try:
-                await self._call.write(wire.client_message(event))
-            except (grpc.RpcError, asyncio.InvalidStateError, asyncio.CancelledError) as error:
+                await self._write(wire.client_message(event))
+            except (grpc.RpcError, grpc.aio.InternalError, asyncio.CancelledError) as error:
                 task = asyncio.current_task()
                 if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
                     raise
                 raise await self._failure() from None
+
+    async def _write(self, message: pb.ClientMessage) -> None:
+        """Not the call's own `write`: into a call that has just failed it would put "Internal error from
+        Core" in the place of the server's own status."""
+        await self._call.wait_for_connection()
+        await self._call._cython_call.send_serialized_message(message.SerializeToString())
 
     async def send_audio(self, pcm: bytes) -> None:
         """PCM16 at the session's input rate, any length. Raises CallFailed."""
@@ -156,7 +162,7 @@ class VoiceClient:
             async with self._writing:
                 try:
                     await self._call.done_writing()
-                except (grpc.RpcError, asyncio.InvalidStateError):
+                except (grpc.RpcError, grpc.aio.InternalError):
                     return  # over already
 
     async def hang_up(self, reason: str = "client hung up") -> None:
