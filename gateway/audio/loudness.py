@@ -6,13 +6,14 @@ import math
 from typing import overload
 
 import numpy as np
+import numpy.typing as npt
 
 from gateway.audio.pcm import Float, Int16
 
 _BLOCK_MS = 20
 _ABSOLUTE_GATE_DBFS = -55.0
 _GATE_POWER = 10 ** (_ABSOLUTE_GATE_DBFS / 10)
-_RELATIVE_GATE_DB = 10.0
+_RELATIVE_GATE = 10 ** (-10.0 / 10)
 """Blocks this far below the mean are pauses, not speech (as in ITU-R BS.1770)."""
 _MEMORY_S = 6.0
 _RISE_DB_S = 12.0
@@ -21,6 +22,10 @@ _MAX_GAIN_DB = 18.0
 _KNEE = 0.8
 """Peaks above this are bent, not cut."""
 _CEILING = 0.97
+_RECOVERED = 0.999
+"""A duck above this (0.01 dB) is over."""
+
+Power = npt.NDArray[np.float64]
 
 
 class Leveler:
@@ -59,7 +64,8 @@ class Leveler:
         return self._process(np.nan_to_num(samples.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0), 1.0)
 
     def _process(self, x: Float, scale: float) -> Float:
-        """`scale` is full scale in `x`."""
+        """`scale` is full scale in `x`, which is overwritten. Most strokes are neither loud nor new: those cost
+        two looks at the samples and one multiplication."""
         count, block = len(x), self._block
         blocks = -(-count // block)
         last = count - (blocks - 1) * block  # samples of the last block, which may be short
@@ -67,44 +73,73 @@ class Leveler:
         rows = rows.reshape(blocks, block)
         powers = np.einsum("ij,ij->i", rows, rows) / (block * scale * scale)
         powers[-1] *= block / last
-        self._hear([power for power in powers.tolist() if power > _GATE_POWER])
-        peaks = (np.abs(rows).max(axis=1) / scale).tolist()
-        before, after = self._gains(peaks, last / block)
-        first = np.array(before, np.float32)[:, None]
-        ramps = (np.array(after, np.float32)[:, None] - first) * self._ramp
-        ramps += first
-        ramps *= rows
-        out = ramps.ravel()[:count]
-        loudest = max(peak * max(b, a) for peak, b, a in zip(peaks, before, after, strict=True))
-        return out if loudest <= _KNEE else _bend(out / np.float32(scale)) * np.float32(scale)
+        self._hear(powers[powers > _GATE_POWER])
+        peak = max(float(np.maximum.reduce(x)), -float(np.minimum.reduce(x))) / scale
+        gains = self._gains(blocks, last / block, peak, rows, scale)
+        moving = _moving(gains)
+        if moving:
+            first = np.array(gains[:moving], np.float32)[:, None]
+            ramps = (np.array(gains[1 : moving + 1], np.float32)[:, None] - first) * self._ramp
+            ramps += first
+            rows[:moving] *= ramps
+        rows[moving:] *= np.float32(gains[-1])
+        out = rows.reshape(-1)[:count]
+        # A bound first: where even the highest peak stays below the knee, nobody asks which block it is in.
+        if peak * max(gains) > _KNEE and float(np.abs(out).max()) > _KNEE * scale:
+            out = _bend(out / np.float32(scale)) * np.float32(scale)
+        return out
 
-    def _gains(self, peaks: list[float], last: float) -> tuple[list[float], list[float]]:
-        """Of each block, at its start and at its end; `last` is the length of the last one in blocks."""
-        wanted = self._wanted_gain_db()
-        before, after = [], []
-        for number, peak in enumerate(peaks, 1):
-            seconds = self._block_s * (last if number == len(peaks) else 1.0)
-            before.append(10 ** (self._gain_db / 20) * self._duck)
-            self._gain_db += max(-_FALL_DB_S * seconds, min(_RISE_DB_S * seconds, wanted - self._gain_db))
-            gain = 10 ** (self._gain_db / 20)
-            # Down at once for a peak, back up over about 200 ms.
-            risen = self._duck + (1 - self._duck) * min(1.0, seconds * 5)
-            self._duck = min(risen, _CEILING / max(peak * gain, _CEILING))
-            after.append(gain * self._duck)
-        return before, after
+    def _gains(self, blocks: int, last: float, peak: float, rows: Float, scale: float) -> list[float]:
+        """At the edges of the blocks, one more than there are. last: length of the last one in blocks.
+        peak: of all of them, of full scale."""
+        wanted, gain_db, duck = self._wanted_gain_db(), self._gain_db, self._duck
+        gain = 10 ** (gain_db / 20)
+        gains = [gain * duck]
+        calm = duck == 1.0 and peak * max(gain, 10 ** (wanted / 20)) <= _CEILING
+        peaks = [] if calm else (np.abs(rows).max(axis=1) / scale).tolist()
+        for number in range(blocks):
+            if calm and gain_db == wanted:
+                gains += [gain] * (blocks - number)
+                break
+            seconds = self._block_s if number < blocks - 1 else self._block_s * last
+            step = max(-_FALL_DB_S * seconds, min(_RISE_DB_S * seconds, wanted - gain_db))
+            gain_db = wanted if step == wanted - gain_db else gain_db + step
+            gain = 10 ** (gain_db / 20)
+            if not calm:
+                # Down at once for a peak, back up over about 200 ms.
+                risen = duck + (1 - duck) * min(1.0, seconds * 5)
+                duck = min(risen, _CEILING / max(peaks[number] * gain, _CEILING))
+                if duck > _RECOVERED:
+                    duck = 1.0
+            gains.append(gain * duck)
+        self._gain_db, self._duck = gain_db, duck
+        return gains
 
-    def _hear(self, powers: list[float]) -> None:
-        for power in powers:
-            self._powers[self._heard % len(self._powers)] = power
-            self._heard += 1
+    def _hear(self, powers: Power) -> None:
+        """Of blocks above the gate, into the memory, which begins anew at its end."""
+        while powers.size:
+            at = self._heard % self._powers.size
+            taken = powers[: self._powers.size - at]
+            self._powers[at : at + taken.size] = taken
+            self._heard += taken.size
+            powers = powers[taken.size :]
 
     def _wanted_gain_db(self) -> float:
         powers = self._powers[: self._heard]
         if not powers.size:
             return self._gain_db
-        voiced = powers[powers >= powers.mean() * 10 ** (-_RELATIVE_GATE_DB / 10)]
-        wanted = self._target - 10 * math.log10(float(voiced.mean()))
+        gate = float(np.add.reduce(powers)) / powers.size * _RELATIVE_GATE
+        voiced = powers[powers >= gate]
+        wanted = self._target - 10 * math.log10(float(np.add.reduce(voiced)) / voiced.size)
         return max(-_MAX_GAIN_DB, min(_MAX_GAIN_DB, wanted))
+
+
+def _moving(gains: list[float]) -> int:
+    """Number of blocks before the gain stays as it is."""
+    moving = len(gains) - 1
+    while moving and gains[moving - 1] == gains[-1]:
+        moving -= 1
+    return moving
 
 
 def _bend(x: Float) -> Float:

@@ -13,7 +13,7 @@ from gateway.session import events as ev
 from gateway.session.core import Core
 from gateway.session.reply import Marks, Reply
 from gateway.session.turn import Turn
-from gateway.speak.playout import Frame, Playout
+from gateway.speak.playout import Playout
 from gateway.telemetry.metrics import OF_SYNTHESIS
 from gateway.think.history import History
 from gateway.think.llm import LlmError, ToolOffer, ToolRequest
@@ -191,17 +191,15 @@ class Answering:
 
     # ---- being heard --------------------------------------------------------------------------
 
-    def _send_frame(self, frame: Frame) -> None:
+    def _send_frame(self, generation: int, sequence: int, offset_ms: int, pcm: bytes) -> None:
         reply = self.reply
         if reply is None:
             return
         if not reply.announced:
             self._announce(reply)
         if self._guard is not None:
-            self._guard.played(frame.pcm)
-        self._core.send(
-            ev.ReplyAudio(reply.reply_id, frame.generation, frame.sequence, frame.offset_ms, frame.pcm)
-        )
+            self._guard.played(pcm)
+        self._core.send(ev.ReplyAudio(reply.reply_id, generation, sequence, offset_ms, pcm))
 
     def _announce(self, reply: Reply) -> None:
         """The first frame is about to leave: from here on the reply can be interrupted."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from gateway.speak.reel import FRAME_MS, Reel
 from gateway.speak.ticker import FRAME_S, Ticker
@@ -22,16 +21,9 @@ _TIMER_SLACK_S = 0.001
 """uvloop's timers have a resolution of 1 ms."""
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
-    generation: int
-    """Changes with every reply and every flush."""
-    sequence: int
-    """Counts a generation's frames from 0."""
-    offset_ms: int
-    """Place in the reply's audio."""
-    pcm: bytes
-    """PCM16, 20 ms."""
+Send = Callable[[int, int, int, bytes], None]
+"""Takes a frame: generation, which changes with every reply and every flush; sequence, which counts a
+generation's frames from 0; offset_ms, its place in the reply's audio; PCM16 of 20 ms."""
 
 
 class Playout:
@@ -45,11 +37,11 @@ class Playout:
         lead_ms: int,
         buffer_s: float,
         loudness_dbfs: float,
-        send: Callable[[Frame], None],
+        send: Send,
         on_mark: Callable[[int], None],
         on_heard: Callable[[], None],
     ) -> None:
-        """send: takes a frame, must not block. on_mark(n): the n-th mark's audio starts to be sent.
+        """send: must not block. on_mark(n): the n-th mark's audio starts to be sent.
         on_heard: the finished reply was heard to its end."""
         self._ticker = ticker
         self._rate, self._loudness_dbfs = rate, loudness_dbfs
@@ -194,16 +186,24 @@ class Playout:
         self._tick(asyncio.get_running_loop().time())
 
     def _tick(self, now: float) -> None:
-        while not self._paused and not self._held_back and self._reel.has(self._next):
-            if self._anchor_s is None or self._heard_at(self._next + 1) < now:
+        # Fifty times a second for everybody who is spoken to: written for few calls.
+        while not (self._paused or self._held_back):
+            number = self._next
+            if number >= self._reel.end:
+                if not self._reel.has(number):
+                    break
+                self._reel.forget(number - _KEEP_HEARD_FRAMES)
+            anchor_s = self._anchor_s
+            heard_at = now if anchor_s is None else anchor_s + (number - self._anchor) * FRAME_S
+            if anchor_s is None or heard_at + FRAME_S < now:
                 # First frame, or the audio came a frame too late: what follows is heard from now on.
-                self._anchor_s, self._anchor = now, self._next
-            if self._heard_at(self._next) - self._lead_s > now:
+                self._anchor_s, self._anchor, heard_at = now, number, now
+            if heard_at - self._lead_s > now:
                 break
-            self._send_next()
-        self._reel.forget(self._next - _KEEP_HEARD_FRAMES)
-        if not self._paused and not self._reel.has(self._next):
-            if not self._reel.finished:
+            self._send_next(number)
+        reel = self._reel
+        if not self._paused and self._next >= reel.end and not reel.has(self._next):
+            if not reel.finished:
                 self._ticker.leave(self._tick)  # the next write wakes it again
             elif self._anchor_s is None or now >= self._heard_at(self._next) - _TIMER_SLACK_S:
                 self._ticker.leave(self._tick)
@@ -215,14 +215,13 @@ class Playout:
         assert self._anchor_s is not None
         return self._anchor_s + (index - self._anchor) * FRAME_S
 
-    def _send_next(self) -> None:
-        while self._marks and self._marks[0][0] <= self._next:
+    def _send_next(self, number: int) -> None:
+        while self._marks and self._marks[0][0] <= number:
             self._on_mark(self._marks.popleft()[1])
-        pcm = self._reel.frame(self._next)
-        frame = Frame(self.generation, self._sequence, self._next * FRAME_MS, pcm)
-        self._next += 1
-        self._sequence += 1
-        self._send(frame)
+        pcm = self._reel.frame(number)
+        sequence = self._sequence
+        self._next, self._sequence = number + 1, sequence + 1
+        self._send(self.generation, sequence, number * FRAME_MS, pcm)
         if not self._room.is_set() and not self._full:
             self._room.set()
 

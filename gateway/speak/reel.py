@@ -28,9 +28,13 @@ class Reel:
         self._shaper = Shaper(rate, loudness_dbfs)
         self._chunks: deque[Chunk] = deque()
         self._given_ms = 0.0
-        self._partial = bytearray()
-        self._frames: deque[bytes] = deque()
+        self._strokes: deque[tuple[int, bytes]] = deque()
+        """(number of the first frame, frames one after the other), and less than a frame after the last."""
+        self._newest: tuple[int, bytes] = (0, b"")
+        self._partial = b""
         self.base = 0
+        self.end = 0
+        """Number of frames made so far, those before `base` included."""
         self.finished = False
         """No more chunks will come."""
 
@@ -45,11 +49,6 @@ class Reel:
             self._given_ms += _ms(chunk)
 
     @property
-    def end(self) -> int:
-        """Number of frames made so far, those before `base` included."""
-        return self.base + len(self._frames)
-
-    @property
     def total_ms(self) -> int:
         """Of all chunks, in whole frames; the last, padded one counts once it is made."""
         return max(self.end, int(round(self._given_ms, 3) / FRAME_MS)) * FRAME_MS
@@ -60,21 +59,27 @@ class Reel:
             if self._chunks:
                 self._make_some()
             elif self.finished and self.end < (whole := math.ceil(round(self._given_ms, 3) / FRAME_MS)):
-                tail = self._partial + self._shaper.finish()
                 size = (whole - self.end) * self._frame_bytes
-                self._cut(tail[:size].ljust(size, b"\0"))
+                self._keep((self._partial + self._shaper.finish())[:size].ljust(size, b"\0"))
             else:
                 return False
         return True
 
     def frame(self, number: int) -> bytes:
         """PCM16, 20 ms. Ask `has` first."""
-        return self._frames[number - self.base]
+        first, pcm = self._newest
+        if number < first:
+            first, pcm = next(stroke for stroke in reversed(self._strokes) if stroke[0] <= number)
+        size = self._frame_bytes
+        at = (number - first) * size
+        return pcm[at : at + size]
 
     def forget(self, before: int) -> None:
-        while self.base < before:
-            self._frames.popleft()
-            self.base += 1
+        """Frames before this are not asked for any more."""
+        self.base = max(self.base, before)
+        strokes = self._strokes
+        while len(strokes) > 1 and strokes[1][0] <= self.base:
+            strokes.popleft()
 
     def close(self) -> None:
         """Nobody asks any more."""
@@ -82,19 +87,24 @@ class Reel:
         self._shaper.close()
 
     def _make_some(self) -> None:
-        rate, pieces, taken_ms = self._chunks[0].rate, [], 0.0
-        while self._chunks and self._chunks[0].rate == rate and taken_ms < _AT_ONCE_MS:
-            chunk = self._chunks.popleft()
+        chunks = self._chunks
+        chunk = chunks.popleft()
+        rate, pieces, taken_ms = chunk.rate, [chunk.pcm], _ms(chunk)
+        while chunks and taken_ms < _AT_ONCE_MS and chunks[0].rate == rate:
+            chunk = chunks.popleft()
             pieces.append(chunk.pcm)
             taken_ms += _ms(chunk)
-        self._partial += self._shaper.push(Chunk(b"".join(pieces), rate))
-        whole = len(self._partial) // self._frame_bytes * self._frame_bytes
-        self._cut(bytes(self._partial[:whole]))
-        del self._partial[:whole]
+        whole = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        self._keep(self._partial + self._shaper.push(Chunk(whole, rate)))
 
-    def _cut(self, pcm: bytes | bytearray) -> None:
-        size = self._frame_bytes
-        self._frames.extend(bytes(pcm[at : at + size]) for at in range(0, len(pcm), size))
+    def _keep(self, pcm: bytes) -> None:
+        """Its whole frames are made now; cut one by one when they go, most memory is one piece until then."""
+        count, rest = divmod(len(pcm), self._frame_bytes)
+        self._partial = pcm[len(pcm) - rest :]
+        if count:
+            self._newest = (self.end, pcm)
+            self._strokes.append(self._newest)
+            self.end += count
 
 
 def _ms(chunk: Chunk) -> float:

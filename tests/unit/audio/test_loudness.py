@@ -71,3 +71,32 @@ def test_int16_and_bad_floats() -> None:
     assert out.dtype == np.int16
     assert np.isfinite(leveler.process(np.full(320, np.nan, np.float32))).all()
     assert leveler.process(np.zeros(0, np.float32)).size == 0
+
+
+def test_a_peak_is_ducked_at_once_and_the_gain_comes_back() -> None:
+    leveler = Leveler(RATE, -20)
+    calm = speech_like(-26, 4.0)
+    leveler.process(calm)
+    settled = leveler.gain_db
+    shout = np.full(320, 0.95, np.float32)
+    assert float(np.abs(leveler.process(shout)).max()) < 1.0
+    quiet = np.full(16_000, 0.01, np.float32)
+    out = leveler.process(quiet) / 0.01
+    assert out[0] < 0.8 * out[-1]
+    assert 20 * np.log10(out[-1]) == pytest.approx(settled, abs=1.5)
+
+
+def test_how_samples_are_written_changes_nothing() -> None:
+    floats, integers = Leveler(RATE, -20), Leveler(RATE, -20)
+    x = np.asarray(np.rint(speech_like(-24, 3.0) * 32768), np.int16)
+    for k in range(0, len(x), 5_000):
+        part = x[k : k + 5_000]
+        as_float = floats.process(part.astype(np.float32) / np.float32(32768))
+        assert np.abs(as_float * 32768 - integers.process(part)).max() <= 1
+
+
+def test_what_is_given_is_not_written_on() -> None:
+    x = speech_like(-30, 0.1)
+    kept = x.copy()
+    Leveler(RATE, -20).process(x)
+    np.testing.assert_array_equal(x, kept)

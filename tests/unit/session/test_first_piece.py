@@ -37,7 +37,7 @@ async def _reply(*tokens: tuple[int, str]) -> list[tuple[int, str]]:
             yield text
 
     playout = Playout(
-        Ticker(), rate=16_000, lead_ms=60, buffer_s=30, loudness_dbfs=-20.0, send=lambda frame: None,
+        Ticker(), rate=16_000, lead_ms=60, buffer_s=30, loudness_dbfs=-20.0, send=lambda *frame: None,
         on_mark=lambda number: None, on_heard=lambda: None,
     )  # fmt: skip
     reply = Reply("r", "t", "q", playout.start(), on_failure=lambda part, why: None)

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from itertools import pairwise
+from typing import NamedTuple
 
 import pytest
 
-from gateway.speak.playout import Frame, Playout
+from gateway.speak.playout import Playout
 from gateway.speak.ticker import Ticker
 from gateway.speak.tts import Chunk
 from tests.support.virtual_time import run_virtual
 
 RATE = 16_000
+
+
+class Frame(NamedTuple):
+    generation: int
+    sequence: int
+    offset_ms: int
+    pcm: bytes
 
 
 class Listener:
@@ -26,7 +34,7 @@ class Listener:
             lead_ms=lead_ms,
             buffer_s=buffer_s,
             loudness_dbfs=-20.0,
-            send=lambda f: self.sent.append((self.now(), f)),
+            send=lambda *frame: self.sent.append((self.now(), Frame(*frame))),
             on_mark=lambda n: self.marks.append((self.now(), n)),
             on_heard=self._on_heard,
         )

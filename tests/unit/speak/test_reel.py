@@ -123,3 +123,17 @@ def test_audio_that_is_none_is_refused() -> None:
     with pytest.raises(ValueError, match="96000 Hz"):
         reel.add(Chunk(b"ab", 96_000))
     assert reel.total_ms == 0
+
+
+def test_frames_before_the_newest_stroke_can_be_had_until_they_are_forgotten() -> None:
+    reel, whole = Reel(48_000, -20.0), Reel(48_000, -20.0)
+    for one in (reel, whole):
+        for _ in range(10):
+            one.add(chunk(100))
+        one.finished = True
+    expected = list(frames(whole))
+    assert reel.has(49)
+    assert [reel.frame(number) for number in range(50)] == expected
+    reel.forget(20)
+    assert [reel.frame(number) for number in range(20, 50)] == expected[20:]
+    assert reel.base == 20
