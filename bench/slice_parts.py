@@ -18,7 +18,7 @@ from gateway.listen.ear import Ear
 from gateway.listen.silero import SileroVad
 from gateway.session import events as ev
 from gateway.settings import Settings
-from gateway.speak.playout import Frame, Playout
+from gateway.speak.playout import Playout
 from gateway.speak.ticker import Ticker
 from gateway.speak.tts import Chunk
 from gateway.think.llm import Message, ToolOffer, ToolRequest
@@ -139,10 +139,8 @@ class _BareSession:
             track.finish()
             await asyncio.sleep(begun + number * EVERY_S - asyncio.get_running_loop().time())
 
-    def _send(self, frame: Frame) -> None:
-        self._connection.send(
-            ev.ReplyAudio(self._reply_id, frame.generation, frame.sequence, frame.offset_ms, frame.pcm)
-        )
+    def _send(self, generation: int, sequence: int, offset_ms: int, pcm: bytes) -> None:
+        self._connection.send(ev.ReplyAudio(self._reply_id, generation, sequence, offset_ms, pcm))
 
     def _spoken(self) -> None:
         self._connection.send(
