@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import overload
+from typing import cast, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -59,9 +59,15 @@ class Leveler:
         if not samples.size:
             return samples
         if samples.dtype == np.int16:
-            levelled = self._process(samples.astype(np.float32), 32768.0)
+            levelled = self.unrounded(cast(Int16, samples))
             return np.asarray(np.rint(levelled, out=levelled), np.int16)
         return self._process(np.nan_to_num(samples.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0), 1.0)
+
+    def unrounded(self, samples: Int16) -> Float:
+        """float32 [n] in the scale of int16, for whoever goes on working on it."""
+        return (
+            self._process(samples.astype(np.float32), 32768.0) if samples.size else samples.astype(np.float32)
+        )
 
     def _process(self, x: Float, scale: float) -> Float:
         """`scale` is full scale in `x`, which is overwritten. Most strokes are neither loud nor new: those cost

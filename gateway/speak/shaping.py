@@ -29,7 +29,7 @@ class Shaper:
             self._resampler = borrow(chunk.rate, self._output_rate)
             self._leveler = Leveler(chunk.rate, self._loudness_dbfs)
         assert self._leveler is not None
-        levelled = self._leveler.process(to_int16(chunk.pcm))
+        levelled = self._leveler.unrounded(to_int16(chunk.pcm))
         return before + self._resampler.push(levelled).tobytes()
 
     def finish(self) -> bytes:
