@@ -110,6 +110,11 @@ class Outbox:
         return event
 
     @property
+    def idle(self) -> bool:
+        """Nothing is queued, the wire has taken everything, and more would be taken."""
+        return not self._queue and self._taken_at is None and not self._closed and not self.failure
+
+    @property
     def over(self) -> bool:
         """Nothing more will come."""
         return bool(self.failure) or (self._closed and not self._queue)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -13,6 +12,7 @@ from google.protobuf.message import DecodeError
 
 from gateway.audio.opus import OpusDecoder, OpusEncoder
 from gateway.audio.pcm import frame_bytes
+from gateway.http2.call import Call, CallOver
 from gateway.protocol import voice_pb2 as pb
 from gateway.session.events import AudioIn, ClientEvent, Closed, Hello, Ready, ReplyAudio, ServerEvent
 from gateway.settings import SessionSettings
@@ -20,12 +20,9 @@ from gateway.transports import voice_wire as wire
 from gateway.transports.outbox import Outbox
 from gateway.transports.pulse import Ping, Pong
 
-_EOF_SETTLE_S = 0.1
 _AUDIO_TAG = pb.ClientMessage.AUDIO_FIELD_NUMBER << 3 | 2
 _PING_S = 0.02
 """A client that pings faster than this is read more slowly."""
-
-Context = grpc.aio.ServicerContext[bytes, bytes]
 
 
 class VoiceConnection:
@@ -33,13 +30,13 @@ class VoiceConnection:
 
     def __init__(
         self,
-        context: Context,
+        call: Call,
         opening: wire.Opening,
         settings: SessionSettings,
         on_drop: Callable[[str, int], None],
         on_gone: Callable[[], None],
     ) -> None:
-        self._context = context
+        self._call = call
         self._opening = opening
         self._settings = settings
         self._decoder = OpusDecoder(opening.hello.input_rate) if opening.input_opus else None
@@ -53,7 +50,6 @@ class VoiceConnection:
         )
         self._on_gone = on_gone
         self._writing: asyncio.Timeout | None = None
-        self._gone = asyncio.Event()
         self._too_slow = True
         self._fell_silent = False
         self.heard = self.spoken = self.answers = False
@@ -99,7 +95,15 @@ class VoiceConnection:
             return event
 
     def send(self, event: ServerEvent) -> None:
-        self._outbox.put(event)
+        if (
+            type(event) is ReplyAudio
+            and self._encoder is None
+            and self._outbox.idle
+            and self._call.write_now(wire.reply_audio(event))
+        ):  # as nearly always: no queue, and no task to wake
+            self.spoken = True
+        else:
+            self._outbox.put(event)
 
     def backlog_ms(self) -> int:
         return self._outbox.backlog_ms()
@@ -145,7 +149,7 @@ class VoiceConnection:
         """Writes until the session is over or the stream is given up. For the handler's own task."""
         try:
             async with asyncio.timeout(None) as self._writing:
-                outbox, write, encoded = self._outbox, self._context.write, self._encoded
+                outbox, write, encoded = self._outbox, self._call.write, self._encoded
                 while True:
                     event = outbox.take()
                     if event is not None:
@@ -181,32 +185,18 @@ class VoiceConnection:
         if self.failure:
             raise ConnectionError(self.failure)
         try:
-            raw: Any = await self._context.read()
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            # grpc.aio tells a reader with this that the client cancelled; it must not end the session's task.
-            raise ConnectionError("the client cancelled the stream") from None
-        except (grpc.RpcError, grpc.aio.AbortError, grpc.aio.UsageError, RuntimeError) as error:
-            raise ConnectionError("the stream is over") from error
+            raw: bytes | Any = self._call.take() if self._call.waiting else await self._call.read()
+        except CallOver as error:
+            raise ConnectionError(self.failure or str(error)) from None
         if self.failure:
             raise ConnectionError(self.failure)
         if raw is grpc.aio.EOF:
-            # A cancelled stream reads like an ended one at first; the cancel itself is right behind.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_EOF_SETTLE_S):
-                    await self._gone.wait()
-            if self.failure or self._context.cancelled():
-                raise ConnectionError(self.failure or "the client cancelled the stream")
             self.answers = False  # from here on it cannot
             raise StopAsyncIteration
-        assert isinstance(raw, bytes)
         self.heard = True
-        return raw
+        return bytes(raw)
 
     def _failed(self) -> None:
-        self._gone.set()
         if self._writing is not None and not self._writing.expired():
             self._writing.reschedule(asyncio.get_running_loop().time())
         self._on_gone()

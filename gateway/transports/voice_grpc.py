@@ -11,28 +11,28 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
 import grpc
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
+from gateway.http2.call import Call, CallOver
+from gateway.http2.server import GrpcServer
 from gateway.session.events import Connection
 from gateway.settings import SessionSettings
 from gateway.transports import voice_wire as wire
 from gateway.transports.pulse import Pulse
-from gateway.transports.voice_connection import Context, TooLarge, VoiceConnection, parsed, status_of
+from gateway.transports.voice_connection import TooLarge, VoiceConnection, parsed, status_of
 
 log = logging.getLogger(__name__)
 
 SERVICE = "parley.v1.Voice"
-_ABORT_S = 2.0
-"""How long a status may wait behind unread messages before the request is left to its fate."""
 _RETRY_MS = {"shutting_down": (100, 1_000)}
 _RETRY_LATER_MS = (1_000, 3_000)
 """When a refused client may try again: spread, so that those refused together do not come back together."""
-_IDLE_MS = 500
+_IDLE_S = 0.5
 """Behind a shared port, a connection without a stream is closed: whoever was refused comes back on a new
 one, which may lead to another process."""
 
@@ -69,50 +69,34 @@ class VoiceServer:
         self._admitting = True
         self._setting: asyncio.Task[None] | None = None
         self._serving: set[asyncio.Task[None]] = set()
-        self._server: grpc.aio.Server | None = None
+        self._server: GrpcServer | None = None
         self._health = health.aio.HealthServicer()
         self._pulse = Pulse(ping_s=settings.ping_s, lost_s=settings.lost_s)
 
     async def start(self) -> str:
         """Listen; returns host:port. Raises OSError when the address cannot be had."""
-        server = grpc.aio.server(
-            options=[
-                ("grpc.so_reuseport", int(self._shared_port)),
-                # Above our own limit, so that the clear refusal is ours; the rest never enters memory.
-                ("grpc.max_receive_message_length", self._settings.max_message_bytes + 256 * 1024),
-                # What a stream that is read slowly may hold here: 4 s of PCM16 at 16 kHz. Left to itself
-                # the window grows to megabytes, and a flood is bought with our memory.
-                ("grpc.http2.bdp_probe", 0),
-                ("grpc.http2.lookahead_bytes", 128 * 1024),
-                # A peer that vanished without a word is noticed within 30 s.
-                ("grpc.keepalive_time_ms", 20_000),
-                ("grpc.keepalive_timeout_ms", 10_000),
-                ("grpc.keepalive_permit_without_calls", 1),
-                ("grpc.http2.max_pings_without_data", 0),
-                ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-                ("grpc.http2.max_ping_strikes", 0),
-                *((("grpc.max_connection_idle_ms", _IDLE_MS),) if self._shared_port else ()),
-            ],
-            maximum_concurrent_rpcs=self._settings.max_sessions + 256,
+        server = GrpcServer(
+            # Above our own limit, so that the clear refusal is ours; the rest never enters memory.
+            max_message_bytes=self._settings.max_message_bytes + 256 * 1024,
+            max_calls=self._settings.max_sessions + 256,
+            shared_port=self._shared_port,
+            idle_s=_IDLE_S if self._shared_port else 0.0,
         )
         # Raw bytes in and out: a message that does not parse is refused with our words and status.
-        handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(self._converse)
-        server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler(SERVICE, {"Converse": handler}),)
-        )
+        server.add(SERVICE, {"Converse": grpc.stream_stream_rpc_method_handler(self._converse)})
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
+            reflection.aio.ReflectionServicer((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)), server
+        )
+        host, _, port = self._address.rpartition(":")
         try:
-            port = server.add_insecure_port(self._address)
-        except RuntimeError as error:
+            bound = await server.start(host, int(port))
+        except (OSError, ValueError, OverflowError) as error:
             raise OSError(f"cannot listen on {self._address}: the address is taken or not ours") from error
-        if port == 0:
-            raise OSError(f"cannot listen on {self._address}: the address is taken or not ours")
-        await server.start()
         self._server = server
         for service in ("", SERVICE):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
-        return f"{self._address.rpartition(':')[0]}:{port}"
+        return f"{host}:{bound}"
 
     def set_admitting(self, admitting: bool) -> None:
         """What health says of the service, for balancers; of the server as a whole it goes on saying SERVING."""
@@ -138,13 +122,13 @@ class VoiceServer:
         if self._serving:
             await asyncio.wait(self._serving, timeout=5.0)
 
-    async def _converse(self, _requests: object, context: Context) -> None:
-        opening = await self._handshake(context)
+    async def _converse(self, _requests: object, call: Call) -> None:
+        opening = await self._handshake(call)
 
         def gone() -> None:
             serving.cancel(connection.lost)
 
-        connection = VoiceConnection(context, opening, self._settings, self._on_drop, gone)
+        connection = VoiceConnection(call, opening, self._settings, self._on_drop, gone)
         self._pulse.add(connection)
         serving = asyncio.create_task(self._sessions.serve(connection))
         self._serving.add(serving)
@@ -152,54 +136,45 @@ class VoiceServer:
         serving.add_done_callback(lambda _: connection.close())
         try:
             if not await _is_refused(serving):
-                # By itself: a refusal may cut the first message's write short, and then grpc.aio would try to
-                # send the metadata again, in vain, and the client never see a status.
-                await context.send_initial_metadata(())
                 await connection.write_all()
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, CallOver):
             connection.fail("the client cancelled the stream")
             raise
-        except Exception as error:
+        except Exception:
             connection.fail("the stream broke")
-            if context.cancelled() or context.done():
-                return
-            log.exception("a stream could not be written")
-            await _abort(context, grpc.StatusCode.INTERNAL, f"internal error: {type(error).__name__}")
+            raise
         finally:
             self._pulse.discard(connection)
         if connection.refusal:
-            await _abort(context, *connection.refusal)
+            await call.abort(*connection.refusal)
         if connection.failure:
-            await _abort(
-                context,
+            await call.abort(
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
                 f"closed as a slow client: {connection.failure}; read the stream as fast as it comes",
             )
-        await self._tell_outcome(serving, context)
+        await self._tell_outcome(serving, call)
 
-    async def _handshake(self, context: Context) -> wire.Opening:
+    async def _handshake(self, call: Call) -> wire.Opening:
         wait_s = self._settings.handshake_s
         try:
             async with asyncio.timeout(wait_s):
-                raw: Any = await context.read()
+                raw: Any = await call.read()
         except TimeoutError:
-            await _abort(
-                context,
+            await call.abort(
                 grpc.StatusCode.DEADLINE_EXCEEDED,
                 f"no `start` came within {wait_s:g} s; send it as the first message",
             )
         if raw is grpc.aio.EOF:
-            await _abort(
-                context,
+            await call.abort(
                 grpc.StatusCode.INVALID_ARGUMENT,
                 "the stream ended without a message; send `start` first",
             )
         try:
             return wire.hello(parsed(raw, self._settings), self._settings.max_text_chars)
         except (wire.BadMessage, TooLarge) as error:
-            await _abort(context, status_of(error), str(error))
+            await call.abort(status_of(error), str(error))
 
-    async def _tell_outcome(self, serving: asyncio.Task[None], context: Context) -> None:
+    async def _tell_outcome(self, serving: asyncio.Task[None], call: Call) -> None:
         if not serving.done() or serving.cancelled():
             return
         error = serving.exception()
@@ -210,10 +185,10 @@ class VoiceServer:
             status = grpc.StatusCode.RESOURCE_EXHAUSTED if code == "full" else grpc.StatusCode.UNAVAILABLE
             if getattr(error, "retryable", False):
                 wait_ms = random.randint(*_RETRY_MS.get(code, _RETRY_LATER_MS))
-                context.set_trailing_metadata((("grpc-retry-pushback-ms", str(wait_ms)),))
-            await _abort(context, status, f"{getattr(error, 'message', error)}")
+                call.set_trailing_metadata((("grpc-retry-pushback-ms", str(wait_ms)),))
+            await call.abort(status, f"{getattr(error, 'message', error)}")
         log.error("a session failed", exc_info=error)
-        await _abort(context, grpc.StatusCode.INTERNAL, "internal error: the session ended; connect again")
+        await call.abort(grpc.StatusCode.INTERNAL, "internal error: the session ended; connect again")
 
 
 async def _is_refused(serving: asyncio.Task[None]) -> bool:
@@ -221,14 +196,3 @@ async def _is_refused(serving: asyncio.Task[None]) -> bool:
     first metadata that it gets."""
     await asyncio.sleep(0)
     return serving.done() and not serving.cancelled() and serving.exception() is not None
-
-
-async def _abort(context: Context, status: grpc.StatusCode, text: str) -> NoReturn:
-    try:
-        async with asyncio.timeout(_ABORT_S):
-            await context.abort(status, text)
-    except (TimeoutError, grpc.aio.InternalError):
-        # The client reads nothing, not even its status, or went away first; the connection's keepalive or
-        # its end frees the rest.
-        raise asyncio.CancelledError from None
-    raise AssertionError("abort returned")

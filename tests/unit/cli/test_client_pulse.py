@@ -12,7 +12,6 @@ from gateway.cli.client import CallFailed, VoiceClient
 from gateway.protocol import voice_pb2 as pb
 from gateway.session import events as ev
 from gateway.settings import SessionSettings
-from gateway.transports.voice_connection import Context
 from gateway.transports.voice_grpc import SERVICE, VoiceServer
 from tests.unit.cli.test_client import Sessions
 
@@ -45,7 +44,7 @@ async def test_an_idle_client_that_answers_pings_is_not_lost() -> None:
 async def test_a_server_that_falls_silent_is_noticed_if_it_ever_answered_a_ping(answers: int) -> None:
     pings = asyncio.Event()
 
-    async def converse(_requests: object, context: Context) -> None:
+    async def converse(_requests: object, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
         left, seen = answers, 0
         while True:
             raw: object = await context.read()

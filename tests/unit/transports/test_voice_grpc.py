@@ -192,7 +192,7 @@ LATER = {
     "far oversize": (
         pb.ClientMessage(audio=bytes(3_000_000)).SerializeToString(),
         grpc.StatusCode.RESOURCE_EXHAUSTED,
-        "larger than max",
+        "524288 are allowed",
     ),
 }
 

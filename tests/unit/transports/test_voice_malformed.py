@@ -64,10 +64,12 @@ class Gateway:
             "/parley.v1.Voice/Converse"
         )()
         try:
+            await call.wait_for_connection()
             for message in messages:
-                await call.write(message)
+                # Not `write`: into a call that was refused meanwhile it replaces the status by one of its own.
+                await call._cython_call.send_serialized_message(message)  # type: ignore[attr-defined]
             await call.done_writing()
-        except (grpc.RpcError, asyncio.InvalidStateError):
+        except (grpc.RpcError, grpc.aio.InternalError, asyncio.InvalidStateError):
             pass  # refused already
         try:
             while await call.read() is not grpc.aio.EOF:

@@ -1,0 +1,230 @@
+"""One call on the server's side. It has the methods of grpc.aio's ServicerContext that servicers use, so
+that those of grpc's own packages (health, reflection) run on it as they are."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import Any, NoReturn, Protocol
+
+import grpc
+import grpc.aio
+
+from gateway.http2 import frames
+from gateway.http2.messages import BadStream, Messages, TooBig
+from gateway.http2.metadata import Header
+
+WINDOW = 128 * 1024
+"""What a call that is read slowly may hold here: 4 s of PCM16 at 16 kHz. A flood is not bought with our memory."""
+_CREDIT_AT = WINDOW // 4
+"""Credit is given back in pieces of this size."""
+
+
+class CallOver(ConnectionError):
+    """The client cancelled the call, or is gone."""
+
+
+class Line(Protocol):
+    """What a call needs of its connection."""
+
+    def send_message(self, call: Call, message: bytes) -> bool:
+        """False, and nothing done, when it could not leave at once."""
+        ...
+
+    def queue_message(self, call: Call, message: bytes) -> None: ...
+
+    def open_reply(self, call: Call, metadata: Iterable[Header]) -> None: ...
+
+    def close_reply(self, call: Call) -> None: ...
+
+    def reset(self, call: Call, error: int) -> None: ...
+
+    def give_credit(self, call: Call, credit: int) -> None: ...
+
+
+class Call:
+    """Belongs to the event loop's thread. One reader; one writer at a time."""
+
+    def __init__(
+        self, line: Line, stream: int, method: str, metadata: tuple[Header, ...], messages: Messages
+    ) -> None:
+        self.stream, self.method = stream, method
+        self._line = line
+        self._metadata = metadata
+        self._messages = messages
+        self._inbox: deque[bytes] = deque()
+        self._reader: asyncio.Future[None] | None = None
+        self._drained: asyncio.Future[None] | None = None
+        self._uncredited = self._owed = 0
+        self.receive_window = WINDOW
+        self.send_window = 0
+        self.queued = bytearray()
+        """gRPC bytes that wait for HTTP/2's flow control, or for the socket."""
+        self.input_ended = False
+        self.opened = False
+        """The reply's headers are out."""
+        self.closed = False
+        """The trailers are out, or nothing more can be."""
+        self.lost = ""
+        """Why the client is gone; empty while it is not."""
+        self.plain_status = ""
+        """HTTP's, for a request that is no gRPC; else empty."""
+        self.task: asyncio.Task[None] | None = None
+        self.status: grpc.StatusCode | None = None
+        self.details = ""
+        self.trailing: tuple[Header, ...] = ()
+        self.deserialize: Callable[[bytes], Any] | None = None
+        self.serialize: Callable[[Any], bytes] | None = None
+
+    # ---- for servicers ----------------------------------------------------------------------------
+
+    async def read(self) -> Any:
+        """The next message, or grpc.aio.EOF. Raises CallOver."""
+        while not self._inbox:
+            if self.lost:
+                raise CallOver(self.lost)
+            if self.input_ended:
+                return grpc.aio.EOF
+            self._reader = asyncio.get_running_loop().create_future()
+            try:
+                await self._reader
+            finally:
+                self._reader = None
+        raw = self.take()
+        return raw if self.deserialize is None else self.deserialize(raw)
+
+    def take(self) -> bytes:
+        """The next message, which there must be."""
+        raw = self._inbox.popleft()
+        credit = min(len(raw) + 5, self._uncredited)
+        self._uncredited -= credit
+        self._owed += credit
+        if self._owed >= _CREDIT_AT and not self.input_ended:
+            self._give_credit()
+        return raw
+
+    @property
+    def waiting(self) -> bool:
+        """Whether `take` has one."""
+        return bool(self._inbox)
+
+    async def write(self, message: Any) -> None:
+        """Returns once flow control has let it go. Raises CallOver."""
+        raw: bytes = message if self.serialize is None else self.serialize(message)
+        if self.lost or self.closed:
+            raise CallOver(self.lost or "the call is over")
+        if not self.opened:
+            self._line.open_reply(self, ())
+        if not self._line.send_message(self, raw):
+            self._line.queue_message(self, raw)
+            await self.drained()
+
+    def write_now(self, raw: bytes) -> bool:
+        """As `write`, but without waiting: False, and nothing done, if that would be needed."""
+        return self.opened and not self.closed and not self.lost and self._line.send_message(self, raw)
+
+    async def send_initial_metadata(self, metadata: Iterable[Header]) -> None:
+        """Once; else `write` does it. Raises CallOver."""
+        if self.lost or self.closed:
+            raise CallOver(self.lost or "the call is over")
+        self._line.open_reply(self, metadata)
+
+    def set_trailing_metadata(self, metadata: Iterable[Header]) -> None:
+        self.trailing = tuple(metadata)
+
+    async def abort(
+        self, code: grpc.StatusCode, details: str = "", metadata: Iterable[Header] = ()
+    ) -> NoReturn:
+        """Ends the call with a status: let the error pass."""
+        self.status, self.details = code, details
+        self.trailing += tuple(metadata)
+        raise grpc.aio.AbortError(details)
+
+    def invocation_metadata(self) -> tuple[Header, ...]:
+        return self._metadata
+
+    def cancelled(self) -> bool:
+        return bool(self.lost)
+
+    def done(self) -> bool:
+        return self.closed or bool(self.lost)
+
+    async def requests(self) -> AsyncIterator[Any]:
+        while (message := await self.read()) is not grpc.aio.EOF:
+            yield message
+
+    async def drained(self) -> None:
+        """Returns when nothing is queued. Raises CallOver."""
+        while self.queued and not self.lost:
+            if self._drained is None:
+                self._drained = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._drained)
+        if self.lost:
+            raise CallOver(self.lost)
+
+    # ---- for the connection -----------------------------------------------------------------------
+
+    def receive(self, data: bytes) -> None:
+        """Bytes of a DATA frame. Raises BadStream, TooBig."""
+        self._uncredited += len(data)
+        found = self._messages.feed(data)
+        if found:
+            self._inbox.extend(found)
+            if self._reader is not None and not self._reader.done():
+                self._reader.set_result(None)
+        elif not self._inbox and self._uncredited >= _CREDIT_AT:
+            # One message larger than what is open: the rest of it could not come.
+            self._owed += self._uncredited
+            self._uncredited = 0
+            self._give_credit()
+
+    def owe(self, credit: int) -> None:
+        """Bytes that nobody will read."""
+        self._owed += credit
+
+    def end_input(self) -> None:
+        self.input_ended = True
+        if self._messages.partial and not self.lost:
+            raise BadStream("the call's input ends in the middle of a message")
+        self._wake()
+
+    def lose(self, why: str) -> None:
+        """The client is gone, or wants no answer."""
+        if self.lost:
+            return
+        self.lost = why
+        self.queued.clear()
+        self.note_drained()
+        self._wake()
+        if self.task is not None and not self.closed:
+            self.task.cancel(why)
+
+    def note_drained(self) -> None:
+        if self._drained is not None:
+            if not self._drained.done():
+                self._drained.set_result(None)
+            self._drained = None
+
+    def _wake(self) -> None:
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
+
+    def _give_credit(self) -> None:
+        credit, self._owed = self._owed, 0
+        self._line.give_credit(self, credit)
+
+
+async def finish(call: Call, within_s: float) -> None:
+    """Sends the status once everything written has left; a client that takes nothing gets none."""
+    try:
+        async with asyncio.timeout(within_s):
+            await call.drained()
+        call._line.close_reply(call)
+    except TimeoutError:
+        call._line.reset(call, frames.CANCEL)
+    except CallOver:
+        pass
+
+
+__all__ = ["WINDOW", "BadStream", "Call", "CallOver", "Line", "TooBig", "finish"]

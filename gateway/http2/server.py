@@ -1,0 +1,239 @@
+"""A gRPC server on the running event loop. Takes the handlers that generated code makes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import logging
+import socket
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from gateway.http2.call import Call, CallOver, finish
+from gateway.http2.connection import Connection
+from gateway.http2.metadata import timeout_s
+
+log = logging.getLogger(__name__)
+
+_BACKLOG = 4_096
+_SWEEP_S = 5.0
+_PING_AFTER_SWEEPS = 4
+"""20 s without a byte: a ping; and without an answer to it after two more sweeps, the peer is gone."""
+_STATUS_S = 2.0
+"""How long a status may wait behind messages that the client does not read."""
+_CUT_S = 1.0
+"""What calls that were cut get to send their status."""
+
+
+class GrpcServer:
+    """Has the methods of grpc.aio.Server that `add_…_to_server` calls."""
+
+    def __init__(
+        self, *, max_message_bytes: int, max_calls: int, shared_port: bool = False, idle_s: float = 0.0
+    ) -> None:
+        """max_calls: open at once, over all connections; more get RESOURCE_EXHAUSTED. idle_s: a connection
+        without a call is closed after it; 0 leaves it open."""
+        self.max_message_bytes, self.max_calls = max_message_bytes, max_calls
+        self._shared_port, self._idle_s = shared_port, idle_s
+        self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        self._connections: dict[Connection, int] = {}
+        """With the number of sweeps in which nothing came."""
+        self._idle: dict[Connection, asyncio.TimerHandle] = {}
+        self._tasks: dict[asyncio.Task[None], Call] = {}
+        self._listener: asyncio.Server | None = None
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._stopping = False
+
+    # ---- before it starts -------------------------------------------------------------------------
+
+    def add(self, service: str, methods: Mapping[str, grpc.RpcMethodHandler[Any, Any]]) -> None:
+        self._handlers |= {f"/{service}/{name}": handler for name, handler in methods.items()}
+
+    def add_registered_method_handlers(
+        self, service: str, methods: Mapping[str, grpc.RpcMethodHandler[Any, Any]]
+    ) -> None:
+        """For generated code."""
+        self.add(service, methods)
+
+    def add_generic_rpc_handlers(self, handlers: Sequence[object]) -> None:
+        """For generated code, which registers each method by its name as well."""
+
+    # ---- life -------------------------------------------------------------------------------------
+
+    async def start(self, host: str, port: int) -> int:
+        """Listen; returns the port. Raises OSError."""
+        loop = asyncio.get_running_loop()
+        sock = _bound(host, port, shared=self._shared_port)
+        try:
+            self._listener = await loop.create_server(lambda: Connection(self), sock=sock, backlog=_BACKLOG)
+        except BaseException:
+            sock.close()
+            raise
+        self._sweeper = loop.call_later(_SWEEP_S, self._sweep)
+        return int(sock.getsockname()[1])
+
+    async def stop(self, grace_s: float) -> None:
+        """No new calls; those open get `grace_s`, then they are cut. Returns when all have ended."""
+        if self._listener is None:
+            return
+        self._stopping = True
+        self._listener.close()
+        self._listener = None
+        for connection in list(self._connections):
+            connection.refuse_calls()
+        if self._tasks and grace_s > 0:
+            await asyncio.wait(self._tasks, timeout=grace_s)
+        for task, call in list(self._tasks.items()):
+            call.status, call.details = grpc.StatusCode.UNAVAILABLE, "the server is shutting down"
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=_STATUS_S + _CUT_S)
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        for connection in list(self._connections):
+            connection.close()
+        await asyncio.sleep(0)
+        for connection in list(self._connections):
+            connection.cut()
+
+    # ---- for connections --------------------------------------------------------------------------
+
+    def joined(self, connection: Connection) -> None:
+        self._connections[connection] = 0
+        self.quiet(connection)
+        if self._stopping:
+            connection.refuse_calls()
+
+    def left(self, connection: Connection) -> None:
+        self._connections.pop(connection, None)
+        if (timer := self._idle.pop(connection, None)) is not None:
+            timer.cancel()
+
+    def begin(self, call: Call) -> None:
+        call.task = task = asyncio.get_running_loop().create_task(self._serve(call))
+        self._tasks[task] = call
+        task.add_done_callback(self._tasks.pop)
+
+    def quiet(self, connection: Connection) -> None:
+        if not self._idle_s or connection not in self._connections:
+            return
+        if (timer := self._idle.pop(connection, None)) is not None:
+            timer.cancel()
+
+        def look() -> None:
+            del self._idle[connection]
+            if connection.idle:
+                connection.refuse_calls()
+
+        self._idle[connection] = asyncio.get_running_loop().call_later(self._idle_s, look)
+
+    def _sweep(self) -> None:
+        """Who says nothing is asked; who does not answer is gone."""
+        self._sweeper = asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep)
+        for connection, silent in list(self._connections.items()):
+            if connection.heard:
+                connection.heard = connection.pinged = False
+                self._connections[connection] = 0
+                continue
+            self._connections[connection] = silent + 1
+            if silent + 1 >= _PING_AFTER_SWEEPS + 2 or (silent and not connection.greeted):
+                connection.cut()
+            elif silent + 1 == _PING_AFTER_SWEEPS:
+                connection.ping()
+
+    # ---- a call -----------------------------------------------------------------------------------
+
+    async def _serve(self, call: Call) -> None:
+        try:
+            async with asyncio.timeout(_deadline_s(call)) as deadline:
+                await self._answer(call)
+        except grpc.aio.AbortError:
+            pass
+        except CallOver:
+            return
+        except TimeoutError:
+            if deadline.expired():
+                call.status, call.details = grpc.StatusCode.DEADLINE_EXCEEDED, "the call's deadline is over"
+            else:
+                _failed(call, "TimeoutError")
+        except asyncio.CancelledError:
+            if call.lost or call.status is None:
+                raise
+            task = asyncio.current_task()
+            if task is not None:
+                task.uncancel()
+        except Exception as error:
+            _failed(call, type(error).__name__)
+        await finish(call, _STATUS_S)
+
+    async def _answer(self, call: Call) -> None:
+        handler = self._handlers.get(call.method)
+        if handler is None:
+            await call.abort(grpc.StatusCode.UNIMPLEMENTED, f"method {call.method} is not served here")
+        if len(self._tasks) > self.max_calls:
+            await call.abort(
+                grpc.StatusCode.RESOURCE_EXHAUSTED, f"{self.max_calls} calls are open; try again later"
+            )
+        call.deserialize, call.serialize = handler.request_deserializer, handler.response_serializer
+        request: Any = call.requests() if handler.request_streaming else await _one_request(call)
+        behaviour: Any = next(
+            filter(
+                None,
+                (handler.unary_unary, handler.unary_stream, handler.stream_unary, handler.stream_stream),
+            )
+        )
+        if inspect.isasyncgenfunction(behaviour):
+            async with contextlib.aclosing(behaviour(request, call)) as responses:
+                async for response in responses:
+                    await call.write(response)
+            return
+        response = await behaviour(request, call)
+        if not handler.response_streaming:
+            await call.write(response)
+
+
+async def _one_request(call: Call) -> Any:
+    request = await call.read()
+    if request is grpc.aio.EOF:
+        await call.abort(grpc.StatusCode.INTERNAL, "the call has no request")
+    return request
+
+
+def _deadline_s(call: Call) -> float | None:
+    wanted = dict(call.invocation_metadata()).get("grpc-timeout")
+    if wanted is None:
+        return None
+    try:
+        return timeout_s(wanted)
+    except ValueError as error:
+        call.status, call.details = grpc.StatusCode.INTERNAL, str(error)
+        raise grpc.aio.AbortError from None
+
+
+def _failed(call: Call, what: str) -> None:
+    log.exception("the call %s failed", call.method)
+    call.status, call.details = grpc.StatusCode.UNKNOWN, f"internal error: {what}"
+
+
+def _bound(host: str, port: int, *, shared: bool) -> socket.socket:
+    """A socket for the address. Raises OSError."""
+    host = host.removeprefix("[").removesuffix("]")
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, kind, protocol, _, address = found[0]
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6 and host == "::":
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        sock.bind(address)
+        sock.setblocking(False)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
