@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-from gateway.audio.pcm import SampleCarry, to_int16
+from gateway.audio.pcm import Float, Int16, SampleCarry, to_int16
 from gateway.audio.resample import borrow, give_back
 from gateway.listen.asr import RATE
 from gateway.listen.vad import WINDOW, Vad
@@ -24,7 +23,11 @@ from gateway.settings import VadSettings
 
 WINDOW_MS = WINDOW * 1000 // RATE
 _WINDOW_BYTES = 2 * WINDOW
+_PCM16 = np.dtype("<i2")
+_FLOAT = np.dtype(np.float32)
 _TO_FLOAT = np.float32(1 / 32768)
+_TO_POWER = 1 / 32768**2 / WINDOW
+_SILENT_WINDOW = bytes(_WINDOW_BYTES)
 _RING_WINDOWS = 96
 """About 3 s: pre-roll plus the most a detector may be behind."""
 
@@ -41,20 +44,22 @@ class Guard(Protocol):
         """What was sent to the client, PCM16 at its rate, in the order of time."""
         ...
 
-    def suppress(
-        self, window: npt.NDArray[np.float32], power: float | None = None
-    ) -> npt.NDArray[np.float32]: ...
+    def concerns(self, window: Float | Int16, power: float) -> bool:
+        """Whether the next window may have our echo in it: then it goes through `clean`."""
+        ...
+
+    def clean(self, window: Float, power: float) -> Float: ...
 
     def close(self) -> None: ...
 
 
 class Gate(Protocol):
-    def process(
-        self, window: npt.NDArray[np.float32], factor: float, power: float | None = None
-    ) -> npt.NDArray[np.float32]: ...
+    def passes(self, power: float, factor: float) -> bool:
+        """Whether a window with this mean square is let through."""
+        ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Window:
     """The detector's verdict on 32 ms of input."""
 
@@ -83,21 +88,26 @@ class Ear:
         gate: Gate | None,
         on_window: Callable[[Window], None],
     ) -> None:
-        self._settings = settings
         self._resampler = None if input_rate == RATE else borrow(input_rate, RATE)
         self._carry = SampleCarry()
         self._pending = b""
         self._guard, self._gate, self._on_window = guard, gate, on_window
-        self._waiting: deque[tuple[int, float]] = deque()  # (index, arrival) of windows at the detector
+        self._arrived: deque[float] = deque()  # of windows at the detector
+        self._judged = 0  # windows before these
         self._ring: deque[bytes] = deque(maxlen=_RING_WINDOWS)
-        self._count = 0
+        self._kept = settings.pre_roll_ms // WINDOW_MS + settings.onset_windows
+        """Windows in the ring before those at the detector: as far back as an onset may reach."""
         self._loop = asyncio.get_running_loop()
-        self._answered = asyncio.Event()
+        self._now = self._loop.time
+        self._waiter: asyncio.Event | None = None
+        self._closed = False
         self._stream = vad.open(self._on_probability)
         self.gate_factor = 1.0
         """Of the gate's margin; follows the session's state."""
         self.tap: Callable[[bytes], None] | None = None
         """Gets every window's PCM16 at 16 kHz from now on, before its verdict."""
+        self.least = 0.0
+        """Verdicts below this probability are of no interest: `on_window` does not get them."""
 
     def feed(self, pcm: bytes) -> None:
         """PCM16 at the input rate, any length; an odd byte waits for its other half."""
@@ -109,29 +119,31 @@ class Ear:
         while at <= last:
             self._push(data[at : at + _WINDOW_BYTES])
             at += _WINDOW_BYTES
-        self._pending = data[at:]
+        self._pending = data[at:] if at else data
 
     def feed_silence(self, ms: int) -> None:
         """The client sent nothing for this long: the detector's clock goes on."""
         for _ in range(ms // WINDOW_MS):
-            self._push(bytes(_WINDOW_BYTES))
+            self._push(_SILENT_WINDOW)
 
     def since(self, index: int) -> list[bytes]:
         """PCM16 windows from window `index` on, as far back as they are kept."""
-        oldest = self._count - len(self._ring)
+        oldest = self._judged + len(self._arrived) - len(self._ring)
         return list(self._ring)[max(0, index - oldest) :]
 
     async def answered(self, within_s: float) -> None:
         """Returns once the detector has judged everything fed so far, or after `within_s`."""
+        self._waiter = asyncio.Event()
         try:
             async with asyncio.timeout(within_s):
-                while self._waiting:
-                    self._answered.clear()
-                    await self._answered.wait()
+                while self._arrived:
+                    self._waiter.clear()
+                    await self._waiter.wait()
         except TimeoutError:
             pass
 
     def close(self) -> None:
+        self._closed = True
         self._stream.close()
         if self._guard is not None:
             self._guard.close()
@@ -140,23 +152,53 @@ class Ear:
             self._resampler = None
 
     def _push(self, pcm: bytes) -> None:
-        self._ring.append(pcm)
-        self._waiting.append((self._count, self._loop.time()))
-        self._count += 1
+        ring = self._ring
+        ring.append(pcm)
         if self.tap is not None:
             self.tap(pcm)
-        window = np.frombuffer(pcm, "<i2").astype(np.float32)
-        window *= _TO_FLOAT
-        power: float | None = float(np.dot(window, window)) / WINDOW
-        if self._guard is not None:
-            heard, window = window, self._guard.suppress(window, power)
-            power = power if window is heard else None
-        if self._gate is not None:
-            window = self._gate.process(window, self.gate_factor, power)
-        self._stream.push(window)
+        samples = np.frombuffer(pcm, _PCM16)
+        floats: Float = samples.astype(_FLOAT)  # in int16 units: scaling by a power of two changes no digit
+        power = float(floats.dot(floats)) * _TO_POWER
+        cleaned: Float | None = None
+        if self._guard is not None and self._guard.concerns(samples, power):
+            floats *= _TO_FLOAT
+            cleaned = self._guard.clean(floats, power)
+            if cleaned is floats:
+                cleaned = None
+            else:
+                power = float(np.dot(cleaned, cleaned)) / WINDOW
+        passes = self._gate is None or self._gate.passes(power, self.gate_factor)
+        if passes and power != 0.0:
+            self._arrived.append(self._now())
+            if cleaned is None:
+                self._stream.push_pcm(samples)
+            else:
+                self._stream.push(cleaned)
+            return
+        before = len(self._arrived)
+        if not self._stream.push_silence():
+            # Nothing of it is called before this returns.
+            self._arrived.append(self._now())
+        elif before or self.least <= 0.0:
+            self._arrived.append(self._now())
+            self._loop.call_soon(self._on_silence)
+        else:  # as most of the time: nobody speaks, and nobody asks
+            self._judged += 1
+            if len(ring) > self._kept:
+                ring.popleft()
+
+    def _on_silence(self) -> None:
+        if not self._closed:
+            self._on_probability(0.0)
 
     def _on_probability(self, probability: float) -> None:
-        index, arrived = self._waiting.popleft()
-        if not self._waiting:
-            self._answered.set()
-        self._on_window(Window(index, probability, arrived))
+        arrived = self._arrived.popleft()
+        index = self._judged
+        self._judged = index + 1
+        ring, needed = self._ring, self._kept + len(self._arrived)
+        while len(ring) > needed:
+            ring.popleft()
+        if self._waiter is not None and not self._arrived:
+            self._waiter.set()
+        if probability >= self.least:
+            self._on_window(Window(index, probability, arrived))

@@ -14,17 +14,16 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
-import numpy.typing as npt
 
+from gateway.audio.pcm import Float, Int16
 from gateway.listen.asr import RATE
 from gateway.listen.echo_path import HELPED, EchoPath
 from gateway.listen.playback import Playback
 from gateway.listen.vad import WINDOW
 from gateway.settings import EchoSettings
-
-Float = npt.NDArray[np.float32]
 
 _AHEAD = RATE * 60 // 1000
 """Playout normally runs this far ahead of the input (the pacing lead)."""
@@ -37,6 +36,7 @@ _ROOM = RATE * 300 // 1000
 """An echo may ring on this long after its delay."""
 _QUIET_POWER = 1e-7
 """−70 dBFS: nothing that a detector could take for speech."""
+_LEAST_FLOOR = _QUIET_POWER / 10
 _NOISE = 2.0
 """3 dB above the quietest input of the last seconds is noise."""
 _OURS = 0.22
@@ -55,6 +55,11 @@ _EXPLAINED = 0.2
 """−7 dB: with less than this left, the window was echo."""
 _DOUBTED = 2.0
 """With less left than twice what the filter itself is unsure of, it may be all echo."""
+_FORGET_EVERY = 4 * WINDOW
+"""What was played is let go of in steps."""
+_TO_FLOAT = np.float32(1 / 32768)
+_NOTHING: Int16 = np.zeros(WINDOW, np.int16)
+_NOTHING.flags.writeable = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +88,11 @@ class EchoGuard:
         self._input_at = 0
         self._active_until = 0
         self._ahead: deque[int] = deque(maxlen=5)
-        self._input: deque[Float] = deque([np.zeros(WINDOW, np.float32)] * _HISTORY, _HISTORY)
-        self._left: deque[Float] = deque([np.zeros(WINDOW, np.float32)] * _HISTORY, _HISTORY)
+        self._at = 0  # where the window begins that was asked about last
+        self._forget_at = 0
+        # int16 as it came, or float32: few windows are ever looked at, so few are converted.
+        self._input: deque[Float | Int16] = deque([_NOTHING] * _HISTORY, _HISTORY)
+        self._left: deque[Float | Int16] = deque([_NOTHING] * _HISTORY, _HISTORY)
         self._echo_power: deque[float] = deque([0.0] * _HISTORY, _HISTORY)
         self._floor = 1.0
         self._filter: EchoPath | None = None
@@ -110,34 +118,52 @@ class EchoGuard:
         """The session is over."""
         self._reference.close()
 
-    def suppress(self, window: Float, power: float | None = None) -> Float:
-        """One input window, float32 [512]: without our echo, or zeros when it was nothing else.
+    def concerns(self, window: Float | Int16, power: float) -> bool:
+        """Whether the next input window [512] may have our echo in it: then `clean` has to look at it.
 
-        power: its mean square, where that is known already."""
+        power: its mean square, full scale being 1."""
         if not self._enabled:
-            return window
-        self._keep_in_step()
+            return False
         at = self._input_at
-        self._input_at += WINDOW
-        self._reference.forget(at - self._past)
+        if at <= self._active_until:
+            self._keep_in_step()
+            at = self._input_at
+        elif self._ahead:
+            self._ahead.clear()
+        self._at, self._input_at = at, at + WINDOW
+        if at >= self._forget_at:
+            self._forget_at = at + _FORGET_EVERY
+            self._reference.forget(at - self._past)
         self._input.append(window)
-        if power is None:
-            power = _power(window)
-        self._floor = min(self._floor * 1.01, max(power, _QUIET_POWER / 10))
-        if at > self._active_until or power < _QUIET_POWER:
-            self._left.append(window)
-            self._echo_power.append(0.0)
-            return window
-        left = self._filter.subtract(self._reference, at, window) if self._filter else window
-        if _power(left) > power:
-            left = window  # the filter errs: it must not put an echo where there is none
-        self._left.append(left)
-        return left if self._is_foreign(at, window, left) else np.zeros_like(window)
+        self._floor = min(self._floor * 1.01, power if power > _LEAST_FLOOR else _LEAST_FLOOR)
+        if at <= self._active_until and power >= _QUIET_POWER:
+            return True
+        self._left.append(window)
+        self._echo_power.append(0.0)
+        return False
 
-    def _is_foreign(self, at: int, window: Float, left: Float) -> bool:
+    def clean(self, window: Float, power: float) -> Float:
+        """That window, −1…1, without our echo, or zeros when it was nothing else."""
+        at, left, left_power = self._at, window, power
+        if self._filter is not None:
+            left = self._filter.subtract(self._reference, at, window)
+            left_power = _power(left)
+            if left_power > power:
+                left, left_power = (
+                    window,
+                    power,
+                )  # the filter errs: it must not put an echo where there is none
+        self._left.append(left)
+        self._echo_power.append(0.0 if left is window else _power(window - left))
+        return left if self._is_foreign(at, power, left_power) else np.zeros_like(window)
+
+    def suppress(self, window: Float) -> Float:
+        """Both: one input window, float32 [512], in, and out without our echo."""
+        power = _power(window)
+        return self.clean(window, power) if self.concerns(window, power) else window
+
+    def _is_foreign(self, at: int, power: float, left_power: float) -> bool:
         """Whether what is left of a window is somebody else's sound."""
-        power, left_power = _power(window), _power(left)
-        self._echo_power.append(_power(window - left))
         if left_power < _QUIET_POWER or left_power < _NOISE * self._floor:
             return True  # the room's own noise: the gate's and the detector's business
         if self._filter is not None:
@@ -191,12 +217,12 @@ class EchoGuard:
         self.delay_ms = found.delay * 1000 / RATE
         return True
 
-    def _explained(self, windows: deque[Float], at: int, path: EchoPath | None = None) -> _Match:
+    def _explained(self, windows: deque[Float | Int16], at: int, path: EchoPath | None = None) -> _Match:
         """How well playout explains the windows, of which the last begins at `at`.
 
         path: playout goes through this filter first; delays are then relative to the filter's own.
         """
-        heard = _whiten(np.concatenate(windows))
+        heard = _whiten(np.concatenate([_floats(window) for window in windows]))
         begin = at + WINDOW - _HISTORY * WINDOW - self._max_delay
         sent = _whiten(self._reference.slice(begin, at + WINDOW))
         step = 1
@@ -222,9 +248,7 @@ class EchoGuard:
         )
 
     def _keep_in_step(self) -> None:
-        if self._input_at > self._active_until:
-            self._ahead.clear()
-            return
+        """The way from our loudspeaker is in use."""
         self._ahead.append(self._reference.end - self._input_at)
         full = len(self._ahead) == self._ahead.maxlen
         catching_up = self._ahead[0] - self._ahead[-1] > 2 * WINDOW
@@ -244,6 +268,12 @@ def _whiten(samples: Float) -> Float:
 def _halved(samples: Float) -> Float:
     """At half the rate; the mean of two keeps the upper half from folding over the lower."""
     return (samples[0::2] + samples[1::2]) * np.float32(0.5)
+
+
+def _floats(window: Float | Int16) -> Float:
+    if window.dtype == np.float32:
+        return cast(Float, window)
+    return np.multiply(window, _TO_FLOAT, dtype=np.float32)
 
 
 def _power(samples: Float) -> float:

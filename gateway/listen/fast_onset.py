@@ -15,6 +15,7 @@ import numpy as np
 
 from gateway.settings import BargeInSettings
 
+_PCM16, _FLOAT = np.dtype("<i2"), np.dtype(np.float32)
 _FADE = 10 ** (-3.0 / 10 / 50)
 """The loudest of the past counts 3 dB less with every second: an echo stays known over a pause."""
 _UNDECIDED = 15
@@ -47,8 +48,11 @@ class FastOnset:
 
     def feed(self, pcm: bytes) -> bool:
         """PCM16, any number of whole samples. True when something in it is too loud for what is known."""
-        data = self._rest + pcm if self._rest else pcm
-        found, at, size = False, 0, 2 * self._size
+        size = 2 * self._size
+        if not self._rest and len(pcm) == size:
+            return self._block(pcm)  # as almost every client sends it
+        data = self._rest + pcm
+        found, at = False, 0
         while at + size <= len(data):
             found = self._block(data[at : at + size]) or found
             at += size
@@ -62,16 +66,19 @@ class FastOnset:
         self._peak, self._blocks = 0.0, 0
 
     def _block(self, pcm: bytes) -> bool:
-        samples = np.frombuffer(pcm, "<i2").astype(np.float32)
-        power = float(np.dot(samples, samples)) / self._size
-        self._loudest *= _FADE
-        self._undecided.append(power)
-        if len(self._undecided) > _UNDECIDED:
-            self._loudest = max(self._loudest, self._undecided.popleft())
+        samples = np.frombuffer(pcm, _PCM16).astype(_FLOAT)
+        power = float(samples.dot(samples)) / self._size
+        loudest, undecided = self._loudest * _FADE, self._undecided
+        undecided.append(power)
+        if len(undecided) > _UNDECIDED:
+            loudest = max(loudest, undecided.popleft())
         if self._unknown:
             self._unknown -= 1
-            self._loudest = max(self._loudest, power)
-        loud = power > max(self._least, self._loudest * self._margin)
-        self._peak = max(self._peak, power) if loud else 0.0
-        self._blocks = self._blocks + 1 if loud and power > self._peak * _GOES_ON else 0
-        return loud
+            loudest = max(loudest, power)
+        self._loudest = loudest
+        if power <= self._least or power <= loudest * self._margin:
+            self._peak, self._blocks = 0.0, 0
+            return False
+        self._peak = max(self._peak, power)
+        self._blocks = self._blocks + 1 if power > self._peak * _GOES_ON else 0
+        return True

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
-from collections import deque
+import math
+from array import array
 
 import numpy as np
-import numpy.typing as npt
 
-from gateway.audio.pcm import power_dbfs, rms_dbfs
+from gateway.audio.pcm import Float
 from gateway.listen.asr import RATE
 from gateway.listen.vad import WINDOW
 from gateway.settings import GateSettings
 
-Float = npt.NDArray[np.float32]
-
 _WINDOW_MS = WINDOW * 1000 / RATE
 _DIGITAL_SILENCE_DBFS = -90.0
 """Muted input and suppressed echo say nothing about the room's noise."""
+_DIGITAL_SILENCE = 10 ** (_DIGITAL_SILENCE_DBFS / 10)
 _LOWEST_FLOOR_DBFS = -65.0
 """A floor below this would open the gate for noise nobody hears."""
 _FIRST_WINDOWS = 6
@@ -30,41 +28,69 @@ _SILENCE.flags.writeable = False
 class NoiseGate:
     """One per session. What it silences becomes zeros of the same length: the detector's clock goes on."""
 
+    __slots__ = (
+        "_count",
+        "_enabled",
+        "_hold",
+        "_hold_windows",
+        "_levels",
+        "_margin_db",
+        "_next",
+        "_raw_floor",
+        "_share",
+        "floor_dbfs",
+        "open",
+    )
+
     def __init__(self, settings: GateSettings) -> None:
-        self._settings = settings
-        self._levels: deque[float] = deque(maxlen=max(1, round(settings.window_s * 1000 / _WINDOW_MS)))
-        self._sorted: list[float] = []
+        self._enabled, self._margin_db = settings.enabled, settings.margin_db
+        self._share = settings.percentile / 100
+        self._hold_windows = round(settings.hold_ms / _WINDOW_MS)
+        # Numbers in one piece, not a list of objects: with many sessions every object is a cache miss.
+        self._levels = array("d", bytes(8 * max(1, round(settings.window_s * 1000 / _WINDOW_MS))))
+        self._next = self._count = 0
+        self._raw_floor = _LOWEST_FLOOR_DBFS
         self._hold = 0
         self.floor_dbfs = _LOWEST_FLOOR_DBFS
         """Percentile of the recent levels."""
         self.open = True
         """Whether the last window passed."""
 
-    def process(self, window: Float, factor: float = 1.0, power: float | None = None) -> Float:
-        """float32 [512] in; the same or zeros out. `factor` multiplies the margin (dB), by state.
+    def process(self, window: Float, factor: float = 1.0) -> Float:
+        """float32 [512] in; the same or zeros out. `factor` multiplies the margin (dB), by state."""
+        power = float(np.dot(window, window)) / window.size
+        return window if self.passes(power, factor) else _SILENCE
 
-        power: the window's mean square, where that is known already."""
-        if not self._settings.enabled:
-            return window
-        level = rms_dbfs(window) if power is None else power_dbfs(power)
-        if level > _DIGITAL_SILENCE_DBFS:
+    def passes(self, power: float, factor: float = 1.0) -> bool:
+        """The same of a window of which the mean square is known: whether it passes."""
+        if not self._enabled:
+            return True
+        if power > _DIGITAL_SILENCE:  # not so of NaN
+            level = 10 * math.log10(power)
             self._learn(level)
-        if level > self.floor_dbfs + self._settings.margin_db * factor or (
-            level > _DIGITAL_SILENCE_DBFS and len(self._levels) <= _FIRST_WINDOWS
-        ):
-            self._hold = round(self._settings.hold_ms / _WINDOW_MS)
-            self.open = True
-        elif self._hold > 0:
+            if level > self.floor_dbfs + self._margin_db * factor or self._count <= _FIRST_WINDOWS:
+                self._hold = self._hold_windows
+                self.open = True
+                return True
+        if self._hold > 0:
             self._hold -= 1
             self.open = True
-        else:
-            self.open = False
-        return window if self.open else _SILENCE
+            return True
+        self.open = False
+        return False
 
     def _learn(self, level: float) -> None:
-        if len(self._levels) == self._levels.maxlen:
-            del self._sorted[bisect_left(self._sorted, self._levels[0])]
-        self._levels.append(level)
-        insort(self._sorted, level)
-        rank = round((len(self._sorted) - 1) * self._settings.percentile / 100)
-        self.floor_dbfs = max(_LOWEST_FLOOR_DBFS, self._sorted[rank])
+        at, levels = self._next, self._levels
+        size = len(levels)
+        old, levels[at] = levels[at], level
+        self._next = at + 1 if at + 1 < size else 0
+        if self._count < size:
+            self._count += 1
+        else:
+            floor = self._raw_floor
+            if (old > floor and level > floor) or (old < floor and level < floor):
+                return  # as many as before lie below it, and as many above
+        rank = round((self._count - 1) * self._share)
+        # Only so many of the places are filled at first; they are filled from the beginning.
+        floor = float(np.partition(np.frombuffer(levels, np.float64, self._count), rank)[rank])
+        self._raw_floor, self.floor_dbfs = floor, max(_LOWEST_FLOOR_DBFS, floor)

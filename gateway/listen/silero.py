@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.util
+import itertools
 import math
 import os
 import sys
@@ -24,13 +25,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime
 
+from gateway.audio.pcm import Float, Int16
 from gateway.listen.asr import RATE
 from gateway.listen.vad import WINDOW
-
-Float = npt.NDArray[np.float32]
 
 _CONTEXT = 64
 _STATE = 128
@@ -39,6 +38,9 @@ _WINDOW_S = WINDOW / RATE
 _SETTLED = 2
 """Windows of digital silence after which a stream rests."""
 _ROWS = 64
+_TO_FLOAT, _FROM_FLOAT = np.float32(1 / 32768), np.float32(32768)
+_SILENCE: Int16 = np.zeros(WINDOW, np.int16)
+_SILENCE.flags.writeable = False
 _NICE = 3
 """Below the event loop, but not so far that busy models on the same cores starve it."""
 
@@ -145,42 +147,55 @@ class SileroVad:
         if self._running or self._closed or self._loop is None:
             return
         self._behind = False
-        batch: list[_Stream] = []
-        for stream in list(self._ready)[:_MAX_BATCH]:
-            del self._ready[stream]
-            batch.append(stream)
+        batch = list(itertools.islice(self._ready, _MAX_BATCH))
         if not batch:
             return
-        rows = [stream.row for stream in batch]
-        inputs = np.empty((len(batch), _CONTEXT + WINDOW), np.float32)
-        inputs[:, :_CONTEXT] = self._contexts[rows]
-        for i, stream in enumerate(batch):
-            inputs[i, _CONTEXT:] = stream.take()
-        self._contexts[rows] = inputs[:, -_CONTEXT:]
+        if len(batch) == len(self._ready):
+            self._ready.clear()
+        else:
+            for stream in batch:
+                del self._ready[stream]
+        inputs, states = self._gathered(batch)
         self._running = batch
         now = self._loop.time()
         # How many streams are awake, from how many came in how long; remembered over a few batches.
         rate = len(batch) * _WINDOW_S / max(now - self._last_run, 0.001)
         self._awake += (min(rate, len(self._streams)) - self._awake) * 0.2
         self._last_run = now
-        future = self._loop.run_in_executor(self._worker, self._infer, inputs, self._states[:, rows])
+        future = self._loop.run_in_executor(self._worker, self._infer, inputs, states)
         future.add_done_callback(self._on_done)
+
+    def _gathered(self, batch: list[_Stream]) -> tuple[Float, Float]:
+        """The next window of each: inputs [B, 64 + 512], states [2, B, 128]."""
+        rows, windows = [], []
+        for stream in batch:
+            rows.append(stream.row)
+            stream.in_flight, window = stream.pending.popleft()
+            windows.append(window)
+        inputs = np.empty((len(batch), _CONTEXT + WINDOW), np.float32)
+        inputs[:, :_CONTEXT] = self._contexts[rows]
+        # One copy and one scaling for all: what a window costs by itself is mostly the calls.
+        samples = np.concatenate(windows, dtype=np.float32)
+        np.multiply(samples.reshape(len(batch), WINDOW), _TO_FLOAT, out=inputs[:, _CONTEXT:])
+        self._contexts[rows] = inputs[:, -_CONTEXT:]
+        return inputs, self._states[:, rows]
 
     def _on_done(self, future: asyncio.Future[tuple[list[float], Float]]) -> None:
         batch, self._running = self._running, []
         if self._closed or future.cancelled():
             return
         failure = future.exception()
-        probabilities: list[float] | None = None
         if failure is None:
             probabilities, states = future.result()
             self._states[:, [stream.row for stream in batch]] = states
-        for i, stream in enumerate(batch):
+        else:
+            probabilities = [stream.last for stream in batch]
+        for stream, probability in zip(batch, probabilities, strict=True):
             if stream.closed:  # while it ran
                 self._free_rows.append(stream.row)
                 continue
             try:
-                stream.answer(stream.last if probabilities is None else probabilities[i])
+                stream.answer(probability)
             except Exception as error:  # one session's listener must not cost the others theirs
                 self._report("a listener of the voice activity detector failed", error)
             if stream.pending:
@@ -199,7 +214,7 @@ class SileroVad:
 
     def _infer(self, inputs: Float, states: Float) -> tuple[list[float], Float]:
         out, state = self._session.run(None, {"input": inputs, "state": states, "sr": self._rate})
-        return out[:, 0].tolist(), state
+        return np.minimum(np.fmax(out[:, 0], 0), 1).tolist(), state  # of NaN, 0
 
 
 class _Stream:
@@ -207,11 +222,11 @@ class _Stream:
 
     __slots__ = (
         "_callback",
-        "_in_flight",
         "_silent",
         "_skipped",
         "_vad",
         "closed",
+        "in_flight",
         "last",
         "pending",
         "row",
@@ -220,12 +235,14 @@ class _Stream:
     def __init__(self, vad: SileroVad, callback: Callable[[float], None], row: int) -> None:
         self._vad = vad
         self._callback = callback
-        self._in_flight: float | None = None
         self._silent = 0
         self._skipped = 0
         self.row = row
         self.last = 0.0
-        self.pending: deque[tuple[float, Float]] = deque()
+        self.in_flight: float | None = None
+        """Loop time at which the window that runs was pushed."""
+        self.pending: deque[tuple[float, Float | Int16]] = deque()
+        """What was pushed when, in int16 units."""
         self.closed = False
 
     def push(self, window: Float) -> None:
@@ -235,23 +252,46 @@ class _Stream:
         """
         if window.shape != (WINDOW,):
             raise ValueError(f"a detector window is float32 [{WINDOW}]; got {list(window.shape)}")
-        loop = self._vad._loop
-        if self.closed or loop is None:
-            return
         energy = float(np.dot(window, window))
+        if energy == 0.0:
+            if self.push_silence() and self._vad._loop is not None:
+                self._vad._loop.call_soon(self._rest)
+            return
         if not math.isfinite(energy):
             window = np.nan_to_num(window.astype(np.float32), nan=0.0, posinf=1.0, neginf=-1.0)
-        self._silent = self._silent + 1 if energy == 0.0 else 0
-        if self._silent > _SETTLED and not self.pending and self._in_flight is None:
-            loop.call_soon(self._rest)
+        self._silent = 0
+        self._queue(window * _FROM_FLOAT)
+
+    def push_pcm(self, samples: Int16) -> None:
+        """Queue one window (int16 [512], not all 0) that nobody changes any more.
+
+        Raises ValueError on another shape; does nothing after `close`.
+        """
+        if samples.shape != (WINDOW,):
+            raise ValueError(f"a detector window is int16 [{WINDOW}]; got {list(samples.shape)}")
+        self._silent = 0
+        self._queue(samples)
+
+    def push_silence(self) -> bool:
+        """Queue a window of zeros. True when the stream rests: its probability is 0, and no call tells it."""
+        self._silent += 1
+        if self._silent > _SETTLED and not self.pending and self.in_flight is None and not self.closed:
+            self.last = 0.0
+            return True
+        self._queue(_SILENCE)
+        return False
+
+    def _queue(self, window: Float | Int16) -> None:
+        vad, pending = self._vad, self.pending
+        if self.closed or vad._loop is None:
             return
-        if len(self.pending) >= self._vad._max_pending:
-            self.pending.popleft()
+        if len(pending) >= vad._max_pending:
+            pending.popleft()
             self._skipped += 1
-            self._vad.dropped += 1
-        self.pending.append((loop.time(), window))
-        if self._in_flight is None:
-            self._vad._pushed(self)
+            vad.dropped += 1
+        pending.append((vad._loop.time(), window))
+        if self.in_flight is None:
+            vad._pushed(self)
 
     def close(self) -> None:
         """No answer comes after this, not even for a window that runs."""
@@ -261,34 +301,31 @@ class _Stream:
         self.pending.clear()
         self._vad._streams.discard(self)
         self._vad._ready.pop(self, None)
-        if self._in_flight is None:
+        if self.in_flight is None:
             self._vad._free_rows.append(self.row)
 
     @property
     def oldest(self) -> float | None:
         """Loop time at which the oldest unanswered window was pushed."""
-        if self._in_flight is not None:
-            return self._in_flight
+        if self.in_flight is not None:
+            return self.in_flight
         return self.pending[0][0] if self.pending else None
-
-    def take(self) -> Float:
-        """The next window [512]."""
-        self._in_flight, window = self.pending.popleft()
-        return window
 
     def answer(self, probability: float) -> None:
         """Windows dropped meanwhile were pushed after the one that ran: they are answered after it."""
-        self._in_flight = None
-        self.last = min(1.0, max(0.0, probability))  # of NaN, 0
+        self.in_flight = None
+        self.last = probability
+        if not self._skipped:
+            self._callback(probability)
+            return
         skipped, self._skipped = self._skipped, 0
         for _ in range(1 + skipped):
             if self.closed:
                 return
-            self._callback(self.last)
+            self._callback(probability)
 
     def _rest(self) -> None:
         if not self.closed:
-            self.last = 0.0
             self._callback(0.0)
 
 

@@ -19,6 +19,14 @@ class VadStream(Protocol):
         """Queue one window (float32 [512], −1…1). Never blocks. Raises ValueError on another shape."""
         ...
 
+    def push_pcm(self, samples: npt.NDArray[np.int16]) -> None:
+        """The same of int16 [512], which must not change any more: at a lower price."""
+        ...
+
+    def push_silence(self) -> bool:
+        """The same of a window of zeros. True when its probability is 0 at once: then no call tells it."""
+        ...
+
     def close(self) -> None: ...
 
 

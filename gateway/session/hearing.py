@@ -46,6 +46,7 @@ class Hearing:
         self._finals_awaited = 0
         self._voiced_run = 0
         self._audio_s = 0.0
+        self._now = core.now
         self._stall: asyncio.TimerHandle | None = None
         self._ear = Ear(
             core.parts.vad,
@@ -55,6 +56,7 @@ class Hearing:
             gate=NoiseGate(s.gate) if s.gate.enabled else None,
             on_window=core.guarded(self._on_window),
         )
+        self._watch_for_onset()
 
     @property
     def user_is_speaking(self) -> bool:
@@ -95,7 +97,7 @@ class Hearing:
     # ---- audio -----------------------------------------------------------------------------------
 
     def hear(self, pcm: bytes) -> None:
-        self._audio_s = self._core.now()
+        self._audio_s = self._now()
         if self._scout is not None:
             self._scout(pcm)
         self._ear.feed(pcm)
@@ -121,6 +123,11 @@ class Hearing:
             self._ear.feed_silence(2 * WINDOW_MS)
             self._stall = self._core.later(2 * WINDOW_MS / 1000, self._check_stall)
 
+    def _watch_for_onset(self) -> None:
+        """Nobody speaks: verdicts that cannot begin speech are of no interest."""
+        vad = self._core.settings.vad
+        self._ear.least = min(vad.threshold, vad.speaking_threshold) if self._voiced_run == 0 else 0.0
+
     def _on_window(self, window: Window) -> None:
         vad, speech = self._core.settings.vad, self._speech
         speaking = self._core.state is ev.State.SPEAKING
@@ -129,6 +136,8 @@ class Hearing:
             self._voiced_run = self._voiced_run + 1 if window.probability >= threshold else 0
             if self._voiced_run >= vad.onset_windows:
                 self._on_onset(window, self._voiced_run)
+            else:
+                self._watch_for_onset()
             return
         speech.doubt_ms = 0 if window.probability >= _SURE else speech.doubt_ms + WINDOW_MS
         if window.probability >= threshold - vad.release:
@@ -164,6 +173,7 @@ class Hearing:
         if interrupts is not None:
             speech.judge = self._new_judge()
         self._speech = speech
+        self._ear.least = 0.0
         pre_roll = self._core.settings.vad.pre_roll_ms // WINDOW_MS
         speech.utterance.feed(b"".join(self._ear.since(first - pre_roll)))
         self._ear.tap = speech.utterance.feed
@@ -300,6 +310,7 @@ class Hearing:
         speech.ended_s = self._core.now()
         self._ear.tap = None
         self._voiced_run = 0
+        self._watch_for_onset()
         speech.utterance.end()
         stopped_ms = speech.stopped.end_ms if speech.stopped is not None else speech.onset_ms
         self._core.send(ev.SpeechStopped(speech.turn.turn_id, stopped_ms))

@@ -40,6 +40,13 @@ class FakeVadStream:
         voiced = float(np.mean(np.abs(window) > 0.05))
         asyncio.get_running_loop().call_soon(self._answer, 0.95 if voiced >= 0.5 else 0.02)
 
+    def push_pcm(self, samples: npt.NDArray[np.int16]) -> None:
+        self.push(samples.astype(np.float32) / 32768)
+
+    def push_silence(self) -> bool:
+        self.push(np.zeros(WINDOW, np.float32))
+        return False
+
     def _answer(self, probability: float) -> None:
         if self in self._vad.open_streams:
             self._on_probability(probability)

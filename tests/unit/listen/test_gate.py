@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -96,3 +98,19 @@ def test_speech_longer_than_the_window_does_not_close_it_on_itself() -> None:
     verdicts = passed(gate, speech)
     longest = max(len(gap) for gap in "".join("1" if v else "0" for v in verdicts).split("1"))
     assert longest * 32 < 160
+
+
+@pytest.mark.parametrize("percentile", [0.0, 10.0, 50.0, 100.0])
+def test_the_floor_is_the_percentile_of_the_last_levels(percentile: float) -> None:
+    """Also where levels repeat, and while the first ones come in."""
+    settings = GateSettings(percentile=percentile, window_s=0.64)
+    gate = NoiseGate(settings)
+    rng = np.random.default_rng(3)
+    levels: list[float] = []
+    for k in range(400):
+        level = float(rng.choice([-50.0, -40.0, rng.uniform(-60, -20)]))
+        power = 10 ** (level / 10)
+        gate.passes(power)
+        levels.append(10 * math.log10(power))
+        recent = sorted(levels[-20:])
+        assert gate.floor_dbfs == max(-65.0, recent[round((len(recent) - 1) * percentile / 100)]), k

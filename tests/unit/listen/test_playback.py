@@ -84,3 +84,44 @@ def test_what_is_forgotten_is_not_kept_and_the_rest_stays_in_place() -> None:
     assert len(line._unread) == 5
     assert look(line, 1_600, 1_601) == [6]
     assert look(line, 3_199, 3_201) == [10, 0]
+
+
+def test_looks_the_same_however_little_is_kept() -> None:
+    rng = np.random.default_rng(1)
+    line = Playback(RATE, past=2_000, ahead=3_200)
+    everything = np.zeros(200_000, np.int16)
+    at = 0
+    for step in range(2_000):
+        if rng.random() < 0.02:
+            line.skip_to(min(line.end + int(rng.integers(0, 4_000)), at + 2_500))
+        if rng.random() < 0.5 and line.end < at + 2_500:
+            samples = rng.integers(-9_000, 9_000, int(rng.integers(1, 600))).astype(np.int16)
+            everything[line.end : line.end + samples.size] = samples
+            line.append(samples.tobytes())
+        if line.end > at:
+            at = min(at + 60, line.end)
+        line.forget(at - 2_000)
+        if rng.random() < 0.3:
+            begin = max(0, at - int(rng.integers(0, 2_000)))
+            end = begin + int(rng.integers(1, 3_000))
+            wanted = np.where(np.arange(begin, end) < line.end, everything[begin:end], 0) / 32768
+            assert np.array_equal(line.slice(begin, end), wanted.astype(np.float32)), step
+
+
+def test_nothing_is_kept_of_what_is_forgotten_and_little_of_what_was_read() -> None:
+    line = Playback(RATE, past=20_000, ahead=48_000)
+    assert line._ring is None
+    for k in range(50):
+        line.append(pcm(*[1] * 320))
+        line.forget((k + 1) * 320 - 16_000)
+        line.slice(k * 320, k * 320 + 100)
+    assert line._ring is not None
+    assert line._ring.nbytes < 2 * 30_000
+    line.skip_to(60_000)
+    line.forget(50_000)
+    assert line._ring is None
+    line.append(pcm(*[3] * 320))
+    assert look(line, 59_999, 60_001) == [0, 3]
+    line.close()
+    assert line._ring is None
+    assert not line._unread

@@ -294,3 +294,44 @@ async def test_a_stream_that_comes_in_a_burst_catches_up() -> None:
             streams[0].push(window)
         await heard[0].until(len(voice))
         assert loop.time() - began < len(voice) * 0.032 / 2
+
+
+def as_pcm(x: Float) -> npt.NDArray[np.int16]:
+    return np.asarray(np.rint(x * 20_000), np.int16)
+
+
+async def test_int16_windows_are_judged_as_float_windows_are() -> None:
+    samples = as_pcm(windows(1, 20))
+    expected = await alone(samples.astype(np.float32) / 32768)
+    async with detector() as vad:
+        answers, mixed = Answers(), Answers()
+        stream, other = vad.open(answers), vad.open(mixed)
+        for k, window in enumerate(samples):
+            stream.push_pcm(window)
+            if k % 2:
+                other.push_pcm(window)
+            else:
+                other.push(window.astype(np.float32) / 32768)
+            await answers.until(k + 1)
+            await mixed.until(k + 1)
+        with pytest.raises(ValueError, match=r"\[512\]"):
+            stream.push_pcm(samples[0, 1:])
+    np.testing.assert_allclose(answers, expected, atol=1e-6)
+    np.testing.assert_allclose(mixed, expected, atol=1e-6)
+
+
+async def test_silence_is_answered_at_once_when_the_stream_rests() -> None:
+    async with detector() as vad:
+        answers = Answers()
+        stream = vad.open(answers)
+        stream.push_pcm(as_pcm(windows(1, 1))[0])
+        told = [stream.push_silence() for _ in range(4)]
+        assert told == [False] * 4, "what was pushed before is not judged yet"
+        await answers.until(5)
+        assert stream.push_silence()
+        stream.push_pcm(as_pcm(windows(1, 1))[0])
+        await answers.until(6)
+        stream.close()
+        assert not stream.push_silence()
+        stream.push_pcm(as_pcm(windows(1, 1))[0])
+    assert len(answers) == 6
