@@ -12,17 +12,18 @@ from typing import Any
 
 import grpc
 import grpc.aio
+import numpy as np
 from riva.client.proto import riva_asr_pb2, riva_asr_pb2_grpc, riva_audio_pb2
 
-from gateway.audio.pcm import rms_dbfs, to_float
 from gateway.listen.asr import RATE, AsrError, HeardWord, Hypothesis
 from gateway.settings import AsrSettings, call_metadata
 from gateway.triton.channel import open_channel
 from gateway.triton.line import Connection, Line
 
 _CHECK_S = 2.0
-_LOUD_DBFS = -45.0
-"""Audio above this may be speech and deserves an answer."""
+_LOUD_SQUARE = (10 ** (-45.0 / 20) * 32768) ** 2
+"""Audio with a mean square above this (−45 dBFS) may be speech and deserves an answer."""
+_NEVER = float("inf")
 _STABLE = 0.8
 """Riva marks the part of a partial that will not change with a stability near 1."""
 _HINT_BOOST = 10.0
@@ -74,6 +75,7 @@ class RivaRecognizer:
             except grpc.aio.AioRpcError as error:
                 raise self._error(error) from error
             finally:
+                feed.close()
                 call.cancel()
                 writer.cancel()
                 await asyncio.wait([writer])
@@ -142,17 +144,22 @@ class RivaRecognizer:
 
 
 class _Feed:
-    """Audio into one call, and how long its answers may take."""
+    """Audio into one call, and how long its answers may take.
+
+    One timer watches everything that is waited for: one for each message would cost as much as the message."""
 
     def __init__(self, call: Any, connection: Connection[Any], settings: AsrSettings) -> None:
         self._call, self._connection = call, connection
         self._silence_s = settings.silence_ms / 1000
         self._final_s = settings.deadline_ms / 1000
         self._loop = asyncio.get_running_loop()
-        self._timer: asyncio.Timeout | None = None
-        self._due: float | None = None
+        self._now = self._loop.time
+        self._timer: asyncio.TimerHandle | None = None
+        self._rings = _NEVER
+        self._writing_since = _NEVER
+        self._answer_due = _NEVER
         self._waited_since = 0.0
-        self._unanswered_since: float | None = None
+        self._unanswered_since = _NEVER
         self._loud_s = 0.0
         self._failure: BaseException | None = None
         self.half_closed = False
@@ -160,71 +167,102 @@ class _Feed:
     async def run(self, config: riva_asr_pb2.StreamingRecognizeRequest, audio: AsyncIterator[bytes]) -> None:
         """The writer's task: ends with the audio, or with the call, whose status the reader reports."""
         try:
-            await self._write(config)
+            self._writes()
+            await self._call.wait_for_connection()
+            # Not `write`: into a call that has just failed it would put "Internal error from Core"
+            # in the place of the server's own status, which the reader is about to get.
+            send = self._call._cython_call.send_serialized_message
+            await send(config.SerializeToString())
+            self._writing_since = _NEVER
             async for chunk in audio:
                 if chunk:
-                    self._count(chunk)
-                    await self._write(riva_asr_pb2.StreamingRecognizeRequest(audio_content=chunk))
+                    if self._answer_due == _NEVER:
+                        self._count(chunk)
+                    message = riva_asr_pb2.StreamingRecognizeRequest(audio_content=chunk)
+                    self._writes()
+                    await send(message.SerializeToString())
+                    self._writing_since = _NEVER
             await self._call.done_writing()
             self.half_closed = True
-            self._arm(self._loop.time(), self._final_s)
+            self._expect_answer(self._now(), self._final_s)
         except (grpc.aio.AioRpcError, grpc.aio.InternalError, asyncio.InvalidStateError):
             pass
         except Exception as error:
-            self._failure = error
-            self._call.cancel()
+            self._fail(error)
+        finally:
+            self._writing_since = _NEVER
 
     async def answer(self) -> riva_asr_pb2.StreamingRecognizeResponse | None:
         """The next response; None at the end of the stream. Raises AioRpcError, AsrError."""
         try:
-            async with asyncio.timeout_at(self._due) as self._timer:
-                response = await self._call.read()
-        except TimeoutError:
-            self._connection.silent_since(self._waited_since)
-            late = "no final transcript" if self.half_closed else "nothing"
-            raise AsrError(f"the speech recogniser fell silent: {late} within the deadline") from None
+            response = await self._call.read()
         except asyncio.CancelledError:
-            if self._failure is None:
+            reader = asyncio.current_task()
+            if self._failure is None or (reader is not None and reader.cancelling()):
                 raise
             raise self._failure from None
-        finally:
-            self._timer = None
         if response is grpc.aio.EOF:
             return None
         self._connection.heard()
         if response is None:  # gRPC's word for bytes that it cannot parse
             raise AsrError("what the speech recogniser sent is not the Riva ASR API")
-        self._unanswered_since, self._loud_s = None, 0.0
+        self._unanswered_since, self._loud_s = _NEVER, 0.0
         if not self.half_closed:
-            self._due = None
+            self._answer_due = _NEVER
         return response
 
-    async def _write(self, request: riva_asr_pb2.StreamingRecognizeRequest) -> None:
-        since = self._loop.time()
-        try:
-            async with asyncio.timeout(self._silence_s):
-                await self._call.wait_for_connection()
-                # Not `write`: into a call that has just failed it would put "Internal error from Core"
-                # in the place of the server's own status, which the reader is about to get.
-                await self._call._cython_call.send_serialized_message(request.SerializeToString())
-        except TimeoutError:
-            self._connection.silent_since(since)
-            raise AsrError("the speech recogniser fell silent: it takes no more audio") from None
+    def close(self) -> None:
+        """Nobody waits for anything any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _writes(self) -> None:
+        self._writing_since = now = self._now()
+        if self._rings == _NEVER:
+            self._ring_at(now + self._silence_s)
 
     def _count(self, chunk: bytes) -> None:
         """Noise and pauses need no answer; much loud audio without one for `silence_ms` is a dead service."""
-        if rms_dbfs(to_float(chunk[: len(chunk) // 2 * 2])) < _LOUD_DBFS:
+        samples = np.frombuffer(chunk, "<i2", len(chunk) // 2).astype(np.float32)
+        if float(np.dot(samples, samples)) < _LOUD_SQUARE * samples.size:
             return
-        if self._unanswered_since is None:
-            self._unanswered_since = self._loop.time()
+        if self._unanswered_since == _NEVER:
+            self._unanswered_since = self._now()
         self._loud_s += len(chunk) / (2 * RATE)
-        if self._due is None and self._loud_s >= self._silence_s / 2:
-            self._arm(self._unanswered_since, self._silence_s)
+        if self._loud_s >= self._silence_s / 2:
+            self._expect_answer(self._unanswered_since, self._silence_s)
 
-    def _arm(self, since: float, wait_s: float) -> None:
-        self._waited_since, self._due = since, since + wait_s
-        if self._timer is not None and not self._timer.expired():
-            self._timer.reschedule(self._due)
+    def _expect_answer(self, since: float, wait_s: float) -> None:
+        self._waited_since, self._answer_due = since, since + wait_s
+        if self._answer_due < self._rings:
+            self._ring_at(self._answer_due)
+
+    def _ring_at(self, at: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._rings = at
+        self._timer = self._loop.call_at(at, self._ring)
+
+    def _ring(self) -> None:
+        self._timer, self._rings = None, _NEVER
+        now = self._now()
+        if now >= self._answer_due:
+            late = "no final transcript" if self.half_closed else "nothing"
+            self._silent(self._waited_since, f"{late} within the deadline")
+        elif now >= self._writing_since + self._silence_s:
+            self._silent(self._writing_since, "it takes no more audio")
+        elif (due := min(self._answer_due, self._writing_since + self._silence_s)) != _NEVER:
+            self._ring_at(due)
+
+    def _silent(self, since: float, what: str) -> None:
+        self._connection.silent_since(since)
+        self._fail(AsrError(f"the speech recogniser fell silent: {what}"))
+
+    def _fail(self, error: BaseException) -> None:
+        """The reader, which alone speaks to the session, raises it."""
+        self._failure = error
+        self._call.cancel()
 
 
 class _Heard:

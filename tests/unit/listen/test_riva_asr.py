@@ -16,6 +16,7 @@ from riva.client.proto import riva_asr_pb2 as pb
 from riva.client.proto import riva_asr_pb2_grpc
 
 from gateway.audio.pcm import to_pcm
+from gateway.listen import riva_asr as module
 from gateway.listen.asr import AsrError, Hypothesis
 from gateway.listen.riva_asr import RivaRecognizer
 from gateway.settings import AsrSettings
@@ -395,3 +396,39 @@ async def test_check_wants_a_streaming_model() -> None:
         service.types = []
         with pytest.raises(AsrError):
             await recognizer.check()
+
+
+async def test_one_timer_watches_a_whole_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    rung = 0
+    set_timer = module._Feed._ring_at
+
+    def count(feed: module._Feed, at: float) -> None:
+        nonlocal rung
+        rung += 1
+        set_timer(feed, at)
+
+    monkeypatch.setattr(module._Feed, "_ring_at", count)
+    async with served(echo_words) as (service, recognizer):
+        await all_of(recognizer, chunks(*[LOUD] * 60))
+        assert service.audio == LOUD * 60
+    assert rung <= 2, "the first write, and the final"
+
+
+async def test_a_cancelled_reader_is_cancelled_whatever_the_writer_met() -> None:
+    begun = asyncio.Event()
+
+    async def broken() -> AsyncIterator[bytes]:
+        yield LOUD
+        await begun.wait()
+        raise RuntimeError("the microphone is gone")
+
+    async def deaf(service: Service, requests: AsyncIterator[Any], context: Any) -> None:
+        await asyncio.Event().wait()
+
+    async with served(deaf) as (service, recognizer):
+        listening = asyncio.create_task(all_of(recognizer, broken()))
+        await service.called.wait()
+        begun.set()
+        listening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await listening
