@@ -16,6 +16,7 @@ import grpc.aio
 from gateway.http2.call import Call, CallOver, finish
 from gateway.http2.connection import Connection
 from gateway.http2.metadata import timeout_s
+from gateway.http2.replies import Replies
 
 log = logging.getLogger(__name__)
 
@@ -40,9 +41,9 @@ class GrpcServer:
         self.max_message_bytes, self.max_calls = max_message_bytes, max_calls
         self._shared_port, self._idle_s = shared_port, idle_s
         self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
-        self._connections: dict[Connection, int] = {}
+        self._connections: dict[Replies, int] = {}
         """With the number of sweeps in which nothing came."""
-        self._idle: dict[Connection, asyncio.TimerHandle] = {}
+        self._idle: dict[Replies, asyncio.TimerHandle] = {}
         self._tasks: dict[asyncio.Task[None], Call] = {}
         self._listener: asyncio.Server | None = None
         self._sweeper: asyncio.TimerHandle | None = None
@@ -102,13 +103,13 @@ class GrpcServer:
 
     # ---- for connections --------------------------------------------------------------------------
 
-    def joined(self, connection: Connection) -> None:
+    def joined(self, connection: Replies) -> None:
         self._connections[connection] = 0
         self.quiet(connection)
         if self._stopping:
             connection.refuse_calls()
 
-    def left(self, connection: Connection) -> None:
+    def left(self, connection: Replies) -> None:
         self._connections.pop(connection, None)
         if (timer := self._idle.pop(connection, None)) is not None:
             timer.cancel()
@@ -118,7 +119,7 @@ class GrpcServer:
         self._tasks[task] = call
         task.add_done_callback(self._tasks.pop)
 
-    def quiet(self, connection: Connection) -> None:
+    def quiet(self, connection: Replies) -> None:
         if not self._idle_s or connection not in self._connections:
             return
         if (timer := self._idle.pop(connection, None)) is not None:

@@ -19,8 +19,8 @@ from gateway.settings import SessionSettings
 from gateway.transports import voice_wire as wire
 from gateway.transports.outbox import Outbox
 from gateway.transports.pulse import Ping, Pong
+from gateway.transports.voice_audio import audio_alone, reply_audio
 
-_AUDIO_TAG = pb.ClientMessage.AUDIO_FIELD_NUMBER << 3 | 2
 _PING_S = 0.02
 """A client that pings faster than this is read more slowly."""
 
@@ -99,7 +99,7 @@ class VoiceConnection:
             type(event) is ReplyAudio
             and self._encoder is None
             and self._outbox.idle
-            and self._call.write_now(wire.reply_audio(event))
+            and self._call.write_now(reply_audio(event))
         ):  # as nearly always: no queue, and no task to wake
             self.spoken = True
         else:
@@ -200,18 +200,6 @@ class VoiceConnection:
         if self._writing is not None and not self._writing.expired():
             self._writing.reschedule(asyncio.get_running_loop().time())
         self._on_gone()
-
-
-def audio_alone(raw: bytes) -> bytes | None:
-    """Of a message that is nothing but audio, as nearly all are: the audio; else None."""
-    size = len(raw)
-    if size < 3 or raw[0] != _AUDIO_TAG:
-        return None
-    if raw[1] < 0x80:  # the length, a varint of one byte or two: up to 16 kB
-        return raw[2:] if size == raw[1] + 2 else None
-    if raw[2] < 0x80:
-        return raw[3:] if size == (raw[1] & 0x7F | raw[2] << 7) + 3 else None
-    return None
 
 
 class TooLarge(ValueError):

@@ -7,7 +7,6 @@ tells the client what to do. `server_message` is what the server writes. `client
 
 from __future__ import annotations
 
-import functools
 import json
 import re
 from collections.abc import Callable
@@ -123,43 +122,6 @@ def server_message(event: ev.ServerEvent | Ping | Pong, audio: bytes | None = No
             )
         )
     return _TO_WIRE[type(event)](event)
-
-
-def reply_audio(event: ev.ReplyAudio) -> bytes:
-    """`server_message(event)` serialised. By hand: half of all messages are these."""
-    pcm = event.pcm
-    body = b"%b%b%b%b\x2a%b" % (
-        _string(1, event.reply_id),
-        _number(2, event.generation),
-        _number(3, event.sequence),
-        _number(4, event.offset_ms),
-        _varint(len(pcm)),
-    )
-    return b"\x42%b%b%b" % (_varint(len(body) + len(pcm)), body, pcm)
-
-
-@functools.lru_cache(4_096)
-def _string(field: int, value: str) -> bytes:
-    raw = value.encode()
-    return bytes((field << 3 | 2,)) + _varint(len(raw)) + raw if raw else b""
-
-
-def _number(field: int, value: int) -> bytes:
-    return bytes((field << 3,)) + _varint(value) if value else b""
-
-
-def _varint(value: int) -> bytes:
-    """Of 0 or more."""
-    if value < 0x80:
-        return bytes((value,))
-    if value < 0x4000:
-        return bytes((value & 0x7F | 0x80, value >> 7))
-    found = bytearray()
-    while value > 0x7F:
-        found.append(value & 0x7F | 0x80)
-        value >>= 7
-    found.append(value)
-    return bytes(found)
 
 
 def with_encodings(ready: pb.ServerMessage, opening: Opening) -> pb.ServerMessage:

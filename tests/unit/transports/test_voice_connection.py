@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.protocol import voice_pb2 as pb
-from gateway.transports.voice_connection import audio_alone
+from gateway.transports.voice_audio import audio_alone
 
 
 @given(st.integers(1, 16_383), st.integers(0, 255))
