@@ -28,9 +28,8 @@ class Reel:
         self._shaper = Shaper(rate, loudness_dbfs)
         self._chunks: deque[Chunk] = deque()
         self._given_ms = 0.0
-        self._strokes: deque[tuple[int, bytes]] = deque()
-        """(number of the first frame, frames one after the other), and less than a frame after the last."""
-        self._newest: tuple[int, bytes] = (0, b"")
+        self._frames: deque[bytes] = deque()
+        """Each by itself: the echo guard keeps them too, and so they are in memory once."""
         self._partial = b""
         self.base = 0
         self.end = 0
@@ -67,19 +66,13 @@ class Reel:
 
     def frame(self, number: int) -> bytes:
         """PCM16, 20 ms. Ask `has` first."""
-        first, pcm = self._newest
-        if number < first:
-            first, pcm = next(stroke for stroke in reversed(self._strokes) if stroke[0] <= number)
-        size = self._frame_bytes
-        at = (number - first) * size
-        return pcm[at : at + size]
+        return self._frames[number - self.base]
 
     def forget(self, before: int) -> None:
         """Frames before this are not asked for any more."""
-        self.base = max(self.base, before)
-        strokes = self._strokes
-        while len(strokes) > 1 and strokes[1][0] <= self.base:
-            strokes.popleft()
+        while self.base < before:
+            self._frames.popleft()
+            self.base += 1
 
     def close(self) -> None:
         """Nobody asks any more."""
@@ -98,13 +91,11 @@ class Reel:
         self._keep(self._partial + self._shaper.push(Chunk(whole, rate)))
 
     def _keep(self, pcm: bytes) -> None:
-        """Its whole frames are made now; cut one by one when they go, most memory is one piece until then."""
-        count, rest = divmod(len(pcm), self._frame_bytes)
-        self._partial = pcm[len(pcm) - rest :]
-        if count:
-            self._newest = (self.end, pcm)
-            self._strokes.append(self._newest)
-            self.end += count
+        size = self._frame_bytes
+        whole = len(pcm) // size * size
+        self._frames.extend([pcm[at : at + size] for at in range(0, whole, size)])
+        self._partial = pcm[whole:]
+        self.end = self.base + len(self._frames)
 
 
 def _ms(chunk: Chunk) -> float:

@@ -125,7 +125,7 @@ def test_audio_that_is_none_is_refused() -> None:
     assert reel.total_ms == 0
 
 
-def test_frames_before_the_newest_stroke_can_be_had_until_they_are_forgotten() -> None:
+def test_frames_can_be_had_until_they_are_forgotten() -> None:
     reel, whole = Reel(48_000, -20.0), Reel(48_000, -20.0)
     for one in (reel, whole):
         for _ in range(10):
