@@ -12,7 +12,7 @@ import grpc
 import grpc.aio
 
 from gateway.http2 import frames
-from gateway.http2.messages import BadStream, Messages, TooBig
+from gateway.http2.messages import BadStream, Messages, Packed, TooBig
 from gateway.http2.metadata import Header
 
 WINDOW = 128 * 1024
@@ -40,6 +40,8 @@ class Line(Protocol):
 
     def reset(self, call: Call, error: int) -> None: ...
 
+    def refuse(self, call: Call, status: grpc.StatusCode, details: str) -> None: ...
+
     def give_credit(self, call: Call, credit: int) -> None: ...
 
 
@@ -53,6 +55,7 @@ class Call:
         self._line = line
         self._metadata = metadata
         self._messages = messages
+        self.began = asyncio.get_running_loop().time()
         self._inbox: deque[bytes] = deque()
         self._reader: asyncio.Future[None] | None = None
         self._drained: asyncio.Future[None] | None = None
@@ -74,6 +77,9 @@ class Call:
         self.status: grpc.StatusCode | None = None
         self.details = ""
         self.trailing: tuple[Header, ...] = ()
+        self.sink: Callable[[bytes], bool] | None = None
+        """Offered each message first while `read` waits, and spares it the wake-up; False leaves it to `read`.
+        Must not raise."""
         self.deserialize: Callable[[bytes], Any] | None = None
         self.serialize: Callable[[Any], bytes] | None = None
 
@@ -92,17 +98,32 @@ class Call:
             finally:
                 self._reader = None
         raw = self.take()
-        return raw if self.deserialize is None else self.deserialize(raw)
+        if self.deserialize is None:
+            return raw
+        try:
+            return self.deserialize(raw)
+        except Exception:
+            await self.abort(
+                grpc.StatusCode.INTERNAL, "the request does not parse; check the client's proto file"
+            )
 
     def take(self) -> bytes:
-        """The next message, which there must be."""
+        """The next message, which there must be. Raises CallOver for one that cannot be unpacked."""
         raw = self._inbox.popleft()
-        credit = min(len(raw) + 5, self._uncredited)
+        self._taken(len(raw))
+        return self._unpacked(raw) if type(raw) is Packed else raw
+
+    def _taken(self, size: int) -> None:
+        """A message has left our hands."""
+        credit = size + 5
+        if credit > self._uncredited:
+            credit = self._uncredited
         self._uncredited -= credit
         self._owed += credit
-        if self._owed >= _CREDIT_AT and not self.input_ended:
+        if self._owed >= _CREDIT_AT:
             self._give_credit()
-        return raw
+        elif self._uncredited >= _CREDIT_AT and not self._inbox:
+            self._give_all_credit()
 
     @property
     def waiting(self) -> bool:
@@ -170,18 +191,31 @@ class Call:
         self._uncredited += len(data)
         found = self._messages.feed(data)
         if found:
-            self._inbox.extend(found)
-            if self._reader is not None and not self._reader.done():
-                self._reader.set_result(None)
+            reader = self._reader
+            if reader is None or reader.done():
+                self._inbox.extend(found)
+            elif self.sink is None:
+                self._inbox.extend(found)
+                reader.set_result(None)
+            elif not self._pour(found, self.sink):
+                reader.set_result(None)
         elif not self._inbox and self._uncredited >= _CREDIT_AT:
-            # One message larger than what is open: the rest of it could not come.
-            self._owed += self._uncredited
-            self._uncredited = 0
-            self._give_credit()
+            self._give_all_credit()
+
+    def _pour(self, found: list[bytes], sink: Callable[[bytes], bool]) -> bool:
+        """Whether the sink took them all; the rest is in the inbox."""
+        for at, raw in enumerate(found):
+            if type(raw) is Packed or not sink(raw):
+                self._inbox.extend(found[at:])
+                return False
+            self._taken(len(raw))
+        return True
 
     def owe(self, credit: int) -> None:
         """Bytes that nobody will read."""
         self._owed += credit
+        if self._owed >= _CREDIT_AT:
+            self._give_credit()
 
     def end_input(self) -> None:
         self.input_ended = True
@@ -210,9 +244,26 @@ class Call:
         if self._reader is not None and not self._reader.done():
             self._reader.set_result(None)
 
+    def _unpacked(self, raw: Packed) -> bytes:
+        try:
+            return self._messages.unpacked(raw)
+        except (BadStream, TooBig) as error:
+            status = (
+                grpc.StatusCode.RESOURCE_EXHAUSTED if isinstance(error, TooBig) else grpc.StatusCode.INTERNAL
+            )
+            self._line.refuse(self, status, str(error))
+            raise CallOver(str(error)) from None
+
+    def _give_all_credit(self) -> None:
+        """For one message larger than what is open: the rest of it could not come."""
+        self._owed += self._uncredited
+        self._uncredited = 0
+        self._give_credit()
+
     def _give_credit(self) -> None:
         credit, self._owed = self._owed, 0
-        self._line.give_credit(self, credit)
+        if not self.input_ended:
+            self._line.give_credit(self, credit)
 
 
 async def finish(call: Call, within_s: float) -> None:

@@ -6,12 +6,11 @@ makes a frame four times as cheap (docs/decisions/own-http2.md).
 from __future__ import annotations
 
 import asyncio
-import logging
+import re
 from typing import cast
 
 import grpc
 from h2.events import (
-    DataReceived,
     Event,
     RemoteSettingsChanged,
     RequestReceived,
@@ -27,13 +26,16 @@ from gateway.http2.messages import BadStream, Messages, TooBig
 from gateway.http2.metadata import ENCODINGS
 from gateway.http2.replies import Calls, Replies
 
-log = logging.getLogger(__name__)
-
+_GRPC = re.compile(r"application/grpc($|[+;])")
 _CONNECTION_WINDOW = 1024 * 1024
 _UNSENT_BYTES = 64 * 1024
 """More than this in the socket's buffer: calls wait."""
+_MOST_FRAME_BYTES = 64 * 1024
+"""Larger frames than this are not sent even to a peer that would take them: they stand in the way of others."""
+_YOUNG_S = 1.0
 _MOST_RESETS = 200
-"""Calls a peer may open and reset before one of its calls has ended well."""
+_RESETS_A_S = 10.0
+"""A peer may open calls and end them within a second 10 times a second, and 200 times at once."""
 
 
 class Connection(Replies, asyncio.Protocol):
@@ -45,6 +47,7 @@ class Connection(Replies, asyncio.Protocol):
         self._preface_left = len(frames.PREFACE)
         self._in_headers = False
         self._receive_window = _CONNECTION_WINDOW
+        self._resets = self._reset_at = 0.0
 
     # ---- of the event loop ------------------------------------------------------------------------
 
@@ -91,7 +94,7 @@ class Connection(Replies, asyncio.Protocol):
             self._preface_left -= at
             self._rules.receive_data(data[:at])
             self.greeted = not self._preface_left
-        while end - at >= frames.HEAD_BYTES and self._transport is not None:
+        while end - at >= frames.HEAD_BYTES and not self._over:
             head, flags, stream = frames.HEAD.unpack_from(data, at)
             size, kind = head >> 8, head & 0xFF
             if size > frames.LARGEST_FRAME:
@@ -117,30 +120,39 @@ class Connection(Replies, asyncio.Protocol):
 
     def _on_data(self, stream: int, flags: int, data: bytes, at: int, stop: int) -> None:
         call = self._open.get(stream)
-        if call is None or call.input_ended or stream in self._guarded:
+        if call is None or call.input_ended:
             self._pass_on(data[at:stop])
             return
         begin = at + frames.HEAD_BYTES
         size = stop - begin
         self._receive_window -= size
         call.receive_window -= size
-        if self._receive_window < 0:
-            raise _Broken(frames.FLOW_CONTROL_ERROR)
-        if call.receive_window < 0:
-            self._reset(call, frames.FLOW_CONTROL_ERROR, "the client sent more than its window allows")
-            return
-        if self._receive_window < _CONNECTION_WINDOW // 2:
+        if (
+            self._receive_window < _CONNECTION_WINDOW // 2
+        ):  # so it is never overrun; the calls' own are the bound
             self._write(frames.window_update(0, _CONNECTION_WINDOW - self._receive_window))
             self._receive_window = _CONNECTION_WINDOW
+        if call.receive_window < 0:
+            self._break_off(call, frames.FLOW_CONTROL_ERROR, "the client sent more than its window allows")
+            return
         if flags & frames.PADDED:
             padding = data[begin] + 1 if size else size + 1
             if padding > size:
                 raise _Broken(frames.PROTOCOL_ERROR)
             call.owe(padding)
             begin, stop = begin + 1, stop - padding + 1
+        if stream in self._guarded:
+            self._count(stream, data[begin:stop])
         self._feed(call, data[begin:stop])
         if flags & frames.END_STREAM:
             self._pass_on(frames.frame(frames.DATA, frames.END_STREAM, stream))
+
+    def _count(self, stream: int, data: bytes) -> None:
+        """Shows h2 the bytes of a call whose length was promised. The credit it would give is ours to give."""
+        self._rules.receive_data(frames.frame(frames.DATA, 0, stream, data))
+        if data:
+            self._rules.acknowledge_received_data(len(data), stream)
+        self._rules.data_to_send()
 
     def _feed(self, call: Call, data: bytes) -> None:
         if call.plain_status:
@@ -149,9 +161,9 @@ class Connection(Replies, asyncio.Protocol):
         try:
             call.receive(data)
         except BadStream as error:
-            self._refuse(call, grpc.StatusCode.INTERNAL, str(error))
+            self.refuse(call, grpc.StatusCode.INTERNAL, str(error))
         except TooBig as error:
-            self._refuse(call, grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
+            self.refuse(call, grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
 
     def _on_window(self, stream: int, data: bytes, at: int, stop: int) -> None:
         more = int.from_bytes(data[stop - 4 : stop], "big") & 0x7FFFFFFF
@@ -168,39 +180,28 @@ class Connection(Replies, asyncio.Protocol):
         else:
             call.send_window += more
             if not more:
-                self._reset(call, frames.PROTOCOL_ERROR, "the client opened its window by nothing")
+                self._break_off(call, frames.PROTOCOL_ERROR, "the client opened its window by nothing")
             elif call.send_window > frames.LARGEST_WINDOW:
-                self._reset(call, frames.FLOW_CONTROL_ERROR, "the client opened its window too far")
+                self._break_off(call, frames.FLOW_CONTROL_ERROR, "the client opened its window too far")
             else:
                 self._flush(call)
 
     def _on_ping(self, flags: int, payload: bytes) -> None:
-        if flags & frames.ACK:
-            self.pinged = False
-        else:
-            self._answer(frames.frame(frames.PING, frames.ACK, 0, payload))
+        if not flags & frames.ACK:
+            self._write(frames.frame(frames.PING, frames.ACK, 0, payload))
 
     def _pass_on(self, raw: bytes) -> None:
         """What h2 shall judge, and what follows from that. Raises ProtocolError, _Broken."""
         first_window = self._first_window
         for event in self._rules.receive_data(raw):
             self._on_event(event)
-        self._answer(self._rules.data_to_send())
+        self._write(self._rules.data_to_send())
         if first_window != self._first_window:
             self._flush_all()
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, RequestReceived):
             self._on_request(event)
-        elif isinstance(event, DataReceived):
-            assert event.data is not None
-            unread = event.flow_controlled_length or 0
-            call = self._open.get(event.stream_id)
-            if call is not None and event.data and not call.input_ended:
-                unread -= len(event.data)
-                self._feed(call, event.data)
-            if unread:
-                self._rules.acknowledge_received_data(unread, event.stream_id)
         elif isinstance(event, StreamEnded):
             if (call := self._open.get(event.stream_id)) is not None:
                 try:
@@ -208,16 +209,29 @@ class Connection(Replies, asyncio.Protocol):
                     if call.plain_status:
                         self._reply_plainly(call)
                 except BadStream as error:
-                    self._refuse(call, grpc.StatusCode.INTERNAL, str(error))
+                    self.refuse(call, grpc.StatusCode.INTERNAL, str(error))
         elif isinstance(event, StreamReset):
             if (call := self._open.get(event.stream_id)) is not None:
                 call.lose("the client cancelled the stream")
                 self._forget(call)
-                self._resets += 1
-                if self._resets > _MOST_RESETS:
-                    raise _Broken(frames.ENHANCE_YOUR_CALM)
+                self._count_reset(call)
         elif isinstance(event, RemoteSettingsChanged):
             self._on_settings(event)
+
+    def _break_off(self, call: Call, error: int, why: str) -> None:
+        """What the peer did is the end of one call of it."""
+        self._reset(call, error, why)
+        self._count_reset(call)
+
+    def _count_reset(self, call: Call) -> None:
+        """Calls opened only to be ended cost the peer nothing and us much."""
+        now = asyncio.get_running_loop().time()
+        if now - call.began > _YOUNG_S:
+            return
+        self._resets = max(0.0, self._resets - (now - self._reset_at) * _RESETS_A_S) + 1
+        self._reset_at = now
+        if self._resets > _MOST_RESETS:
+            raise _Broken(frames.ENHANCE_YOUR_CALM)
 
     def _on_settings(self, event: RemoteSettingsChanged) -> None:
         window = event.changed_settings.get(SettingCodes.INITIAL_WINDOW_SIZE)
@@ -225,8 +239,10 @@ class Connection(Replies, asyncio.Protocol):
             grown, self._first_window = window.new_value - self._first_window, window.new_value
             for call in self._open.values():
                 call.send_window += grown
+                if call.send_window > frames.LARGEST_WINDOW:
+                    raise _Broken(frames.FLOW_CONTROL_ERROR)
         if (size := event.changed_settings.get(SettingCodes.MAX_FRAME_SIZE)) is not None:
-            self._frame_bytes = size.new_value
+            self._frame_bytes = min(size.new_value, _MOST_FRAME_BYTES)
 
     def _on_request(self, event: RequestReceived) -> None:
         assert event.stream_id is not None
@@ -246,10 +262,10 @@ class Connection(Replies, asyncio.Protocol):
         self._open[stream] = call
         if known.get(":method") != "POST":
             call.plain_status = "405"
-        elif not known.get("content-type", "").startswith("application/grpc"):
+        elif not _GRPC.match(known.get("content-type", "")):
             call.plain_status = "415"
         elif encoding not in ENCODINGS:
-            self._refuse(call, grpc.StatusCode.UNIMPLEMENTED, f"grpc-encoding {encoding} is not known here")
+            self.refuse(call, grpc.StatusCode.UNIMPLEMENTED, f"grpc-encoding {encoding} is not known here")
         else:
             self._calls.begin(call)
 

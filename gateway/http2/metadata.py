@@ -35,5 +35,5 @@ def status_headers(
     """What closes a call."""
     headers = [("grpc-status", str(status.value[0]))]
     if details:
-        headers.append(("grpc-message", quote(details, safe=_PLAIN)))
+        headers.append(("grpc-message", quote(details, safe=_PLAIN, errors="replace")))
     return [*headers, *metadata]

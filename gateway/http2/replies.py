@@ -17,7 +17,7 @@ from gateway.http2.metadata import OPENING, Header, status_headers
 
 _HEADERS_BYTES = 16 * 1024
 _FLOOD_BYTES = 1024 * 1024
-"""A peer that makes us answer (pings, settings, resets) and reads nothing is cut at this."""
+"""A peer that makes us answer (pings, settings, resets, calls that fail) and reads nothing is cut at this."""
 _ONLY_GRPC = b"This address serves gRPC: POST with content-type application/grpc, over HTTP/2.\n"
 
 
@@ -49,7 +49,7 @@ class Replies:
         self._transport: asyncio.Transport | None = None
         self._rules = _rules(calls.max_calls)
         self._guarded: set[int] = set()
-        """Streams whose DATA h2 has to see, since their headers promise a length."""
+        """Streams whose DATA h2 counts as well, since their headers promise a length."""
         self._last_stream = 0
         self._send_window = frames.DEFAULT_WINDOW
         self._first_window = frames.DEFAULT_WINDOW
@@ -57,13 +57,12 @@ class Replies:
         self._full = False
         self._refusing = False
         self._leaving = False
-        self._resets = 0
+        self._over = False
+        """What still comes is not read."""
         self.greeted = False
         """The peer speaks HTTP/2."""
         self.heard = True
         """Something came since somebody last set this to False."""
-        self.pinged = False
-        """A ping of ours has no answer yet."""
 
     # ---- for calls --------------------------------------------------------------------------------
 
@@ -90,8 +89,8 @@ class Replies:
 
     def open_reply(self, call: Call, metadata: Iterable[Header]) -> None:
         if not call.opened and not call.closed:
-            call.opened = True
             self._rules.send_headers(call.stream, [*OPENING, *metadata])
+            call.opened = True
             self._write(self._rules.data_to_send())
 
     def close_reply(self, call: Call) -> None:
@@ -101,22 +100,16 @@ class Replies:
         trailers = status_headers(call.status or grpc.StatusCode.OK, call.details, call.trailing)
         headers = trailers if call.opened else [*OPENING, *trailers]
         self._rules.send_headers(call.stream, headers, end_stream=True)
-        self._resets = 0
         if not call.input_ended:  # what it still sends is not read
             self._rules.reset_stream(call.stream, frames.NO_ERROR)
-        self._forget(call)
         self._write(self._rules.data_to_send())
+        self._forget(call)
 
     def reset(self, call: Call, error: int) -> None:
         self._reset(call, error, "the call was given up")
 
     def give_credit(self, call: Call, credit: int) -> None:
-        if call.stream not in self._open:
-            return
-        if call.stream in self._guarded:
-            self._rules.acknowledge_received_data(credit, call.stream)
-            self._write(self._rules.data_to_send())
-        else:
+        if call.stream in self._open:
             call.receive_window += credit
             self._write(frames.window_update(call.stream, credit))
 
@@ -128,7 +121,6 @@ class Replies:
         return not self._open
 
     def ping(self) -> None:
-        self.pinged = True
         self._write(frames.frame(frames.PING, 0, 0, b"\0" * 8))
 
     def refuse_calls(self) -> None:
@@ -140,11 +132,13 @@ class Replies:
 
     def close(self) -> None:
         """What was written still leaves."""
+        self._over = True
         if self._transport is not None:
             self._transport.close()
 
     def cut(self) -> None:
         """At once."""
+        self._over = True
         if self._transport is not None:
             self._transport.abort()
 
@@ -167,9 +161,9 @@ class Replies:
         if not call.queued:
             call.note_drained()
             if call.plain_status:
-                self._forget(call)
                 self._rules.end_stream(call.stream)
                 self._write(self._rules.data_to_send())
+                self._forget(call)
 
     def _reply_plainly(self, call: Call) -> None:
         """To what is no gRPC, such as a person with a browser or with curl."""
@@ -179,7 +173,7 @@ class Replies:
         call.queued += _ONLY_GRPC
         self._flush(call)
 
-    def _refuse(self, call: Call, status: grpc.StatusCode, details: str) -> None:
+    def refuse(self, call: Call, status: grpc.StatusCode, details: str) -> None:
         """The client has done what ends its call."""
         call.status, call.details = status, details
         call.queued.clear()
@@ -192,8 +186,8 @@ class Replies:
     def _reset(self, call: Call, error: int, why: str) -> None:
         if call.stream in self._open:
             self._rules.reset_stream(call.stream, error)
-            self._forget(call)
             self._write(self._rules.data_to_send())
+            self._forget(call)
         call.lose(why)
 
     def _forget(self, call: Call) -> None:
@@ -207,16 +201,11 @@ class Replies:
         if (self._refusing or self._leaving) and not self._open:
             self.close()
 
-    def _answer(self, data: bytes) -> None:
-        """What the peer made us say."""
-        if data:
-            self._write(data)
-            if self._transport is not None and self._transport.get_write_buffer_size() > _FLOOD_BYTES:
-                self.cut()
-
     def _write(self, data: bytes) -> None:
-        if self._transport is not None:
+        if self._transport is not None and data:
             self._transport.write(data)
+            if self._full and self._transport.get_write_buffer_size() > _FLOOD_BYTES:
+                self.cut()
 
     def _fail(self, error: int | None = None) -> None:
         """The peer broke the protocol: it is told so, and the connection ends."""

@@ -137,7 +137,7 @@ class GrpcServer:
         self._sweeper = asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep)
         for connection, silent in list(self._connections.items()):
             if connection.heard:
-                connection.heard = connection.pinged = False
+                connection.heard = False
                 self._connections[connection] = 0
                 continue
             self._connections[connection] = silent + 1
@@ -162,10 +162,13 @@ class GrpcServer:
             else:
                 _failed(call, "TimeoutError")
         except asyncio.CancelledError:
-            if call.lost or call.status is None:
-                raise
             task = asyncio.current_task()
-            if task is not None:
+            assert task is not None
+            if call.lost or (task.cancelling() and call.status is None):
+                raise
+            if not task.cancelling():  # something that the handler waited for was cancelled, not the call
+                _failed(call, "CancelledError")
+            while task.cancelling():
                 task.uncancel()
         except Exception as error:
             _failed(call, type(error).__name__)
