@@ -29,6 +29,8 @@ _AHEAD = RATE * 60 // 1000
 """Playout normally runs this far ahead of the input (the pacing lead)."""
 _BEHIND_LIMIT = RATE * 160 // 1000
 """Further ahead, and input does not catch up: it was lost, not late."""
+_STEADY = 5
+"""Windows in a row that tell this."""
 _MOST_AHEAD = RATE * 3
 _HISTORY = 4
 """Windows of input that the correlation looks at (128 ms)."""
@@ -57,6 +59,8 @@ _DOUBTED = 2.0
 """With less left than twice what the filter itself is unsure of, it may be all echo."""
 _FORGET_EVERY = 4 * WINDOW
 """What was played is let go of in steps."""
+_GLANCE = 64
+"""Bytes of playout that mostly tell already that it is no silence."""
 _TO_FLOAT = np.float32(1 / 32768)
 _NOTHING: Int16 = np.zeros(WINDOW, np.int16)
 _NOTHING.flags.writeable = False
@@ -87,7 +91,7 @@ class EchoGuard:
         self._reference = Playback(rate, self._past, _MOST_AHEAD)
         self._input_at = 0
         self._active_until = 0
-        self._ahead: deque[int] = deque(maxlen=5)
+        self._ahead: deque[int] = deque(maxlen=_STEADY)
         self._at = 0  # where the window begins that was asked about last
         self._forget_at = 0
         # int16 as it came, or float32: few windows are ever looked at, so few are converted.
@@ -107,7 +111,7 @@ class EchoGuard:
         if self._reference.end < self._input_at:
             self._reference.skip_to(self._input_at)
         self._reference.append(pcm)
-        if pcm.count(0) < len(pcm):
+        if pcm.count(0, 0, _GLANCE) < min(_GLANCE, len(pcm)) or pcm.count(0) < len(pcm):
             if self._active_until < self._input_at:
                 self._clear = self._skip = 0
             self._active_until = self._reference.end + self._max_delay + _ROOM
@@ -234,10 +238,14 @@ class EchoGuard:
             spectrum *= np.fft.rfft(path.taps(), size)
             sent = np.fft.irfft(spectrum, size)[: sent.size].astype(np.float32)
         delays = self._max_delay // step
-        products = np.fft.irfft(spectrum * np.conj(np.fft.rfft(heard, size)), size)[: delays + 1]
-        energy = np.concatenate(([0.0], np.cumsum(sent.astype(np.float64) ** 2)))
-        energy = np.maximum(energy[heard.size :] - energy[: -heard.size], 1e-6)
-        shares = products**2 / (energy * max(float(np.dot(heard, heard)), 1e-9))
+        spectrum *= np.conj(np.fft.rfft(heard, size))
+        products = np.fft.irfft(spectrum, size)[: delays + 1]
+        total = np.zeros(sent.size + 1)
+        np.cumsum(np.multiply(sent, sent, dtype=np.float64), out=total[1:])
+        energy = total[heard.size :] - total[: -heard.size]
+        np.maximum(energy, 1e-6, out=energy)
+        shares = products * products
+        shares /= energy * max(float(np.dot(heard, heard)), 1e-9)
         best = int(np.argmax(shares))
         already = path.begins_after if path is not None else 0
         return _Match(
@@ -249,10 +257,12 @@ class EchoGuard:
 
     def _keep_in_step(self) -> None:
         """The way from our loudspeaker is in use."""
-        self._ahead.append(self._reference.end - self._input_at)
-        full = len(self._ahead) == self._ahead.maxlen
-        catching_up = self._ahead[0] - self._ahead[-1] > 2 * WINDOW
-        if full and not catching_up and min(self._ahead) > _BEHIND_LIMIT:
+        ahead = self._reference.end - self._input_at
+        self._ahead.append(ahead)
+        if ahead <= _BEHIND_LIMIT or len(self._ahead) < _STEADY:
+            return
+        catching_up = self._ahead[0] - ahead > 2 * WINDOW
+        if not catching_up and min(self._ahead) > _BEHIND_LIMIT:
             self._input_at += min(self._ahead) - _AHEAD
             self._ahead.clear()
 

@@ -29,6 +29,18 @@ _GOES_ON = 10**-1.6
 class FastOnset:
     """One per session; fed only while a reply is audible that may be interrupted."""
 
+    __slots__ = (
+        "_blocks",
+        "_least",
+        "_loudest",
+        "_margin",
+        "_peak",
+        "_rest",
+        "_size",
+        "_undecided",
+        "_unknown",
+    )
+
     def __init__(self, settings: BargeInSettings, rate: int) -> None:
         """rate: of what it is fed, Hz."""
         self._size = rate // 50  # samples of a block

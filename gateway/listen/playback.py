@@ -37,8 +37,9 @@ class Playback:
     def append(self, pcm: bytes) -> None:
         """PCM16 at `rate`, in the order of time."""
         self._unread.append((self.end, pcm))
-        self.end += round(len(pcm) // 2 * RATE / self._rate)
-        self.forget(self.end - self._size)
+        self.end = end = self.end + round(len(pcm) // 2 * RATE / self._rate)
+        if end - self._size > self._forgotten:
+            self.forget(end - self._size)
 
     def skip_to(self, position: int) -> None:
         """Nothing was sent up to there."""

@@ -28,6 +28,7 @@ class Suspicion:
     def __init__(self, core: Core, playout: Playout, guard: Guard | None) -> None:
         self._core, self._playout, self._guard = core, playout, guard
         self._onset = FastOnset(core.settings.barge_in, core.hello.input_rate)
+        self._feed = self._onset.feed
         self._most_s = core.settings.barge_in.fast_hold_ms / 1000
         self._timer: asyncio.TimerHandle | None = None
         self._began_s = 0.0
@@ -42,16 +43,15 @@ class Suspicion:
 
     def hear(self, pcm: bytes) -> None:
         """PCM16 at the input rate, as it comes in."""
-        if len(pcm) % 2:
+        if len(pcm) & 1:
             self._whole = False  # whoever sends half samples has the detector alone
         if not self._whole:
             return
-        loud = self._onset.feed(pcm)
-        now = self._core.now()
+        loud = self._feed(pcm)
         if self._timer is None:
-            if loud and now >= self._not_before_s:
+            if loud and (now := self._core.now()) >= self._not_before_s:
                 self._begin(now)
-        elif now > self._dry_s and not self._onset.sustained:
+        elif not self._onset.sustained and self._core.now() > self._dry_s:
             self._let_go()
 
     def stop(self, *, confirmed: bool = False) -> None:
