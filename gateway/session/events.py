@@ -7,10 +7,10 @@ declares; compressed wires are decoded and encoded by the transport.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 class State(StrEnum):
@@ -365,3 +365,12 @@ class Connection(Protocol):
     async def drained(self) -> None:
         """Returns when everything queued was handed to the wire or the peer is gone."""
         ...
+
+
+@runtime_checkable
+class PushesAudio(Protocol):
+    """A connection that can hand audio over as it comes in, without waking the task that reads its events."""
+
+    on_audio: Callable[[bytes], bool] | None
+    """Called with PCM16 at the input rate, in order with the events, while one is waited for. Does not raise;
+    False leaves the audio to come as an event."""

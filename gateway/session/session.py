@@ -46,6 +46,10 @@ class Session:
         self._idle: asyncio.TimerHandle | None = None
         self._draining: ev.Closed | None = None
         self._started_s = core.now()
+        self._bytes_per_s = 2 * connection.hello.input_rate
+        self._too_early_s = 0.0
+        """How long not to read on, where that is positive."""
+        self._hear = core.guarded(self._on_audio)
         self._audio_clock = _Clock(core, _HELD_UP_S)
         self._event_clock = _Clock(core)
 
@@ -162,23 +166,37 @@ class Session:
 
     async def _read(self) -> None:
         try:
-            bytes_per_s = 2 * self._connection.hello.input_rate
+            if isinstance(self._connection, ev.PushesAudio):
+                self._connection.on_audio = self._on_pushed
             async for event in self._connection.events():
+                if self._too_early_s > 0:
+                    await asyncio.sleep(self._too_early_s)
                 if isinstance(event, ev.AudioIn):
-                    self._hearing.hear(event.pcm)
-                    too_early_s = self._audio_clock.spend(len(event.pcm) / bytes_per_s)
+                    self._on_audio(event.pcm)
                 else:
                     self._on_client_event(event)
                     asks = isinstance(event, ev.TextIn | ev.Say)
-                    too_early_s = self._event_clock.spend(_ASKED_S if asks else _EVENT_S)
-                if too_early_s > 0:
-                    await asyncio.sleep(too_early_s)
+                    self._too_early_s = self._event_clock.spend(_ASKED_S if asks else _EVENT_S)
+                if self._too_early_s > 0:
+                    await asyncio.sleep(self._too_early_s)
+                    self._too_early_s = 0.0
         except ConnectionError as error:
             self.end(ev.Closed("client", str(error) or "the connection was lost"))
         else:
             await self._hearing.judged()  # the last words may be on their way through the detector
             self._hearing.commit()
             self.drain(ev.Closed("client", "the client ended its side"))
+
+    def _on_audio(self, pcm: bytes) -> None:
+        self._hearing.hear(pcm)
+        self._too_early_s = self._audio_clock.spend(len(pcm) / self._bytes_per_s)
+
+    def _on_pushed(self, pcm: bytes) -> bool:
+        """See `ev.PushesAudio`."""
+        if self._too_early_s > 0 or self._core.ended.done():
+            return False  # whoever is early has to wait
+        self._hear(pcm)
+        return True
 
     def _on_client_event(self, event: ev.ClientEvent) -> None:
         core = self._core

@@ -52,6 +52,10 @@ class VoiceConnection:
         self._writing: asyncio.Timeout | None = None
         self._too_slow = True
         self._fell_silent = False
+        self.on_audio: Callable[[bytes], bool] | None = None
+        """See `events.PushesAudio`."""
+        if self._decoder is None:
+            call.sink = self._offer
         self.heard = self.spoken = self.answers = False
         """For the server's `Pulse`."""
         self.refusal: tuple[grpc.StatusCode, str] | None = None
@@ -93,6 +97,15 @@ class VoiceConnection:
                 self.fail(str(error))
                 raise ConnectionError(str(error)) from error
             return event
+
+    def _offer(self, raw: bytes) -> bool:
+        if self.on_audio is None or self.failure or len(raw) > self._settings.max_message_bytes:
+            return False
+        audio = audio_alone(raw)
+        if not audio or not self.on_audio(audio):
+            return False
+        self.heard = True
+        return True
 
     def send(self, event: ServerEvent) -> None:
         if (
