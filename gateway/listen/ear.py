@@ -24,10 +24,12 @@ from gateway.settings import VadSettings
 WINDOW_MS = WINDOW * 1000 // RATE
 _WINDOW_BYTES = 2 * WINDOW
 _PCM16 = np.dtype("<i2")
-_FLOAT = np.dtype(np.float32)
 _TO_FLOAT = np.float32(1 / 32768)
 _TO_POWER = 1 / 32768**2 / WINDOW
 _SILENT_WINDOW = bytes(_WINDOW_BYTES)
+_scratch: Float = np.empty(WINDOW, np.float32)
+"""For the event loop's thread, within one call: a window's own 2 kB come cold from the heap, and cost
+more than all that is done with them."""
 _RING_WINDOWS = 96
 """About 3 s: pre-roll plus the most a detector may be behind."""
 
@@ -114,12 +116,16 @@ class Ear:
         if self._resampler is not None:
             whole = self._carry.feed(pcm)
             pcm = self._resampler.push(to_int16(whole)).tobytes() if whole else b""
-        data = self._pending + pcm
-        at, last = 0, len(data) - _WINDOW_BYTES
-        while at <= last:
-            self._push(data[at : at + _WINDOW_BYTES])
+        pending = self._pending
+        at = _WINDOW_BYTES - len(pending)
+        if len(pcm) < at:
+            self._pending = pending + pcm
+            return
+        self._push(pending + pcm[:at])
+        while len(pcm) - at >= _WINDOW_BYTES:
+            self._push(pcm[at : at + _WINDOW_BYTES])
             at += _WINDOW_BYTES
-        self._pending = data[at:] if at else data
+        self._pending = pcm[at:]
 
     def feed_silence(self, ms: int) -> None:
         """The client sent nothing for this long: the detector's clock goes on."""
@@ -157,11 +163,11 @@ class Ear:
         if self.tap is not None:
             self.tap(pcm)
         samples = np.frombuffer(pcm, _PCM16)
-        floats: Float = samples.astype(_FLOAT)  # in int16 units: scaling by a power of two changes no digit
-        power = float(floats.dot(floats)) * _TO_POWER
+        _scratch[:] = samples  # in int16 units: scaling by a power of two changes no digit
+        power = float(_scratch.dot(_scratch)) * _TO_POWER
         cleaned: Float | None = None
         if self._guard is not None and self._guard.concerns(samples, power):
-            floats *= _TO_FLOAT
+            floats = np.multiply(samples, _TO_FLOAT, dtype=np.float32)
             cleaned = self._guard.clean(floats, power)
             if cleaned is floats:
                 cleaned = None
