@@ -7,7 +7,7 @@ are joined, since the end of a turn is the session's decision.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import grpc
@@ -15,9 +15,10 @@ import grpc.aio
 import numpy as np
 from riva.client.proto import riva_asr_pb2, riva_asr_pb2_grpc, riva_audio_pb2
 
+from gateway.http2.client_call import StreamCall
 from gateway.listen.asr import RATE, AsrError, HeardWord, Hypothesis
 from gateway.settings import AsrSettings, call_metadata
-from gateway.triton.channel import open_channel
+from gateway.triton.channel import open_stream_channel
 from gateway.triton.line import Connection, Line
 
 _CHECK_S = 2.0
@@ -46,7 +47,7 @@ class RivaRecognizer:
         self._settings = settings
         self._line: Line[Any] = Line(
             settings.uri,
-            lambda: open_channel(settings.uri, ssl=settings.ssl),
+            lambda: open_stream_channel(settings.uri, ssl=settings.ssl),
             riva_asr_pb2_grpc.RivaSpeechRecognitionStub,
         )
         self._metadata = call_metadata(settings)
@@ -169,10 +170,8 @@ class _Feed:
         try:
             self._writes()
             await self._call.wait_for_connection()
-            # Not `write`: into a call that has just failed it would put "Internal error from Core"
-            # in the place of the server's own status, which the reader is about to get.
-            send = self._call._cython_call.send_serialized_message
-            await send(config.SerializeToString())
+            send = _writer(self._call)
+            await send(config)
             self._writing_since = _NEVER
             async for chunk in audio:
                 if chunk:
@@ -180,7 +179,7 @@ class _Feed:
                         self._count(chunk)
                     message = riva_asr_pb2.StreamingRecognizeRequest(audio_content=chunk)
                     self._writes()
-                    await send(message.SerializeToString())
+                    await send(message)
                     self._writing_since = _NEVER
             await self._call.done_writing()
             self.half_closed = True
@@ -263,6 +262,18 @@ class _Feed:
         """The reader, which alone speaks to the session, raises it."""
         self._failure = error
         self._call.cancel()
+
+
+def _writer(call: Any) -> Callable[[Any], Awaitable[None]]:
+    if isinstance(call, StreamCall):
+        return call.write
+
+    async def write(message: Any) -> None:
+        # Not grpc.aio's `write`: into a call that has just failed it would put "Internal error from Core"
+        # in the place of the server's own status, which the reader is about to get.
+        await call._cython_call.send_serialized_message(message.SerializeToString())
+
+    return write
 
 
 class _Heard:

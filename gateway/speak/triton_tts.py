@@ -12,7 +12,7 @@ import grpc.aio
 from gateway.audio.pcm import to_pcm
 from gateway.settings import TtsSettings
 from gateway.speak.tts import Chunk, TtsError
-from gateway.triton.channel import GRPCInferenceServiceStub, open_channel
+from gateway.triton.channel import GRPCInferenceServiceStub, open_stream_channel
 from gateway.triton.codec import Array
 from gateway.triton.codec import text as strings
 from gateway.triton.errors import TritonError, TritonTimeout, TritonUnavailable
@@ -49,7 +49,7 @@ class TritonSynthesizer:
 
     def __init__(self, settings: TtsSettings) -> None:
         self._settings = settings
-        self._line = Line(settings.uri, lambda: open_channel(settings.uri, ssl=settings.ssl), _Calls)
+        self._line = Line(settings.uri, lambda: open_stream_channel(settings.uri, ssl=settings.ssl), _Calls)
         self._drains = Drains(deadline_s=settings.chunk_ms / 1000)
         self._models: list[ModelInfo] = []
         self._defaults: set[str] = set()

@@ -6,12 +6,15 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import grpc.aio
 
+from gateway.http2.client import StreamChannel
+
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+Channel = grpc.aio.Channel | StreamChannel
 
 
 class Line(Generic[T]):
@@ -23,9 +26,7 @@ class Line(Generic[T]):
     connection. Those in progress keep theirs.
     """
 
-    def __init__(
-        self, address: str, dial: Callable[[], grpc.aio.Channel], stubs: Callable[[grpc.aio.Channel], T]
-    ) -> None:
+    def __init__(self, address: str, dial: Callable[[], Channel], stubs: Callable[[Any], T]) -> None:
         """address: as the log names it. stubs: what is called on a channel."""
         self._address, self._dial, self._stubs = address, dial, stubs
         self._closing: set[asyncio.Task[None]] = set()
@@ -75,7 +76,7 @@ class Connection(Generic[T]):
 
     __slots__ = ("_heard_s", "_line", "channel", "stubs", "users")
 
-    def __init__(self, line: Line[T], channel: grpc.aio.Channel, stubs: T) -> None:
+    def __init__(self, line: Line[T], channel: Channel, stubs: T) -> None:
         self._line = line
         self._heard_s = float("-inf")
         self.channel, self.stubs = channel, stubs
