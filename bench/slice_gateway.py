@@ -26,7 +26,8 @@ from gateway.app import Gateway, run_loop, serve_forever
 from gateway.listen.silero import SileroVad
 from gateway.settings import Settings
 
-SLICES = ("transport", "vad", "unary", "session", "shaping", "riva", "llm", "whole")
+PROTOTYPE = "prototype"
+SLICES = (PROTOTYPE, "transport", "vad", "unary", "session", "shaping", "riva", "llm", "whole")
 OUTPUT_RATE, VOICE_RATE = 48_000, 22_050
 
 
@@ -34,7 +35,7 @@ class SliceGateway:
     """A service, as `gateway.app.Service` has it."""
 
     def __init__(self, name: str, settings: Settings, upstream: str = "") -> None:
-        """name: one of SLICES. settings: with the real parts' addresses. upstream: of the unary calls."""
+        """name: one of SLICES but the prototype. settings: with the real parts' addresses. upstream: of the unary calls."""
         self._at = SLICES.index(name)
         self._settings, self._upstream = settings, upstream
         self._whole: Gateway | None = None
@@ -131,7 +132,7 @@ def _leave_shaping_out() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Settings come from the environment, as the gateway's do."""
     parser = argparse.ArgumentParser(prog="python -m bench.slice_gateway", description=__doc__)
-    parser.add_argument("slice", choices=SLICES)
+    parser.add_argument("slice", choices=SLICES[1:])
     parser.add_argument("--upstream", default="", metavar="HOST:PORT", help="takes the unary calls")
     chosen = parser.parse_args(arguments)
     return run_loop(_serve(chosen.slice, chosen.upstream))

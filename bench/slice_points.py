@@ -6,10 +6,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.slice_gateway import SLICES
+from bench.slice_gateway import PROTOTYPE, SLICES
 from load.report.summary import MOST_CORE_B, MOST_LATE_SEND_MS, NOISY
 
 TITLES = {
+    PROTOTYPE: "the bare prototype on grpc.aio: audio both ways, detector, unary calls",
     "transport": "gRPC: audio in and dropped, paced frames out 40 % of the time",
     "vad": "+ detector, every window",
     "unary": "+ a unary call for each 160 ms",
@@ -19,13 +20,9 @@ TITLES = {
     "llm": "+ LLM over HTTP",
     "whole": "+ TTS over Triton: the whole gateway",
 }
-PROTOTYPE = {"transport": 0.164, "vad": 0.27, "unary": 0.375}
-"""CPU s per session-minute at 64 sessions of the bare prototype from which this gateway's design comes. The
-last one was measured as a whole (40 % of a core); the others are put together from its costs per frame (36 us
-in, 47 us out) and per second of detection (1.75 ms)."""
-BARE = frozenset(PROTOTYPE)
+BARE = frozenset((PROTOTYPE, "transport", "vad", "unary"))
 WITHIN = 1.10
-"""Of the prototype's figure, the slice that it carried too."""
+"""Of the prototype's figure, the slice that carries the same."""
 _MOST_LEFT_OUT = 0.01
 _REPLIES = 0.4
 _REPLIES_OFF = 0.06
@@ -108,13 +105,15 @@ def added(points: Sequence[Point]) -> list[float]:
     """CPU s per session-minute over the slice before; of the first, all of it. The real session takes the place
     of the bare one: what it adds is over the detector's slice, for it makes no unary calls."""
     cost = {point.name: point.cost for point in points}
-    before = {name: SLICES[k - 1] for k, name in enumerate(SLICES) if k} | {"session": "vad"}
+    chain = [name for name in SLICES if name != PROTOTYPE]
+    before = dict(zip(chain[1:], chain, strict=False)) | {"session": "vad"}
     return [p.cost - cost.get(before[p.name], math.nan) if p.name in before else p.cost for p in points]
 
 
-def ratio(point: Point) -> float:
-    """To the prototype; nan where it had no such slice, or was not measured."""
-    return point.cost / PROTOTYPE.get(point.name, math.nan) if point.sessions > 1 else math.nan
+def ratio(points: Sequence[Point], sessions: int) -> float:
+    """Of the slice with detector and unary calls to the prototype in the same run; nan without both."""
+    cost = {point.name: point.cost for point in points if point.sessions == sessions}
+    return cost.get("unary", math.nan) / cost.get(PROTOTYPE, math.nan)
 
 
 def heard(replies: Sequence[Reply], begin_s: float, end_s: float) -> tuple[list[float], int]:

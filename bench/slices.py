@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.slice_gateway import OUTPUT_RATE, SLICES
+from bench.slice_gateway import OUTPUT_RATE, PROTOTYPE, SLICES
 from bench.slice_points import BARE, Point, Reply, heard
 from bench.stats import percentile
 from bench.threads import ThreadMeter
@@ -126,7 +126,8 @@ async def _gateway(
         "PARLEY_SESSION__ADMIT_LAG_MS": "0",
         "PARLEY_SESSION__ADMIT_BACKLOG_MS": "0",
     }
-    command = [sys.executable, "-m", "bench.slice_gateway", name, "--upstream", upstream]
+    program = ["bench.slice_prototype"] if name == PROTOTYPE else ["bench.slice_gateway", name]
+    command = [sys.executable, "-m", *program, "--upstream", upstream]
     log = out / f"gateway-{name}.log"
     async with Child(
         f"the slice {name}", command, log=log, env=env, cores=cores, stop_s=8, talks=True

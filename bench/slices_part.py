@@ -7,13 +7,14 @@ from dataclasses import asdict
 
 from bench import slices
 from bench.report import Part, Table, number, verdict
-from bench.slice_points import PROTOTYPE, TITLES, WITHIN, Point, added, ratio
+from bench.slice_gateway import PROTOTYPE
+from bench.slice_points import TITLES, WITHIN, Point, added, ratio
 from bench.slices import Plan
 from gateway.app import run_loop
 
 COLUMNS = (
     "slice", "CPU s per session-minute", "adds", "% of a core", "loop", "detector", "gRPC and others",
-    "replies, % of the time", "frame jitter p99, ms", "prototype", "ratio",
+    "replies, % of the time", "frame jitter p99, ms",
 )  # fmt: skip
 
 
@@ -32,8 +33,7 @@ def report(points: Sequence[Point], plan: Plan) -> Part:
         "20 ms both ways. CPU of all threads (schedstat) over "
         f"{plan.bare_s:.0f} s, from the session on over {plan.session_s:.0f} s. Adds: over the slice before; the real "
         "session over the detector's slice, as it makes no unary calls. Loop, detector, gRPC: % of a core by thread. "
-        "Prototype: a bare server of the same design (gRPC, detector, unary calls and nothing else), built to learn "
-        "what can be reached; the first two of its figures are put together from its costs per frame and per window.",
+        "Prototype: a bare server (grpc.aio, detector, unary calls and nothing else), to learn what can be reached.",
     )
     for title, sessions in ((f"{plan.sessions} sessions", plan.sessions), ("1 session", 1)):
         chosen = [point for point in points if point.sessions == sessions]
@@ -55,11 +55,11 @@ def report(points: Sequence[Point], plan: Plan) -> Part:
 def findings(points: Sequence[Point], sessions: int) -> list[str]:
     """What is met, and which figures are not to be believed."""
     found = []
-    for point in points:
-        if point.name == "unary" and point.sessions == sessions:
-            share, goal = ratio(point), f"≤ {WITHIN:.2f}"
-            judged = f"{goal}: void" if point.void() else verdict(goal, share <= WITHIN)
-            found.append(f"transport, detector and unary calls: {share:.2f} of the prototype ({judged})")
+    share, goal = ratio(points, sessions), f"≤ {WITHIN:.2f}"
+    void = any(p.void() for p in points if p.name in (PROTOTYPE, "unary") and p.sessions == sessions)
+    if share == share:
+        judged = f"{goal}: void" if void else verdict(goal, share <= WITHIN)
+        found.append(f"transport, detector and unary calls: {share:.2f} of the prototype ({judged})")
     for point in points:
         where = f"{point.name}, {point.sessions} session{'s' if point.sessions > 1 else ''}"
         if reasons := point.void():
@@ -71,7 +71,6 @@ def findings(points: Sequence[Point], sessions: int) -> list[str]:
 
 def _row(point: Point, more: float) -> list[str]:
     share = 100 / point.seconds
-    known = PROTOTYPE.get(point.name) if point.sessions > 1 else None
     return [
         TITLES[point.name],
         number(point.cost, 3),
@@ -80,6 +79,4 @@ def _row(point: Point, more: float) -> list[str]:
         *(number(used * share, 1) for used in (point.loop_s, point.detector_s, point.others_s)),
         number(100 * point.reply_share),
         number(point.jitter_p99_ms, 1),
-        number(known, 3) if known is not None else "",
-        number(ratio(point), 2) if known is not None else "",
     ]
