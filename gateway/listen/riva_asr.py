@@ -160,7 +160,10 @@ class _Feed:
         self._writing_since = _NEVER
         self._answer_due = _NEVER
         self._waited_since = 0.0
-        self._unanswered_since = _NEVER
+        self._unanswered: list[tuple[float, bytes]] = []
+        """(loop time, audio) since the last answer, as long as that is little."""
+        self._unanswered_s = 0.0
+        self._loud_since = _NEVER
         self._loud_s = 0.0
         self._failure: BaseException | None = None
         self.half_closed = False
@@ -176,7 +179,7 @@ class _Feed:
             async for chunk in audio:
                 if chunk:
                     if self._answer_due == _NEVER:
-                        self._count(chunk)
+                        self._note(chunk)
                     message = riva_asr_pb2.StreamingRecognizeRequest(audio_content=chunk)
                     self._writes()
                     await send(message)
@@ -205,7 +208,9 @@ class _Feed:
         self._connection.heard()
         if response is None:  # gRPC's word for bytes that it cannot parse
             raise AsrError("what the speech recogniser sent is not the Riva ASR API")
-        self._unanswered_since, self._loud_s = _NEVER, 0.0
+        self._unanswered.clear()
+        self._unanswered_s = self._loud_s = 0.0
+        self._loud_since = _NEVER
         if not self.half_closed:
             self._answer_due = _NEVER
         return response
@@ -221,16 +226,24 @@ class _Feed:
         if self._rings == _NEVER:
             self._ring_at(now + self._silence_s)
 
-    def _count(self, chunk: bytes) -> None:
-        """Noise and pauses need no answer; much loud audio without one for `silence_ms` is a dead service."""
+    def _note(self, chunk: bytes) -> None:
+        """Noise and pauses need no answer; much loud audio without one for `silence_ms` is a dead service.
+
+        Answers come every few chunks, and then nobody need know how loud those were."""
+        self._unanswered.append((self._now(), chunk))
+        self._unanswered_s += len(chunk) / (2 * RATE)
+        if self._unanswered_s >= self._silence_s / 2:
+            for since, unanswered in self._unanswered:
+                self._count(since, unanswered)
+            self._unanswered.clear()
+            if self._loud_s >= self._silence_s / 2:
+                self._expect_answer(self._loud_since, self._silence_s)
+
+    def _count(self, since: float, chunk: bytes) -> None:
         samples = np.frombuffer(chunk, "<i2", len(chunk) // 2).astype(np.float32)
-        if float(np.dot(samples, samples)) < _LOUD_SQUARE * samples.size:
-            return
-        if self._unanswered_since == _NEVER:
-            self._unanswered_since = self._now()
-        self._loud_s += len(chunk) / (2 * RATE)
-        if self._loud_s >= self._silence_s / 2:
-            self._expect_answer(self._unanswered_since, self._silence_s)
+        if float(np.dot(samples, samples)) >= _LOUD_SQUARE * samples.size:
+            self._loud_since = min(self._loud_since, since)
+            self._loud_s += len(chunk) / (2 * RATE)
 
     def _expect_answer(self, since: float, wait_s: float) -> None:
         self._waited_since, self._answer_due = since, since + wait_s
@@ -317,4 +330,5 @@ class _Heard:
         return Hypothesis(text, True, len(text), tuple(self._words))
 
     def _joined(self, tail: str) -> str:
-        return " ".join([*self._finals, *([tail.strip()] if tail.strip() else [])])
+        tail = tail.strip()
+        return " ".join([*self._finals, tail] if tail else self._finals) if self._finals else tail

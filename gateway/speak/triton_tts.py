@@ -8,6 +8,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 import grpc.aio
+import numpy as np
 
 from gateway.audio.pcm import to_pcm
 from gateway.settings import TtsSettings
@@ -27,6 +28,7 @@ _FRESH_S = 30.0
 _SHUN_S = 5.0
 """How long a model that failed is the last choice."""
 _CHECK_S = 2.0
+_FULL_SCALE = np.float32(32768)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +119,7 @@ class TritonSynthesizer:
                         audio = response.get("AUDIO")
                         if audio is not None and audio.size:
                             empty = False
-                            yield Chunk(to_pcm(audio.ravel()), voice.model.sample_rate)
+                            yield Chunk(_pcm(audio), voice.model.sample_rate)
                         since = loop.time()
             except TritonTimeout:
                 connection.silent_since(since)
@@ -201,6 +203,19 @@ class TritonSynthesizer:
         self._listed = float("-inf")
         self._models = []
         self._shunned[model] = asyncio.get_running_loop().time() + _SHUN_S
+
+
+def _pcm(audio: Array) -> bytes:
+    """As `to_pcm`; what needs no clipping, and that is nearly everything, takes half the passes."""
+    samples = audio.reshape(-1)
+    if samples.dtype != np.float32:
+        return to_pcm(samples)
+    scaled = samples * _FULL_SCALE
+    # False for NaN too.
+    if not (np.maximum.reduce(scaled) <= 32767 and np.minimum.reduce(scaled) >= -32768):
+        return to_pcm(samples)
+    pcm: bytes = np.rint(scaled, out=scaled).astype("<i2").tobytes()
+    return pcm
 
 
 def _language_rank(model: ModelInfo, language: str) -> int:

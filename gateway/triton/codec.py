@@ -52,12 +52,12 @@ def outputs(response: pb.ModelInferResponse, *, batched: bool = False) -> dict[s
     """
     result: dict[str, Array] = {}
     for tensor, raw in zip(response.outputs, response.raw_output_contents, strict=False):
-        shape = tuple(tensor.shape[1:] if batched and tensor.shape else tensor.shape)
+        shape, datatype = tensor.shape, tensor.datatype
         try:
-            if tensor.datatype == "BYTES":
-                result[tensor.name] = _strings(raw).reshape(shape)
-            else:
-                result[tensor.name] = np.frombuffer(raw, dtype=_TYPES[tensor.datatype]).reshape(shape)
+            array = _strings(raw) if datatype == "BYTES" else np.frombuffer(raw, _TYPES[datatype])
+            if batched or len(shape) != 1 or shape[0] != array.size:
+                array = array.reshape(tuple(shape[1:] if batched else shape))
+            result[tensor.name] = array
         except (KeyError, ValueError) as error:
             raise TritonError(
                 f"{response.model_name}: output {tensor.name} ({tensor.datatype}) is not readable"

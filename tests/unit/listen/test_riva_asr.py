@@ -432,3 +432,49 @@ async def test_a_cancelled_reader_is_cancelled_whatever_the_writer_met() -> None
         listening.cancel()
         with pytest.raises(asyncio.CancelledError):
             await listening
+
+
+async def test_loudness_is_measured_only_where_answers_stay_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = 0
+    count = module._Feed._count
+
+    def counted(feed: module._Feed, since: float, chunk: bytes) -> None:
+        nonlocal measured
+        measured += 1
+        count(feed, since, chunk)
+
+    monkeypatch.setattr(module._Feed, "_count", counted)
+
+    async def slow(answered: asyncio.Event) -> AsyncIterator[bytes]:
+        for _ in range(8):
+            yield LOUD
+            await answered.wait()
+            answered.clear()
+
+    answered = asyncio.Event()
+
+    async def script(service: Service, requests: AsyncIterator[Any], context: Any) -> None:
+        number = 0
+        async for _ in requests:
+            number += 1
+            await context.write(said((f"word {number}", False, 0.1)))
+
+    async with served(script, silence_ms=400) as (_, recognizer):
+        async for _ in recognizer.recognize(slow(answered), language="en-US"):
+            answered.set()
+    assert not measured, "each chunk was answered before there were two"
+
+
+async def test_quiet_audio_needs_no_answer() -> None:
+    async def script(service: Service, requests: AsyncIterator[Any], context: Any) -> None:
+        async for _ in requests:
+            pass
+        await context.write(said(("", True, 0)))
+
+    async def quiet() -> AsyncIterator[bytes]:
+        for _ in range(20):
+            yield bytes(3_200)
+            await asyncio.sleep(0.02)
+
+    async with served(script, silence_ms=200) as (_, recognizer):
+        assert (await all_of(recognizer, quiet()))[-1].final

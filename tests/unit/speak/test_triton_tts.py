@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
+from gateway.audio.pcm import to_pcm
 from gateway.settings import TtsSettings
+from gateway.speak import triton_tts as module
 from gateway.speak.factory import make_synthesizer
 from gateway.speak.riva_tts import RivaSynthesizer
 from gateway.speak.triton_tts import TritonSynthesizer
@@ -280,3 +282,14 @@ async def test_the_settings_choose_the_kind() -> None:
     finally:
         await triton.close()
         await riva.close()
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [[0.0, 0.5, -1.0, 0.99996], [1.0, -1.0], [2.0, -3.0, 0.1], [float("nan"), 0.25], [float("inf"), -0.25], [0.5 / 32768, 1.5 / 32768]],
+)  # fmt: skip
+def test_samples_become_what_to_pcm_makes_of_them(samples: list[float]) -> None:
+    audio = np.array(samples, np.float32)
+    assert module._pcm(audio) == to_pcm(audio)
+    assert module._pcm(audio.reshape(1, -1)) == to_pcm(audio)
+    assert module._pcm(audio.astype(np.float64)) == to_pcm(audio.astype(np.float64))
