@@ -113,6 +113,8 @@ class Ear:
 
     def feed(self, pcm: bytes) -> None:
         """PCM16 at the input rate, any length; an odd byte waits for its other half."""
+        if self._closed:
+            return
         if self._resampler is not None:
             whole = self._carry.feed(pcm)
             pcm = self._resampler.push(to_int16(whole)).tobytes() if whole else b""
@@ -129,7 +131,7 @@ class Ear:
 
     def feed_silence(self, ms: int) -> None:
         """The client sent nothing for this long: the detector's clock goes on."""
-        for _ in range(ms // WINDOW_MS):
+        for _ in range(0 if self._closed else ms // WINDOW_MS):
             self._push(_SILENT_WINDOW)
 
     def since(self, index: int) -> list[bytes]:
@@ -149,8 +151,12 @@ class Ear:
             pass
 
     def close(self) -> None:
+        """Nothing is told after this, and what comes in is not heard."""
         self._closed = True
         self._stream.close()
+        # Not left to the collector: of a session that has ended, little is to stay.
+        self._on_window, self.tap = _nobody, None
+        self._ring.clear()
         if self._guard is not None:
             self._guard.close()
         if self._resampler is not None:
@@ -208,3 +214,7 @@ class Ear:
             self._waiter.set()
         if probability >= self.least:
             self._on_window(Window(index, probability, arrived))
+
+
+def _nobody(window: Window) -> None:
+    """Listens when the session is over."""

@@ -120,6 +120,7 @@ class EchoGuard:
 
     def close(self) -> None:
         """The session is over."""
+        self._enabled, self._filter = False, None
         self._reference.close()
 
     def concerns(self, window: Float | Int16, power: float) -> bool:

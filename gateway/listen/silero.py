@@ -299,6 +299,7 @@ class _Stream:
             return
         self.closed = True
         self.pending.clear()
+        self._callback = _nobody
         self._vad._streams.discard(self)
         self._vad._ready.pop(self, None)
         if self.in_flight is None:
@@ -327,6 +328,10 @@ class _Stream:
     def _rest(self) -> None:
         if not self.closed:
             self._callback(0.0)
+
+
+def _nobody(probability: float) -> None:
+    """Listens to a closed stream."""
 
 
 def _load() -> onnxruntime.InferenceSession:

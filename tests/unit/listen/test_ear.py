@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Callable
 
 import numpy as np
@@ -170,3 +171,24 @@ async def test_guard_and_gate_get_what_they_would_get_of_float_windows() -> None
     assert guards[0].delay_ms == guards[1].delay_ms is not None
     ear.close()
     assert stream.closed
+
+
+@virtual
+async def test_what_is_closed_hears_nothing_and_holds_nobody() -> None:
+    class Listener:
+        def heard(self, window: Window) -> None: ...
+
+    listener = Listener()
+    detector = Detector()
+    ear = Ear(detector, VadSettings(), input_rate=RATE, guard=None, gate=None, on_window=listener.heard)
+    ear.tap = lambda pcm: None
+    ear.feed(window(1) * 3)
+    gone = weakref.ref(listener)
+    del listener
+    ear.close()
+    assert gone() is None, "without the collector"
+    count = len(detector.stream.got)
+    ear.feed(window(1))
+    ear.feed_silence(64)
+    assert len(detector.stream.got) == count
+    assert not ear.since(0)
