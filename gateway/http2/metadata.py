@@ -16,7 +16,7 @@ OPENING: tuple[Header, ...] = (
     ("content-type", "application/grpc"),
     ("grpc-accept-encoding", ",".join(ENCODINGS)),
 )
-_TIMEOUT = re.compile(r"(\d{1,8})([HMSmun])")
+_TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])")
 _UNIT_S = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _PLAIN = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
 
