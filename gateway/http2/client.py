@@ -1,7 +1,7 @@
 """A channel whose streaming calls go over our own HTTP/2; everything else goes over grpc.aio.
 
 A message on a stream costs grpc.aio two passes through its completion queue; here it is a few bytes
-in front of the message (docs/decisions/own-http2.md).
+in front of the message (docs/decisions/own-http2-upstream.md).
 """
 
 from __future__ import annotations
