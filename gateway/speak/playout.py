@@ -46,6 +46,7 @@ class Playout:
         self._ticker = ticker
         self._rate, self._loudness_dbfs = rate, loudness_dbfs
         self._lead_s = lead_ms / 1000
+        self._ahead_s = self._lead_s + ticker.slack_s
         self._limit_ms = max(2 * FRAME_MS, buffer_s * 1000)
         self._send, self._on_mark, self._on_heard = send, on_mark, on_heard
         self._room = asyncio.Event()
@@ -182,8 +183,11 @@ class Playout:
     def _wake(self) -> None:
         if self._paused or not (self._reel.finished or self._reel.has(self._next)):
             return
-        self._ticker.join(self._tick)
-        self._tick(asyncio.get_running_loop().time())
+        now = asyncio.get_running_loop().time()
+        self._tick(now)
+        if not self._paused and (self._reel.finished or self._reel.has(self._next)):
+            due_s = now if self._anchor_s is None else self._heard_at(self._next) - self._lead_s
+            self._ticker.join(self._tick, due_s)
 
     def _tick(self, now: float) -> None:
         # Fifty times a second for everybody who is spoken to: written for few calls.
@@ -198,7 +202,7 @@ class Playout:
             if anchor_s is None or heard_at + FRAME_S < now:
                 # First frame, or the audio came a frame too late: what follows is heard from now on.
                 self._anchor_s, self._anchor, heard_at = now, number, now
-            if heard_at - self._lead_s > now:
+            if heard_at - self._ahead_s > now:
                 break
             self._send_next(number)
         reel = self._reel

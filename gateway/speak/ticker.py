@@ -1,7 +1,7 @@
 """One timer for all paced sends of the process.
 
 A sleeping task per session costs two to four times as much CPU per frame (docs/decisions/pacing.md).
-Members are spread over the slots of a frame, so each is called once per 20 ms.
+A frame has several slots, and each member is called in the one that fits its frames: once per 20 ms.
 """
 
 from __future__ import annotations
@@ -20,33 +20,42 @@ class Ticker:
 
     def __init__(self, tick_ms: int = 5) -> None:
         self._slots: list[dict[Tick, None]] = [{} for _ in range(max(1, round(FRAME_S * 1000 / tick_ms)))]
+        self._slot_of: dict[Tick, int] = {}
         self._interval = FRAME_S / len(self._slots)
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
-        self._slot = 0
+        self._next = 0
+        self.slack_s = self._interval / 2
+        """A member's calls come at most so much before or after the time it asked for."""
 
-    def join(self, member: Tick) -> None:
-        """From the next slot of its own on; a member is added once."""
-        if any(member in slot for slot in self._slots):
-            return
-        min(self._slots, key=len)[member] = None
+    def join(self, member: Tick, at_s: float) -> None:
+        """Called every 20 ms from now on, at times that fit `at_s` (loop time, any frame's) best."""
         if self._timer is None:
             loop = asyncio.get_running_loop()
             self._due = loop.time() + self._interval
             self._timer = loop.call_at(self._due, self._run, loop)
+        slot = (self._next + round((at_s - self._due) / self._interval)) % len(self._slots)
+        before = self._slot_of.get(member)
+        if before != slot:
+            if before is not None:
+                del self._slots[before][member]
+            self._slots[slot][member] = None
+            self._slot_of[member] = slot
 
     def leave(self, member: Tick) -> None:
-        for slot in self._slots:
-            slot.pop(member, None)
+        slot = self._slot_of.pop(member, None)
+        if slot is not None:
+            del self._slots[slot][member]
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
-        if not any(self._slots):
+        if not self._slot_of:
             self._timer = None
             return
         now = loop.time()
-        self._slot = (self._slot + 1) % len(self._slots)
-        for member in list(self._slots[self._slot]):
-            member(now)
+        slot = self._next
+        self._next = (slot + 1) % len(self._slots)
         # After a stall the timer does not chase the ticks it missed: members catch up by themselves.
         self._due = max(self._due + self._interval, now + self._interval / 2)
         self._timer = loop.call_at(self._due, self._run, loop)
+        for member in list(self._slots[slot]):
+            member(now)

@@ -24,12 +24,13 @@ class Frame(NamedTuple):
 
 
 class Listener:
-    def __init__(self, lead_ms: int = 60, buffer_s: float = 30.0) -> None:
+    def __init__(self, lead_ms: int = 60, buffer_s: float = 30.0, ticker: Ticker | None = None) -> None:
+        self.ticker = ticker or Ticker(5)
         self.sent: list[tuple[float, Frame]] = []
         self.marks: list[tuple[float, int]] = []
         self.heard_at: float | None = None
         self.playout = Playout(
-            Ticker(5),
+            self.ticker,
             rate=RATE,
             lead_ms=lead_ms,
             buffer_s=buffer_s,
@@ -94,7 +95,7 @@ def test_an_underrun_shifts_what_follows_and_is_not_chased() -> None:
         track.finish()
         await asyncio.sleep(1)
         late = [at for at, f in it.sent if f.offset_ms >= 200]
-        assert late[-1] - late[0] >= 0.2 - 0.08
+        assert late[-1] - late[0] >= 0.2 - 0.08 - 0.0025  # half a tick
         assert it.heard_at is not None
 
     run_virtual(main())
@@ -202,23 +203,50 @@ def test_a_held_reply_is_silent_until_resumed_and_keeps_its_generation() -> None
     run_virtual(main())
 
 
-def test_a_hundred_sessions_share_one_timer_and_spread_over_its_slots() -> None:
+def test_a_hundred_sessions_share_one_timer_and_are_called_when_their_frames_are_due() -> None:
     async def main() -> None:
         ticker = Ticker(5)
         calls: dict[int, list[float]] = {n: [] for n in range(100)}
+        due = {n: n * 0.0037 for n in calls}
         members = [calls[n].append for n in range(100)]
-        for member in members:
-            ticker.join(member)
-            ticker.join(member)  # joining twice changes nothing
+        for n, member in enumerate(members):
+            ticker.join(member, due[n])
+            ticker.join(member, due[n] + 0.2)  # joining twice changes nothing
         await asyncio.sleep(1.0)
-        for times in calls.values():
+        for n, times in calls.items():
             assert len(times) in (49, 50)
             assert all(b - a == pytest.approx(0.020) for a, b in pairwise(times))
+            off = (times[0] - due[n]) % 0.020
+            assert min(off, 0.020 - off) <= ticker.slack_s + 1e-9
         assert len({round(t[0], 4) for t in calls.values()}) == 4
         for member in members:
             ticker.leave(member)
         await asyncio.sleep(0.1)
         assert asyncio.get_running_loop().time() == pytest.approx(1.1)
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("begin_ms", [0, 1, 2, 3, 4, 7, 13])
+def test_frames_keep_to_the_time_of_the_first(begin_ms: int) -> None:
+    """Whenever a reply begins between two ticks: no frame comes over half a tick after its time."""
+
+    async def main() -> None:
+        other = Listener()  # keeps the ticker going
+        it = Listener(ticker=other.ticker)
+        kept = other.playout.start()
+        await kept.write(audio(2_000))
+        await asyncio.sleep(0.1 + begin_ms / 1000)
+        begin = it.now()
+        track = it.playout.start()
+        await track.write(audio(1_000))
+        track.finish()
+        await asyncio.sleep(1.5)
+        late = [at - begin - max(0, number * 0.020 - 0.060) for number, (at, _) in enumerate(it.sent)]
+        assert len(late) == 50
+        assert max(late) <= 0.0025 + 1e-9
+        assert min(late) >= -0.0025 - 1e-9
+        other.playout.drop()
 
     run_virtual(main())
 
