@@ -109,7 +109,7 @@ class Replies:
         self._reset(call, error, "the call was given up")
 
     def give_credit(self, call: Call, credit: int) -> None:
-        if call.stream in self._open:
+        if credit and call.stream in self._open:
             call.receive_window += credit
             self._write(frames.window_update(call.stream, credit))
 

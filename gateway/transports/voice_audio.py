@@ -25,12 +25,12 @@ def audio_alone(raw: bytes) -> bytes | None:
 def reply_audio(event: ev.ReplyAudio) -> bytes:
     """`server_message(event)` serialised. By hand: half of all messages are these."""
     pcm = event.pcm
-    body = b"%b%b%b%b\x2a%b" % (
+    body = b"%b%b%b%b%b" % (
         _string(1, event.reply_id),
         _number(2, event.generation),
         _number(3, event.sequence),
         _number(4, event.offset_ms),
-        _varint(len(pcm)),
+        b"\x2a" + _varint(len(pcm)) if pcm else b"",
     )
     return b"\x42%b%b%b" % (_varint(len(body) + len(pcm)), body, pcm)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -12,7 +13,6 @@ import grpc
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import (
-    ConnectionTerminated,
     DataReceived,
     Event,
     ResponseReceived,
@@ -109,13 +109,14 @@ class Peer:
         self.goaway: int | None = None
         self.events: list[Event] = []
         self.closed = False
+        self._cut = b""
 
     async def greet(self, settings: dict[int, int] | None = None) -> None:
         if settings:
             self.rules.local_settings.update(settings)
         self.rules.initiate_connection()
         await self.flush()
-        await self.until(lambda: 0 in self.credit)  # the server's settings have come before it
+        await self.ping()  # the server's settings have come, and its credit for the connection
 
     def open(self, method: str = "Echo", *extra: tuple[str, str], end: bool = False) -> int:
         """A new stream; call `flush` to send it."""
@@ -138,6 +139,7 @@ class Peer:
         self._writer.write(raw)
         async with asyncio.timeout(WAIT_S):
             await self._writer.drain()
+        await asyncio.sleep(0)  # drain alone does not let the server run
 
     async def until(self, done: Callable[[], bool]) -> None:
         """Reads until it is so. Fails after 10 s, or when the server closes first."""
@@ -159,12 +161,24 @@ class Peer:
         if not raw:
             self.closed = True
             return False
-        for event in self.rules.receive_data(raw):
+        for event in self.rules.receive_data(self._without_goodbyes(raw)):
             self._note(event)
         answer = self.rules.data_to_send()
         if answer and not self._writer.is_closing():
             self._writer.write(answer)
         return True
+
+    def _without_goodbyes(self, raw: bytes) -> bytes:
+        """h2 takes nothing more after a GOAWAY, where the protocol lets calls finish."""
+        raw, kept = self._cut + raw, b""
+        while len(raw) >= 9 and len(raw) >= (size := 9 + int.from_bytes(raw[:3], "big")):
+            if raw[3] == 7:
+                self.goaway = int.from_bytes(raw[13:17], "big")
+            else:
+                kept += raw[:size]
+            raw = raw[size:]
+        self._cut = raw
+        return kept
 
     def _note(self, event: Event) -> None:
         self.events.append(event)
@@ -182,8 +196,6 @@ class Peer:
             self.resets[event.stream_id] = int(event.error_code or 0)
         elif isinstance(event, WindowUpdated):
             self.credit[event.stream_id or 0] += event.delta or 0
-        elif isinstance(event, ConnectionTerminated):
-            self.goaway = int(event.error_code or 0)
 
     async def status(self, stream: int) -> tuple[int, str]:
         await self.until(lambda: stream in self.trailers)
@@ -196,6 +208,10 @@ class Peer:
         self.rules.ping(b"12345678")
         await self.flush()
         await self.until(lambda: any("PingAckReceived" in repr(event) for event in self.events[seen:]))
+
+    def keeps_little(self) -> None:
+        """What is not read stays with the server."""
+        self._writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
 
     def vanish(self) -> None:
         cast(asyncio.Transport, self._writer.transport).abort()
