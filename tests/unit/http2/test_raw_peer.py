@@ -348,6 +348,20 @@ def heard(segments: list[bytes]) -> tuple[list[tuple[list[bytes], bool]], bytes]
     return [(list(call._inbox), call.input_ended) for call in calls.calls], sink.written
 
 
+async def test_what_comes_after_the_end_is_not_begun() -> None:
+    client = Peer.__new__(Peer)
+    client.rules = H2Connection(H2Configuration(client_side=True))
+    client.rules.initiate_connection()
+    greeting = client.rules.data_to_send()
+    client.open("Echo")
+    calls, sink = Calls(), Sink()
+    connection = Connection(calls)
+    connection.connection_made(sink)  # type: ignore[arg-type]
+    connection.data_received(greeting + frame(7, 0, 0, bytes(8)) + client.rules.data_to_send())
+    assert sink.closed
+    assert not calls.calls
+
+
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(piece, max_size=25),
