@@ -35,7 +35,7 @@ class Delays:
     """Of the parts, ms."""
 
     final: float
-    """End of the audio → final transcript."""
+    """End of the audio → final transcript; a word is told as long after its end before that."""
     first_token: float
     first_sentence: float
     """Both from the request."""
@@ -48,8 +48,6 @@ MANY = Delays(67, 156, 386, 110)
 """The same, 64 streams."""
 
 
-SETTLE_S = 0.1
-"""A word is told so long after its end, unless the audio ends."""
 _PRE_ROLL_S = 0.5
 
 
@@ -71,7 +69,7 @@ class Script:
         loop = asyncio.get_running_loop()
         began, told = loop.time(), ""
         async for _ in audio:
-            heard = self._heard(began, loop.time() - SETTLE_S, final=False)
+            heard = self._heard(began, loop.time() - self._delays.final / 1000, final=False)
             if heard.text != told:
                 told = heard.text
                 yield heard

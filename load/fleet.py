@@ -15,6 +15,7 @@ import gevent
 from gevent.event import AsyncResult
 
 from load.plans import Plan
+from load.priority import put_first
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +66,7 @@ class Fleet:
         self._process = subprocess.Popen(
             [program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
         )
+        put_first(self._process.pid)
         self._reader = gevent.spawn(self._read)
 
     @property

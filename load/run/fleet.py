@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+from load.priority import put_first
 from load.run.child import Failed, prepared
 
 _QUIT_S = 8.0
@@ -56,6 +57,7 @@ class Fleet:
                 env={**os.environ, "GOMAXPROCS": str(max(1, len(self._cores)))},
                 preexec_fn=prepared(self._cores),
             )
+        put_first(self._process.pid)
         self._reader = asyncio.create_task(self._read())
         return self
 
