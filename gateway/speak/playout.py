@@ -46,7 +46,7 @@ class Playout:
         self._ticker = ticker
         self._rate, self._loudness_dbfs = rate, loudness_dbfs
         self._lead_s = lead_ms / 1000
-        self._ahead_s = self._lead_s + ticker.slack_s
+        self._slack_s = ticker.slack_s
         self._limit_ms = max(2 * FRAME_MS, buffer_s * 1000)
         self._send, self._on_mark, self._on_heard = send, on_mark, on_heard
         self._room = asyncio.Event()
@@ -184,12 +184,17 @@ class Playout:
         if self._paused or not (self._reel.finished or self._reel.has(self._next)):
             return
         now = asyncio.get_running_loop().time()
-        self._tick(now)
+        self._send_due(now, 0.0)
         if not self._paused and (self._reel.finished or self._reel.has(self._next)):
             due_s = now if self._anchor_s is None else self._heard_at(self._next) - self._lead_s
             self._ticker.join(self._tick, due_s)
 
     def _tick(self, now: float) -> None:
+        self._send_due(now, self._slack_s)
+
+    def _send_due(self, now: float, early_s: float) -> None:
+        """early_s: a frame may leave so long before its time, since the next chance is a frame's time away."""
+        ahead_s = self._lead_s + early_s
         # Fifty times a second for everybody who is spoken to: written for few calls.
         while not (self._paused or self._held_back):
             number = self._next
@@ -202,7 +207,7 @@ class Playout:
             if anchor_s is None or heard_at + FRAME_S < now:
                 # First frame, or the audio came a frame too late: what follows is heard from now on.
                 self._anchor_s, self._anchor, heard_at = now, number, now
-            if heard_at - self._ahead_s > now:
+            if heard_at - ahead_s > now:
                 break
             self._send_next(number)
         reel = self._reel

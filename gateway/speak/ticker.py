@@ -52,10 +52,14 @@ class Ticker:
             self._timer = None
             return
         now = loop.time()
-        slot = self._next
-        self._next = (slot + 1) % len(self._slots)
-        # After a stall the timer does not chase the ticks it missed: members catch up by themselves.
-        self._due = max(self._due + self._interval, now + self._interval / 2)
+        slots = len(self._slots)
+        # After a stall every slot that was missed is called, once; the ticks keep to their times, or all frames
+        # would come later and later after their own.
+        due = int((now - self._due) / self._interval) + 1
+        first = self._next + max(0, due - slots)
+        self._next = (self._next + due) % slots
+        self._due += due * self._interval
         self._timer = loop.call_at(self._due, self._run, loop)
-        for member in list(self._slots[slot]):
-            member(now)
+        for number in range(first, first + min(due, slots)):
+            for member in list(self._slots[number % slots]):
+                member(now)

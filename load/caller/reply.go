@@ -58,27 +58,22 @@ func (h *heard) endGeneration(rows func(arrival, time.Duration)) {
 	h.arrivals = h.arrivals[:0]
 }
 
-// lateness of frames as a listener has it: against real time, through the earliest frame since the last
-// gap. Frames of the lead come in a burst ahead of it, so none is due before the first. A frame that is
-// late leaves a gap, once: what follows is played from there on. Lost frames are those in between.
+// lateness of frames as a listener has it: against real time, through the frame that was the furthest
+// ahead so far since the last gap. Frames of the lead, which come as fast as they are made, are never late
+// by each other. A frame that is late leaves a gap, once: what follows is played from there on. Lost frames
+// are those in between.
 func lateness(arrivals []arrival) (late []time.Duration, lost int) {
 	late = make([]time.Duration, len(arrivals))
-	for begin := 0; begin < len(arrivals); {
-		end, gap := untilGap(arrivals[begin:])
-		end += begin
-		anchor := arrivals[begin].anchor()
-		for _, a := range arrivals[begin:end] {
-			anchor = min(anchor, a.anchor())
+	var anchor time.Duration
+	for i, a := range arrivals {
+		if own := a.anchor(); i == 0 || own < anchor {
+			anchor = own
+			continue
 		}
-		for i := begin; i < end; i++ {
-			a := arrivals[i]
-			// The first one of a stretch after a gap already has its lateness.
-			late[i] = max(late[i], a.at-max(arrivals[begin].at, anchor+time.Duration(a.seq)*frameTime))
+		late[i] = a.at - (anchor + time.Duration(a.seq)*frameTime)
+		if late[i] > frameLate {
+			anchor = a.anchor()
 		}
-		if end < len(arrivals) {
-			late[end] = gap
-		}
-		begin = end
 	}
 	if len(arrivals) > 0 {
 		lost = int(arrivals[len(arrivals)-1].seq-arrivals[0].seq) + 1 - len(arrivals)
@@ -88,18 +83,6 @@ func lateness(arrivals []arrival) (late []time.Duration, lost int) {
 
 // anchor is when frame 0 would have come, had all come as this one.
 func (a arrival) anchor() time.Duration { return a.at - time.Duration(a.seq)*frameTime }
-
-// untilGap is the number of frames before the first late one, and how late that is.
-func untilGap(arrivals []arrival) (int, time.Duration) {
-	anchor := arrivals[0].anchor()
-	for i, a := range arrivals {
-		anchor = min(anchor, a.anchor())
-		if late := a.at - max(arrivals[0].at, anchor+time.Duration(a.seq)*frameTime); late > frameLate {
-			return i, late
-		}
-	}
-	return len(arrivals), 0
-}
 
 // samples are those of a reply that ended.
 func (h *heard) samples() []sample {

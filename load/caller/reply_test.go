@@ -99,3 +99,17 @@ func TestQuantileIsOfTheValuesThemselves(t *testing.T) {
 		t.Fatalf("p99 of one value is %d", q)
 	}
 }
+
+func TestFramesOfTheLeadMayComeAsTheyAreMade(t *testing.T) {
+	var frames []arrival
+	for seq, ms := range []int{0, 8, 8, 8, 30, 48, 71} {
+		frames = append(frames, arrival{int64(seq), time.Duration(ms) * time.Millisecond})
+	}
+	late, _ := lateness(frames)
+	// The fourth is the furthest ahead, and sets the time for those behind it: 28, 48, 68 ms.
+	for seq, ms := range []int{0, 0, 0, 0, 2, 0, 3} {
+		if late[seq] != time.Duration(ms)*time.Millisecond {
+			t.Errorf("frame %d: %v late, want %d ms", seq, late[seq], ms)
+		}
+	}
+}
