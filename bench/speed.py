@@ -44,9 +44,9 @@ class Point:
 
 
 POINTS = (
-    Point("1", "steady", 1, 60, locust=_TALK),
+    Point("1", "steady", 1, 100, locust=_TALK),
     Point("64", "steady", 64, 35, "blueprint-64", locust=_TALK),
-    Point("1 fast", "steady", 1, 75, options=_FAST, locust=_TALK),
+    Point("1 fast", "steady", 1, 100, options=_FAST, locust=_TALK),
     Point("64 fast", "steady", 64, 30, "blueprint-64", options=_FAST, locust=_TALK),
     Point("1 barge-in", "barge_in", 1, 35),
     Point("64 barge-in", "barge_in", 64, 30, "blueprint-64", locust=_QUICKLY),

@@ -5,11 +5,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 
 _NICE = -10
 
 
-def put_first(group: int) -> None:
-    """All threads of a process group, where the system lets us (it lets root); else nothing changes."""
+def put_first(pid: int) -> None:
+    """A process that has just begun, and the threads that it will have: at real-time priority where the system
+    lets us (it lets root), else as it is."""
+    if sys.platform != "linux":
+        return
     with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PGRP, group, _NICE)
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            try:
+                os.sched_setscheduler(int(thread), os.SCHED_RR, os.sched_param(1))
+            except PermissionError:
+                os.setpriority(os.PRIO_PROCESS, int(thread), _NICE)

@@ -19,6 +19,7 @@ type person struct {
 	clips  []clip
 	room   [][]byte
 	random *rand.Rand
+	deck   []int // clips that are still to be said before any is said again
 	emit   func(at time.Duration, s sample)
 	rows   func(reply int, a arrival, late time.Duration)
 	hangUp func() // all turns are done
@@ -88,7 +89,7 @@ func (p *person) speak(air time.Duration) {
 		interrupts = p.turn.answer
 		p.closeTurn(air, "")
 	}
-	p.clip = &p.clips[p.random.IntN(len(p.clips))]
+	p.clip = p.nextClip()
 	p.position, p.air, p.speakAt = 0, air, 0
 	p.turns++
 	p.turn = &turn{
@@ -172,4 +173,15 @@ func (p *person) over(at time.Duration, why string) {
 		p.closeTurn(at, why)
 	}
 	p.speakAt = 0
+}
+
+// nextClip goes through all of them in random order, again and again: a short run has said each about as
+// often as the others.
+func (p *person) nextClip() *clip {
+	if len(p.deck) == 0 {
+		p.deck = p.random.Perm(len(p.clips))
+	}
+	next := p.deck[0]
+	p.deck = p.deck[1:]
+	return &p.clips[next]
 }
