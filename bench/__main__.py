@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import guard, slices_part, speech, speed
+from bench import accept_part, guard, slices_part, speech, speed
 from bench.machine import describe
 from bench.parts import OWN_STACK, PARTS, Bench
 from bench.report import Part, as_json, machine_text, part_text
@@ -29,6 +29,7 @@ examples:
   scripts/bench all --quick                   a short form of everything, about a minute and a half
   scripts/bench latency bargein               some parts
   scripts/bench slices                        what each part of the gateway costs, cumulatively; 5 minutes
+  scripts/bench accept                        new sessions a second; a minute
   scripts/bench speed                         what one core carries, beside the goals; about half an hour
   scripts/bench --quick                       the guard: has a session become dearer? exit 1 above +25 %
 
@@ -38,6 +39,7 @@ otherwise quiet: whatever else runs on it is in the figures.
 ALONE: dict[str, Callable[[bool], Part]] = {
     "speed": lambda quick: speed.main(),
     "slices": lambda quick: slices_part.main(quick=quick),
+    "accept": lambda quick: accept_part.main(quick=quick),
 }
 """Parts that start everything themselves, take long, and are in no `all`."""
 _LONGEST_S = {True: 120.0, False: 3_000.0}

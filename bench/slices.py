@@ -67,7 +67,7 @@ async def measure(plan: Plan, names: Sequence[str] = SLICES) -> list[Point]:
     pinned = can_pin({CORE_A}, {CORE_B})
     cores_a, cores_b = ({CORE_A}, {CORE_B}) if pinned else (set[int](), set[int]())
     try:
-        with tempfile.TemporaryDirectory(prefix="parley-slices-") as folder, _on(cores_b):
+        with tempfile.TemporaryDirectory(prefix="parley-slices-") as folder, kept_to(cores_b):
             out = Path(folder)
             program = await asyncio.to_thread(ensure_caller)
             clips = await asyncio.to_thread(ensure_clips)
@@ -90,7 +90,7 @@ async def measure(plan: Plan, names: Sequence[str] = SLICES) -> list[Point]:
 
 
 @contextmanager
-def _on(cores: set[int]) -> Iterator[None]:
+def kept_to(cores: set[int]) -> Iterator[None]:
     """This program keeps out of the gateway's way."""
     if not cores:
         yield
