@@ -252,9 +252,10 @@ async def serve_forever(
         # What lives now lives for ever: the collector need not look at it again.
         gc.collect()
         gc.freeze()
-        # Sessions make few cycles and many short-lived objects: at the default of 700 the collector looks
-        # through the young ones some fifty times a second.
-        gc.set_threshold(20_000, 20, 20)
+        # An ended session is some 200 objects in cycles (its parts know each other, h2's too), 50 kB with what
+        # they hold: all are looked through after every 500 sessions or so, which takes a few milliseconds. At the
+        # default of 700 the collector would look through the young ones some fifty times a second.
+        gc.set_threshold(5_000, 5, 4)
         on_ready(service.endpoints())
         await stopping.wait()
     finally:
