@@ -12,7 +12,6 @@ from urllib.parse import unquote
 
 import grpc
 from h2.config import H2Configuration
-from h2.connection import H2Connection
 from h2.events import (
     Event,
     RemoteSettingsChanged,
@@ -27,6 +26,7 @@ from h2.settings import SettingCodes, Settings
 from gateway.http2 import frames
 from gateway.http2.client_call import WINDOW, StreamCall
 from gateway.http2.metadata import Header
+from gateway.http2.rules import Rules
 
 _CONNECTION_WINDOW = 4 * 1024 * 1024
 _UNSENT_BYTES = 64 * 1024
@@ -341,8 +341,8 @@ class ClientConnection(asyncio.Protocol):
         self.close()
 
 
-def _rules() -> H2Connection:
-    rules = H2Connection(H2Configuration(client_side=True, header_encoding=None))
+def _rules() -> Rules:
+    rules = Rules(H2Configuration(client_side=True, header_encoding=None))
     rules.local_settings = Settings(
         client=True,
         initial_values={

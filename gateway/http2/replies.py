@@ -8,12 +8,12 @@ from typing import Protocol
 
 import grpc
 from h2.config import H2Configuration
-from h2.connection import H2Connection
 from h2.settings import SettingCodes, Settings
 
 from gateway.http2 import frames
 from gateway.http2.call import WINDOW, Call
 from gateway.http2.metadata import OPENING, Header, status_headers
+from gateway.http2.rules import Rules
 
 _HEADERS_BYTES = 16 * 1024
 _FLOOD_BYTES = 1024 * 1024
@@ -218,8 +218,8 @@ class Replies:
         self.close()
 
 
-def _rules(max_calls: int) -> H2Connection:
-    rules = H2Connection(H2Configuration(client_side=False, header_encoding=None))
+def _rules(max_calls: int) -> Rules:
+    rules = Rules(H2Configuration(client_side=False, header_encoding=None))
     rules.local_settings = Settings(
         client=False,
         initial_values={

@@ -35,7 +35,7 @@ def reply_audio(event: ev.ReplyAudio) -> bytes:
     return b"\x42%b%b%b" % (_varint(len(body) + len(pcm)), body, pcm)
 
 
-@functools.lru_cache(4_096)
+@functools.lru_cache(256)
 def _string(field: int, value: str) -> bytes:
     raw = value.encode()
     return bytes((field << 3 | 2,)) + _varint(len(raw)) + raw if raw else b""

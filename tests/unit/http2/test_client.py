@@ -249,3 +249,10 @@ def test_only_plain_addresses_are_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not speaks_plainly("riva")
     monkeypatch.setenv("http_proxy", "http://proxy:3128")
     assert not speaks_plainly("riva:50051")
+
+
+def test_a_connection_that_lives_long_forgets_its_old_streams() -> None:
+    from gateway.http2.client_connection import _rules
+
+    rules = _rules()
+    assert rules._closed_streams._size_limit == rules.MAX_CLOSED_STREAMS == 1_000
