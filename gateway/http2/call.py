@@ -276,6 +276,3 @@ async def finish(call: Call, within_s: float) -> None:
         call._line.reset(call, frames.CANCEL)
     except CallOver:
         pass
-
-
-__all__ = ["WINDOW", "BadStream", "Call", "CallOver", "Line", "TooBig", "finish"]

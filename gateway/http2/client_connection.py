@@ -25,7 +25,7 @@ from h2.settings import SettingCodes, Settings
 
 from gateway.http2 import frames
 from gateway.http2.client_call import WINDOW, StreamCall
-from gateway.http2.metadata import Header
+from gateway.http2.metadata import Header, text
 from gateway.http2.rules import Rules
 
 _CONNECTION_WINDOW = 4 * 1024 * 1024
@@ -290,7 +290,7 @@ class ClientConnection(asyncio.Protocol):
             return
         if isinstance(event, ResponseReceived | TrailersReceived):
             for name, value in event.headers or ():
-                call.headers[_text(name)] = _text(value)
+                call.headers[text(name)] = text(value)
         else:
             del self._open[stream]
             if isinstance(event, StreamEnded):
@@ -365,7 +365,3 @@ def _status(headers: dict[str, str]) -> tuple[grpc.StatusCode, str]:
     if http != "200":
         return _OF_HTTP.get(http, grpc.StatusCode.UNKNOWN), f"Received http2 header with status: {http}"
     return grpc.StatusCode.UNKNOWN, "the stream ended without a status"
-
-
-def _text(raw: bytes | str) -> str:
-    return raw if isinstance(raw, str) else raw.decode("latin-1")

@@ -23,7 +23,7 @@ from h2.settings import SettingCodes
 from gateway.http2 import frames
 from gateway.http2.call import Call
 from gateway.http2.messages import BadStream, Messages, TooBig
-from gateway.http2.metadata import ENCODINGS
+from gateway.http2.metadata import ENCODINGS, text
 from gateway.http2.replies import Calls, Replies
 
 _GRPC = re.compile(r"application/grpc($|[+;])")
@@ -247,7 +247,7 @@ class Connection(Replies, asyncio.Protocol):
     def _on_request(self, event: RequestReceived) -> None:
         assert event.stream_id is not None
         stream = self._last_stream = event.stream_id
-        headers = [(_text(name), _text(value)) for name, value in event.headers or ()]
+        headers = [(text(name), text(value)) for name, value in event.headers or ()]
         known = dict(headers)
         if "content-length" in known:
             self._guarded.add(stream)
@@ -276,7 +276,3 @@ class _Broken(Exception):
     def __init__(self, error: int) -> None:
         super().__init__(error)
         self.error = error
-
-
-def _text(raw: bytes | str) -> str:
-    return raw if isinstance(raw, str) else raw.decode("latin-1")

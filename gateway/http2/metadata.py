@@ -37,3 +37,8 @@ def status_headers(
     if details:
         headers.append(("grpc-message", quote(details, safe=_PLAIN, errors="replace")))
     return [*headers, *metadata]
+
+
+def text(raw: bytes | str) -> str:
+    """Of a header as h2 hands it out."""
+    return raw if isinstance(raw, str) else raw.decode("latin-1")
