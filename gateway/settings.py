@@ -266,12 +266,43 @@ class TritonSettings(_Part):
     uri: str = Field("127.0.0.1:8001", description="host:port of Triton's gRPC endpoint")
     repository: Path = Field(Path("model_repository"), description="model repository (embedded server)")
     models: tuple[str, ...] = Field((), description="loaded at start; empty: every model that can run here")
+    repository_key: SecretStr = Field(
+        SecretStr(""),
+        description="key=value of a model repository API restricted with --grpc-restricted-protocol",
+    )
     log_dir: Path | None = Field(None, description="server logs; default ~/.local/state/parley")
     request_ms: int = Field(
         3_000,
         gt=0,
         description="longest wait for the answer to a chunk of audio, or for a chunk of a synthesis",
     )
+
+
+class ModelsSettings(_Part):
+    """What is resident on Triton, for whom and for how long."""
+
+    asr: str = Field(
+        "", description="default recogniser; must load, or start-up fails; empty: the repository's own"
+    )
+    tts: str = Field("", description="default voice model, likewise")
+    preload: tuple[str, ...] = Field((), description="further models loaded at start and kept")
+    on_demand: bool = Field(True, description="load a model when the first session asks for it")
+    ttl_s: float = Field(600.0, ge=0, description="unloaded after so long without a session; 0: never")
+    min_residency_s: float = Field(120.0, ge=0, description="not unloaded sooner than this after its load")
+    max_resident: int = Field(0, ge=0, description="most models resident at a time; 0: no cap")
+    max_memory_mb: int = Field(0, ge=0, description="most memory of all resident models, as they declare it")
+    max_loads: int = Field(2, ge=1, description="loads at the same time")
+    load_s: float = Field(120.0, gt=0, description="deadline of a load, warm-up included")
+    drain_s: float = Field(30.0, ge=0, description="how long an unload waits for the last sessions")
+    backoff_s: float = Field(5.0, gt=0, description="pause after a failed load; doubles up to 5 min")
+    linger_s: float = Field(
+        30.0, ge=0, description="a Riva stream's hold on its model outlives it by this: callers pause"
+    )
+    lease_s: float = Field(15.0, gt=0, description="a process that says nothing for this long holds nothing")
+    fallback: bool = Field(
+        True, description="while a wanted model loads, serve from a resident one of the same language"
+    )
+    policy: Path | None = Field(None, description="YAML file with routing policies")
 
 
 class StandInSettings(_Part):
@@ -301,6 +332,7 @@ class Settings(BaseSettings):
     breaker: BreakerSettings = BreakerSettings()
     listen: ListenSettings = ListenSettings()
     triton: TritonSettings = TritonSettings()
+    models: ModelsSettings = ModelsSettings()
     stand_in: StandInSettings = StandInSettings()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
