@@ -223,11 +223,20 @@ class Settings(_message.Message):
     VOICE_FIELD_NUMBER: _builtins.int
     TURN_FIELD_NUMBER: _builtins.int
     TOOLS_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    SWITCH_MODEL_FIELD_NUMBER: _builtins.int
     instructions: _builtins.str
     """system prompt"""
     language: _builtins.str
     """BCP-47"""
     voice: _builtins.str
+    model: _builtins.str
+    """the voice's model by name; empty: the policy chooses"""
+    policy: _builtins.str
+    """a routing policy of the server by name"""
+    switch_model: _builtins.bool
+    """what changes may take another model than the session has; else that is refused"""
     @_builtins.property
     def turn(self) -> Global___TurnSettings: ...
     @_builtins.property
@@ -242,15 +251,22 @@ class Settings(_message.Message):
         voice: _builtins.str | None = ...,
         turn: Global___TurnSettings | None = ...,
         tools: Global___Tools | None = ...,
+        model: _builtins.str | None = ...,
+        policy: _builtins.str | None = ...,
+        switch_model: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_instructions", b"_instructions", "_language", b"_language", "_tools", b"_tools", "_voice", b"_voice", "instructions", b"instructions", "language", b"language", "tools", b"tools", "turn", b"turn", "voice", b"voice"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_instructions", b"_instructions", "_language", b"_language", "_model", b"_model", "_policy", b"_policy", "_tools", b"_tools", "_voice", b"_voice", "instructions", b"instructions", "language", b"language", "model", b"model", "policy", b"policy", "tools", b"tools", "turn", b"turn", "voice", b"voice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_instructions", b"_instructions", "_language", b"_language", "_tools", b"_tools", "_voice", b"_voice", "instructions", b"instructions", "language", b"language", "tools", b"tools", "turn", b"turn", "voice", b"voice"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_instructions", b"_instructions", "_language", b"_language", "_model", b"_model", "_policy", b"_policy", "_tools", b"_tools", "_voice", b"_voice", "instructions", b"instructions", "language", b"language", "model", b"model", "policy", b"policy", "switch_model", b"switch_model", "tools", b"tools", "turn", b"turn", "voice", b"voice"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__instructions: _TypeAlias = _typing.Literal["instructions"]  # noqa: Y015
     _WhichOneofArgType__instructions: _TypeAlias = _typing.Literal["_instructions", b"_instructions"]  # noqa: Y015
     _WhichOneofReturnType__language: _TypeAlias = _typing.Literal["language"]  # noqa: Y015
     _WhichOneofArgType__language: _TypeAlias = _typing.Literal["_language", b"_language"]  # noqa: Y015
+    _WhichOneofReturnType__model: _TypeAlias = _typing.Literal["model"]  # noqa: Y015
+    _WhichOneofArgType__model: _TypeAlias = _typing.Literal["_model", b"_model"]  # noqa: Y015
+    _WhichOneofReturnType__policy: _TypeAlias = _typing.Literal["policy"]  # noqa: Y015
+    _WhichOneofArgType__policy: _TypeAlias = _typing.Literal["_policy", b"_policy"]  # noqa: Y015
     _WhichOneofReturnType__tools: _TypeAlias = _typing.Literal["tools"]  # noqa: Y015
     _WhichOneofArgType__tools: _TypeAlias = _typing.Literal["_tools", b"_tools"]  # noqa: Y015
     _WhichOneofReturnType__voice: _TypeAlias = _typing.Literal["voice"]  # noqa: Y015
@@ -259,6 +275,10 @@ class Settings(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__instructions) -> _WhichOneofReturnType__instructions | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__language) -> _WhichOneofReturnType__language | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__model) -> _WhichOneofReturnType__model | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__policy) -> _WhichOneofReturnType__policy | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__tools) -> _WhichOneofReturnType__tools | None: ...
     @_typing.overload

@@ -136,15 +136,7 @@ class Answering:
 
     def _run(self, reply: Reply, tokens: AsyncGenerator[str, None]) -> None:
         core = self._core
-        reply.task = core.spawn(
-            reply.run(
-                tokens,
-                core.parts.synthesizer,
-                core.settings.playout,
-                voice=core.voice,
-                language=core.tts_language,
-            )
-        )
+        reply.task = core.spawn(reply.run(tokens, core.speech, core.settings.playout))
 
     async def _think(self, reply: Reply, question: str) -> AsyncGenerator[str, None]:
         """LLM text; tool calls are put to the client and their results back to the LLM."""

@@ -13,8 +13,9 @@ from gateway.listen.vad import Vad
 from gateway.session import events as ev
 from gateway.session.states import step
 from gateway.settings import Settings
+from gateway.speak.hold import VoiceHold, Wish, hold_voice
 from gateway.speak.ticker import Ticker
-from gateway.speak.tts import Synthesizer
+from gateway.speak.tts import Synthesizer, TtsError
 from gateway.telemetry.metrics import Metrics
 from gateway.think.llm import LanguageModel
 
@@ -53,6 +54,8 @@ class Core:
         self.group: asyncio.TaskGroup | None = None
         self.tasks: set[asyncio.Task[None]] = set()
         self.on_state: Callable[[ev.State], None] = lambda state: None
+        self.speech: VoiceHold = hold_voice(parts.synthesizer, self._wish(), self._warn)
+        """The session's voice; released when it ends."""
 
     # ---- out ----
 
@@ -105,11 +108,28 @@ class Core:
     # ---- settings, as the client changed them ----
 
     def configure(self, change: ev.Configure) -> None:
+        """All of it, or, where it asks for another model without asking to switch, nothing but a refusal."""
         merged = {
             name: getattr(self.chosen, name) if getattr(change, name) is None else getattr(change, name)
             for name in ev.Configure.__slots__
         }
-        self.chosen = ev.Configure(**merged)
+        before, wished = self.chosen, self._wish()
+        self.chosen = ev.Configure(**merged | {"switch_model": None})
+        if self._wish() == wished:
+            return
+        try:
+            self.speech.change(self._wish(), switch=bool(change.switch_model))
+        except TtsError as error:
+            self.chosen = before
+            self.refuse(str(error))
+
+    def _wish(self) -> Wish:
+        chosen = self.chosen
+        return Wish(self.voice, self.tts_language, chosen.model or "", chosen.policy or "")
+
+    def _warn(self, code: str, message: str) -> None:
+        if not self.ended.done():
+            self.send(ev.Warning(code, message))
 
     @property
     def instructions(self) -> str:

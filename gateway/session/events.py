@@ -73,6 +73,12 @@ class Configure:
     """BCP-47, for recognition and synthesis."""
     voice: str | None = None
     """Voice name of the TTS model."""
+    model: str | None = None
+    """The TTS model by name; empty: the policy chooses."""
+    policy: str | None = None
+    """Name of a routing policy."""
+    switch_model: bool | None = None
+    """True: this change may take another model than the session has; else that is refused."""
     hangover_ms: int | None = None
     """Silence (ms) that ends a turn whose transcript looks finished."""
     hangover_long_ms: int | None = None

@@ -14,8 +14,9 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from gateway.settings import PlayoutSettings
+from gateway.speak.hold import VoiceHold
 from gateway.speak.playout import Track
-from gateway.speak.tts import Synthesizer, TtsError
+from gateway.speak.tts import TtsError
 from gateway.think.llm import LlmError
 from gateway.think.sentences import SentenceSplitter, spoken
 
@@ -135,18 +136,10 @@ class Reply:
             return "".join(heard).strip(), "".join(rest).strip()
         return "".join(heard).strip(), "".join(p.text for p in self.pieces[len(heard) :]).strip()
 
-    async def run(
-        self,
-        tokens: Tokens,
-        synthesizer: Synthesizer,
-        settings: PlayoutSettings,
-        *,
-        voice: str,
-        language: str,
-    ) -> None:
+    async def run(self, tokens: Tokens, speech: VoiceHold, settings: PlayoutSettings) -> None:
         """Returns when all audio is in playout or a part failed; the rest is playout's."""
         queue: asyncio.Queue[str | None] = asyncio.Queue(_PIECES_AHEAD)
-        speaker = _Speaker(self, synthesizer, voice, language)
+        speaker = _Speaker(self, speech)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._think(tokens, queue, settings.first_sentence_chars))
@@ -195,9 +188,7 @@ class Reply:
 @dataclass(slots=True)
 class _Speaker:
     reply: Reply
-    synthesizer: Synthesizer
-    voice: str
-    language: str
+    speech: VoiceHold
 
     async def run(self, queue: asyncio.Queue[str | None]) -> None:
         while (text := await queue.get()) is not None:
@@ -221,7 +212,7 @@ class _Speaker:
         piece.end_ms = self.reply.track.total_ms
 
     async def _speak(self, words: str) -> None:
-        chunks = self.synthesizer.synthesize(words, voice=self.voice, language=self.language)
+        chunks = self.speech.synthesize(words)
         async with aclosing(chunks):
             async for chunk in chunks:
                 if self.reply.marks.first_chunk is None:

@@ -62,6 +62,7 @@ class Session:
             async with asyncio.TaskGroup() as group:
                 core.group = group
                 core.spawn(self._read())
+                core.spawn(core.speech.prepare())
                 closed = await core.ended
                 for task in list(core.tasks):
                     task.cancel()
@@ -105,6 +106,7 @@ class Session:
             self._idle.cancel()
         self._answering.cancel(ev.Outcome.CANCELLED)
         self._hearing.close()
+        self._core.speech.release()
         if self._core.state is not ev.State.TERMINATED:
             self._core.enter(ev.State.TERMINATED)
         self._core.send(closed)

@@ -161,6 +161,9 @@ def settings_message(configure: ev.Configure) -> pb.Settings:
         instructions=configure.instructions,
         language=configure.language,
         voice=configure.voice,
+        model=configure.model,
+        policy=configure.policy,
+        switch_model=bool(configure.switch_model),
         turn=pb.TurnSettings(
             hangover_ms=configure.hangover_ms,
             hangover_long_ms=configure.hangover_long_ms,
@@ -208,15 +211,15 @@ def _configure(settings: pb.Settings, max_text_chars: int) -> ev.Configure:
     instructions = settings.instructions if settings.HasField("instructions") else None
     if instructions is not None and len(instructions) > max_text_chars:
         raise BadMessage(f"settings.instructions has more than {max_text_chars} characters; shorten it")
-    language = settings.language if settings.HasField("language") else None
-    voice = settings.voice if settings.HasField("voice") else None
-    for name, value in (("language", language), ("voice", voice)):
+    names: dict[str, str | None] = {}
+    for name in ("language", "voice", "model", "policy"):
+        names[name] = value = getattr(settings, name) if settings.HasField(name) else None
         if value is not None and len(value) > 128:
             raise BadMessage(f"settings.{name} has more than 128 characters; send a plain name")
     return ev.Configure(
         instructions=instructions,
-        language=language,
-        voice=voice,
+        **names,
+        switch_model=settings.switch_model or None,
         hangover_ms=_hangover("hangover_ms", turn),
         hangover_long_ms=_hangover("hangover_long_ms", turn),
         automatic_turns=turn.automatic if turn.HasField("automatic") else None,

@@ -427,7 +427,10 @@ type Settings struct {
 	Language      *string                `protobuf:"bytes,2,opt,name=language,proto3,oneof" json:"language,omitempty"`         // BCP-47
 	Voice         *string                `protobuf:"bytes,3,opt,name=voice,proto3,oneof" json:"voice,omitempty"`
 	Turn          *TurnSettings          `protobuf:"bytes,4,opt,name=turn,proto3" json:"turn,omitempty"`
-	Tools         *Tools                 `protobuf:"bytes,5,opt,name=tools,proto3,oneof" json:"tools,omitempty"` // replaces all tools offered before; an empty list takes them away
+	Tools         *Tools                 `protobuf:"bytes,5,opt,name=tools,proto3,oneof" json:"tools,omitempty"`                           // replaces all tools offered before; an empty list takes them away
+	Model         *string                `protobuf:"bytes,6,opt,name=model,proto3,oneof" json:"model,omitempty"`                           // the voice's model by name; empty: the policy chooses
+	Policy        *string                `protobuf:"bytes,7,opt,name=policy,proto3,oneof" json:"policy,omitempty"`                         // a routing policy of the server by name
+	SwitchModel   bool                   `protobuf:"varint,8,opt,name=switch_model,json=switchModel,proto3" json:"switch_model,omitempty"` // what changes may take another model than the session has; else that is refused
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -495,6 +498,27 @@ func (x *Settings) GetTools() *Tools {
 		return x.Tools
 	}
 	return nil
+}
+
+func (x *Settings) GetModel() string {
+	if x != nil && x.Model != nil {
+		return *x.Model
+	}
+	return ""
+}
+
+func (x *Settings) GetPolicy() string {
+	if x != nil && x.Policy != nil {
+		return *x.Policy
+	}
+	return ""
+}
+
+func (x *Settings) GetSwitchModel() bool {
+	if x != nil {
+		return x.SwitchModel
+	}
+	return false
 }
 
 type Start struct {
@@ -2414,17 +2438,22 @@ const file_parley_v1_voice_proto_rawDesc = "" +
 	"parameters\x18\x03 \x01(\tR\n" +
 	"parameters\".\n" +
 	"\x05Tools\x12%\n" +
-	"\x05tools\x18\x01 \x03(\v2\x0f.parley.v1.ToolR\x05tools\"\xfb\x01\n" +
+	"\x05tools\x18\x01 \x03(\v2\x0f.parley.v1.ToolR\x05tools\"\xeb\x02\n" +
 	"\bSettings\x12'\n" +
 	"\finstructions\x18\x01 \x01(\tH\x00R\finstructions\x88\x01\x01\x12\x1f\n" +
 	"\blanguage\x18\x02 \x01(\tH\x01R\blanguage\x88\x01\x01\x12\x19\n" +
 	"\x05voice\x18\x03 \x01(\tH\x02R\x05voice\x88\x01\x01\x12+\n" +
 	"\x04turn\x18\x04 \x01(\v2\x17.parley.v1.TurnSettingsR\x04turn\x12+\n" +
-	"\x05tools\x18\x05 \x01(\v2\x10.parley.v1.ToolsH\x03R\x05tools\x88\x01\x01B\x0f\n" +
+	"\x05tools\x18\x05 \x01(\v2\x10.parley.v1.ToolsH\x03R\x05tools\x88\x01\x01\x12\x19\n" +
+	"\x05model\x18\x06 \x01(\tH\x04R\x05model\x88\x01\x01\x12\x1b\n" +
+	"\x06policy\x18\a \x01(\tH\x05R\x06policy\x88\x01\x01\x12!\n" +
+	"\fswitch_model\x18\b \x01(\bR\vswitchModelB\x0f\n" +
 	"\r_instructionsB\v\n" +
 	"\t_languageB\b\n" +
 	"\x06_voiceB\b\n" +
-	"\x06_tools\"\xdf\x01\n" +
+	"\x06_toolsB\b\n" +
+	"\x06_modelB\t\n" +
+	"\a_policy\"\xdf\x01\n" +
 	"\x05Start\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tR\tsessionId\x12,\n" +

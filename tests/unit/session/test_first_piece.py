@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 
 from gateway.session.reply import Reply
 from gateway.settings import PlayoutSettings
+from gateway.speak.hold import Wish, hold_voice
 from gateway.speak.playout import Playout
 from gateway.speak.ticker import Ticker
 from gateway.speak.tts import Chunk
@@ -44,7 +45,7 @@ async def _reply(*tokens: tuple[int, str]) -> list[tuple[int, str]]:
     reply.is_wanted.set()
     voice = Voice()
     begin = round(asyncio.get_running_loop().time() * 1000)
-    await reply.run(stream(), voice, PlayoutSettings(), voice="", language="")
+    await reply.run(stream(), hold_voice(voice, Wish(), lambda code, why: None), PlayoutSettings())
     return [(at - begin, text) for at, text in voice.said]
 
 

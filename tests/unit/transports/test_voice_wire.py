@@ -36,7 +36,7 @@ CLIENT_EVENTS: list[ev.ClientEvent] = [
     ev.Say("welcome"),
     ev.Say("welcome", interruptible=False),
     ev.Configure(),
-    ev.Configure("be kind", "de-DE", "slt", 300, 900, False, False, True),
+    ev.Configure("be kind", "de-DE", "slt", "tts_flite", "edge", True, 300, 900, False, False, True),
     ev.Commit(),
     ev.Cancel(),
     ev.Truncate("r1", 340),
