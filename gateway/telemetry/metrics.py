@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from gateway.telemetry.model_metrics import MODEL_PEAKS
+
 STAGES: dict[str, str] = {
     "end_of_turn": "End of the user's speech to the decision that the turn is over: the hangover",
     "speech_end_to_final": "End of the user's speech to the final transcript",
@@ -29,9 +31,11 @@ BUCKETS_S = (
 
 LAG_BUCKETS_S = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
-PEAKS = frozenset(
-    {"parley_vad_backlog_seconds", "parley_vad_backlog_sustained_seconds", "parley_breaker_state"}
-)
+PEAKS = MODEL_PEAKS | {
+    "parley_vad_backlog_seconds",
+    "parley_vad_backlog_sustained_seconds",
+    "parley_breaker_state",
+}
 """Gauges of which a whole deployment's is the largest of its processes'; of every other it is the sum."""
 
 

@@ -9,6 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from gateway.telemetry.metrics import STAGES, Metrics, WorkerMetrics
+from gateway.telemetry.model_metrics import ModelLevel, ModelMetrics
 
 TABLE = Path(__file__).parents[3] / "docs" / "reference" / "metrics.md"
 
@@ -27,8 +28,15 @@ def test_the_table_is_true() -> None:
     metrics.session_ended("x")
     workers = CollectorRegistry()
     WorkerMetrics(workers).show({0: 1})
+    models = CollectorRegistry()
+    of_models = ModelMetrics(models)
+    of_models.loaded("m", 1)
+    of_models.load_failed("m", "died")
+    of_models.unloaded("m", "ttl")
+    of_models.first_chunk("m", 1)
+    of_models.watch(lambda: [ModelLevel("m", "1", "default", 0)])
     real = {}
-    for family in [*registry.collect(), *workers.collect()]:
+    for family in [*registry.collect(), *workers.collect(), *models.collect()]:
         name = family.name + ("_total" if family.type == "counter" else "")
         labels = {label for sample in family.samples for label in sample.labels} - {"le"}
         real[name] = (family.type, labels)
