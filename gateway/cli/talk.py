@@ -55,6 +55,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--language", metavar="TAG", help="BCP-47, as in en-US")
     parser.add_argument("--voice", metavar="NAME", help="voice of the replies")
+    parser.add_argument("--model", metavar="NAME", help="TTS model of the replies")
+    parser.add_argument("--policy", metavar="NAME", help="the server's routing policy")
     parser.add_argument("--instructions", metavar="TEXT", help="system prompt of this session")
     parser.set_defaults(run=_run)
 
@@ -73,7 +75,11 @@ async def _talk(options: argparse.Namespace) -> int:
         input_rate=_IN_RATE,
         output_rate=_OUT_RATE,
         configure=Configure(
-            instructions=options.instructions, language=options.language, voice=options.voice
+            instructions=options.instructions,
+            language=options.language,
+            voice=options.voice,
+            model=options.model,
+            policy=options.policy,
         ),
     )
     if options.mic:

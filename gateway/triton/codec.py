@@ -29,13 +29,18 @@ def text(*values: str) -> Array:
 
 
 def request(
-    model: str, inputs: Mapping[str, Array], *, request_id: str = "", batched: bool = False
+    model: str,
+    inputs: Mapping[str, Array],
+    *,
+    version: str = "",
+    request_id: str = "",
+    batched: bool = False,
 ) -> pb.ModelInferRequest:
-    """A request for the newest version of `model`, with all of its outputs.
+    """A request for `model`, with all of its outputs.
 
-    batched: put a batch dimension of 1 in front of every shape.
+    version: "" takes the newest. batched: put a batch dimension of 1 in front of every shape.
     """
-    message = pb.ModelInferRequest(model_name=model, id=request_id)
+    message = pb.ModelInferRequest(model_name=model, model_version=version, id=request_id)
     for name, array in inputs.items():
         datatype, raw = _raw(name, array)
         shape = (1, *array.shape) if batched else array.shape

@@ -50,6 +50,7 @@ async def stream_decoupled(
     drains: Drains,
     first_deadline_s: float,
     next_deadline_s: float,
+    version: str = "",
 ) -> AsyncGenerator[dict[str, Array], None]:
     """One request to a decoupled model (no batch dimension), its responses as they come.
 
@@ -58,11 +59,12 @@ async def stream_decoupled(
     once; what still comes is thrown away in a task that `drains` keeps.
 
     first_deadline_s, next_deadline_s: longest wait for the first and for each later response.
+    version: of the model; "" takes the newest.
     Raises: TritonTimeout, TritonUnavailable, TritonError; the stream is cancelled and drained then too.
     """
-    stream = Stream(stub, model)
+    stream = Stream(stub, model, version)
     try:
-        stream.send(request(model, inputs))
+        stream.send(request(model, inputs, version=version))
         wait_s = first_deadline_s
         while not stream.finished:
             response = await stream.next(wait_s)
@@ -85,6 +87,7 @@ class SequenceCall:
     decoupled: the model is decoupled with exactly one FINAL response a chunk, and goes over one
         ModelStreamInfer call per utterance; every other model goes over unary calls.
     batched: the model's max_batch_size is at least 1 (sequence batching demands it).
+    version: the model's version that it begins on and ends on; "" takes the newest for every chunk.
     """
 
     def __init__(
@@ -95,12 +98,13 @@ class SequenceCall:
         drains: Drains,
         decoupled: bool = False,
         batched: bool = True,
+        version: str = "",
     ) -> None:
         self._stub = stub
-        self._model = model
+        self._model, self._version = model, version
         self._batched = batched
         self._drains = drains
-        self._stream = Stream(stub, model) if decoupled else None
+        self._stream = Stream(stub, model, version) if decoupled else None
         self._sequence = secrets.randbits(62) + 1
         self._open = False
         self._answer: asyncio.Task[pb.ModelInferResponse] | None = None
@@ -177,7 +181,7 @@ class SequenceCall:
             inputs["LANGUAGE"] = text(language)
         if hints:
             inputs["HINTS"] = text(*hints)
-        message = request(self._model, inputs, batched=self._batched)
+        message = request(self._model, inputs, version=self._version, batched=self._batched)
         message.parameters["sequence_id"].int64_param = self._sequence
         message.parameters["sequence_start"].bool_param = start
         message.parameters["sequence_end"].bool_param = end

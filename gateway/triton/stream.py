@@ -34,8 +34,8 @@ class Stream:
     for each response cost twice as much as the response.
     """
 
-    def __init__(self, stub: GRPCInferenceServiceStub, model: str) -> None:
-        self.model = model
+    def __init__(self, stub: GRPCInferenceServiceStub, model: str, version: str = "") -> None:
+        self.model, self.version = model, version
         self.pending = 0
         """Requests whose FINAL response has not come yet."""
         self.broken = False
@@ -182,7 +182,7 @@ class Drains:
         """
         if stream.opened and not stream.over:
             if cancel and not stream.finished and not stream.broken:
-                stream.send(request(stream.model, {"CANCEL": np.array([True])}))
+                stream.send(request(stream.model, {"CANCEL": np.array([True])}, version=stream.version))
             self.run(self._drain(stream))
 
     def run(self, work: Coroutine[Any, Any, None]) -> None:
