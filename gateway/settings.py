@@ -254,6 +254,7 @@ class ListenSettings(_Part):
     grpc: str = Field("127.0.0.1:50050", description="parley.v1")
     riva: str = Field("127.0.0.1:50051", description="Riva ASR and TTS")
     http: str = Field("127.0.0.1:8080", description="health, metrics, sessions")
+    speech_http: str = Field("127.0.0.1:8082", description="health and metrics of the speech process")
     llm: str = Field("127.0.0.1:8090", description="the stand-in LLM")
     workers: int = Field(
         1, ge=1, le=256, description="gateway processes behind the one gRPC and the one HTTP address"

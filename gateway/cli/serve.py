@@ -41,6 +41,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
     speech = parts.add_parser("speech", help="Riva ASR and TTS over a Triton's models", formatter_class=Help)
     speech.add_argument("--riva", type=address, metavar="ADDR", help="listen address of the Riva services")
+    speech.add_argument(
+        "--http", type=address, metavar="ADDR", help="listen address of /healthz, /readyz, /metrics"
+    )
     speech.add_argument("--triton", type=address, metavar="ADDR", help="gRPC address of the Triton to use")
 
     llm = parts.add_parser("llm", help="the stand-in chat model", formatter_class=Help)
@@ -140,6 +143,7 @@ def _overrides(options: argparse.Namespace) -> dict[str, Any]:
         choose("listen", "workers", options.workers)
     elif options.part == "speech":
         choose("listen", "riva", options.riva)
+        choose("listen", "speech_http", options.http)
         choose("triton", "uri", options.triton)
     else:
         choose("listen", "llm", options.listen)

@@ -27,7 +27,13 @@ from gateway.triton.server import EmbeddedTriton, default_log_dir
 _READY_S = 20.0
 _DRAIN_S = 3.0
 """Grace for replies when a person ends the stack; `session.drain_s` is for rolling updates."""
-_NAMES = {"grpc": "parley.v1", "riva": "Riva", "http": "HTTP", "llm": "LLM"}
+_NAMES = {
+    "grpc": "parley.v1",
+    "riva": "Riva",
+    "http": "HTTP",
+    "speech_http": "the speech process' HTTP",
+    "llm": "LLM",
+}
 
 
 class Stack:
@@ -145,7 +151,7 @@ class Stack:
             gateway["session"] = {"drain_s": _DRAIN_S}
         return {
             "gateway": gateway,
-            "speech": {"listen": {"riva": listen["riva"]}, "triton": {"uri": triton.grpc}, "session": {"drain_s": 1.0}},
+            "speech": {"listen": {"riva": listen["riva"], "speech_http": listen["speech_http"]}, "triton": {"uri": triton.grpc}, "session": {"drain_s": 1.0}},
             "llm": {"listen": {"llm": listen.get("llm", "")}},
         }  # fmt: skip
 

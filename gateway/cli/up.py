@@ -34,6 +34,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--riva", type=address, metavar="ADDR", help="Riva services (default 127.0.0.1:50051)"
     )
     parser.add_argument("--http", type=address, metavar="ADDR", help="HTTP (default 127.0.0.1:8080)")
+    parser.add_argument(
+        "--speech-http",
+        type=address,
+        metavar="ADDR",
+        help="HTTP of the speech process (default 127.0.0.1:8082)",
+    )
     parser.add_argument("--llm", type=address, metavar="ADDR", help="stand-in LLM (default 127.0.0.1:8090)")
     parser.add_argument("--models", metavar="A,B", help="models to load (default: every one that runs here)")
     parser.add_argument("--repository", type=Path, metavar="DIR", help="model repository")
@@ -74,7 +80,7 @@ async def _up(options: argparse.Namespace) -> int:
 
 
 def _overrides(options: argparse.Namespace) -> dict[str, Any]:
-    listen = {key: getattr(options, key) for key in ("grpc", "riva", "http", "llm")}
+    listen = {key: getattr(options, key) for key in ("grpc", "riva", "http", "speech_http", "llm")}
     triton: dict[str, Any] = {"repository": options.repository}
     if options.models:
         triton["models"] = [name.strip() for name in options.models.split(",") if name.strip()]

@@ -19,6 +19,7 @@ from gateway.riva.malformed import RefuseMalformed
 from gateway.riva.tts import SpeechSynthesis
 from gateway.triton.channel import GRPCInferenceServiceStub, open_channel
 from gateway.triton.codec import Array
+from gateway.triton.errors import TritonUnavailable
 from gateway.triton.infer import SequenceCall, stream_decoupled
 from gateway.triton.model_info import ModelInfo
 from gateway.triton.repository import Repository
@@ -123,6 +124,12 @@ class SpeechServer:
         await checks.update()
         self._watch = asyncio.create_task(_follow(checks), name="speech models")
         return f"{host}:{bound}"
+
+    async def check(self) -> None:
+        """Whether the speech service can be used. Raises TritonError with a sentence when it cannot."""
+        channel = self._channel
+        if channel is None or not await Repository(channel).is_live(deadline_s=1.0):
+            raise TritonUnavailable(f"Triton does not answer at {self._triton_address}.")
 
     async def settled(self) -> None:
         """Returns once no model works for a client that went away."""

@@ -59,7 +59,7 @@ async def breaker(gateway: Gateway, part: str) -> float:
 async def test_readiness_fails_when_a_part_is_down_and_liveness_does_not(
     part: Part, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.transports.http.CACHE_S", 0.0)
+    monkeypatch.setattr("gateway.telemetry.pages.CACHE_S", 0.0)
     async with standing() as (gateway, parts):
         assert (await get(gateway, "/readyz"))[0] == 200
         await parts.ports[part].close()

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
+from gateway.telemetry import pages
 from gateway.telemetry.http_server import serve_http
 from gateway.telemetry.metrics import Metrics
-from gateway.transports import http as http_module
-from gateway.transports.http import Check, Own, build_http
+from gateway.telemetry.pages import Check
+from gateway.transports.http import Own, build_http
 from tests.support.raw_http import request
 
 
@@ -89,7 +90,7 @@ async def test_readiness_fails_when_a_part_is_down_and_liveness_does_not(down: s
 
 
 async def test_a_silent_part_has_a_deadline_and_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_module, "CHECK_S", 0.1)
+    monkeypatch.setattr(pages, "CHECK_S", 0.1)
     llm, checks = three()
     llm.release.clear()
     async with gateway(checks) as (port, _metrics):
@@ -129,7 +130,7 @@ async def test_many_probes_make_one_check_and_a_new_one_later(monkeypatch: pytes
         llm.error = RuntimeError("down")
         assert (await request(port, "GET", "/readyz"))[0] == 200
         assert llm.checks == 1
-        monkeypatch.setattr(http_module, "CACHE_S", 0.0)
+        monkeypatch.setattr(pages, "CACHE_S", 0.0)
         assert (await request(port, "GET", "/readyz"))[0] == 503
         assert llm.checks == 2
 
