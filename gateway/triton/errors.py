@@ -28,6 +28,10 @@ class TritonTimeout(TritonUnavailable):
     """Triton said nothing within the deadline."""
 
 
+class ProcessDied(TritonUnavailable):
+    """The model's Python process is dead; the server still counts the model as ready until it is loaded again."""
+
+
 class ModelNotLoaded(TritonUnavailable):
     """The server answers, and does not have this model."""
 
@@ -50,7 +54,7 @@ def from_status(what: str, code: grpc.StatusCode | None, details: str) -> Triton
     if any(cut in details for cut in _CUT):
         return TritonUnavailable(f"{what}: the connection to Triton was cut")
     if "Stub process" in details and "not healthy" in details:
-        return TritonUnavailable(f"{what}: the model's process died")
+        return ProcessDied(f"{what}: the model's process died")
     return TritonError(f"{what}: {text or 'failed'}")
 
 

@@ -35,10 +35,15 @@ class ModelState:
 
 
 class Repository:
-    """The models behind one channel. Every method has a deadline and raises TritonError."""
+    """The models behind one channel. Every method has a deadline and raises TritonError.
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
+    key: "key=value" of a repository API that is restricted (`--grpc-restricted-protocol`), or "".
+    """
+
+    def __init__(self, channel: grpc.aio.Channel, key: str = "") -> None:
         self._stub = GRPCInferenceServiceStub(channel)
+        name, _, value = key.partition("=")
+        self._permit = ((f"triton-grpc-protocol-{name.lower()}", value),) if name else None
 
     async def is_live(self, *, deadline_s: float = _CALL_S, wait: bool = False) -> bool:
         """Whether the server answers. wait: keep dialling until the deadline."""
@@ -51,16 +56,26 @@ class Repository:
     async def index(self, *, ready: bool = False, deadline_s: float = _CALL_S) -> list[ModelState]:
         """Every model of the repositories, loaded or not; ready: only those that are."""
         reply = await self._call(
-            "model index", self._stub.RepositoryIndex, pb.RepositoryIndexRequest(ready=ready), deadline_s
+            "model index",
+            self._stub.RepositoryIndex,
+            pb.RepositoryIndexRequest(ready=ready),
+            deadline_s,
+            self._permit,
         )
         return [ModelState(m.name, m.version, m.state, first_line(m.reason)) for m in reply.models]
 
     async def load(
-        self, name: str, config: Mapping[str, Any] | ModelConfig | None = None, *, deadline_s: float = 60.0
+        self,
+        name: str,
+        config: Mapping[str, Any] | ModelConfig | None = None,
+        *,
+        files: Mapping[str, bytes] | None = None,
+        deadline_s: float = 60.0,
     ) -> None:
         """Load (or re-load) a model and wait until it is ready; nothing happens when it is unchanged.
 
         config: replaces the model's whole config.pbtxt until it is unloaded.
+        files: by path ("1/model.py"), in place of the model's folder, which need not exist; with a config.
         Raises: TritonError with the model's own reason; TritonTimeout (the load itself goes on).
         """
         request = pb.RepositoryModelLoadRequest(model_name=name)
@@ -71,8 +86,12 @@ class Repository:
                 else json.dumps(dict(config))
             )
             request.parameters["config"].string_param = text
+        for path, content in (files or {}).items():
+            request.parameters[f"file:{path}"].bytes_param = content
         try:
-            await self._call(f"load {name}", self._stub.RepositoryModelLoad, request, deadline_s)
+            await self._call(
+                f"load {name}", self._stub.RepositoryModelLoad, request, deadline_s, self._permit
+            )
         except TritonError as error:
             if "failed to poll from model repository" not in str(error):
                 raise
@@ -89,7 +108,9 @@ class Repository:
         end = loop.time() + deadline_s
         request = pb.RepositoryModelUnloadRequest(model_name=name)
         request.parameters["unload_dependents"].bool_param = dependents
-        await self._call(f"unload {name}", self._stub.RepositoryModelUnload, request, deadline_s)
+        await self._call(
+            f"unload {name}", self._stub.RepositoryModelUnload, request, deadline_s, self._permit
+        )
         # Triton answers before the model is gone, and has no call that waits for it.
         pause = 0.02
         while any(m.name == name and m.state in ("READY", "UNLOADING") for m in await self.index()):
@@ -119,9 +140,14 @@ class Repository:
         return model_info(await self.config(name, deadline_s=deadline_s))
 
     async def _call(
-        self, what: str, method: Callable[..., Awaitable[Any]], request: object, deadline_s: float
+        self,
+        what: str,
+        method: Callable[..., Awaitable[Any]],
+        request: object,
+        deadline_s: float,
+        metadata: tuple[tuple[str, str], ...] | None = None,
     ) -> Any:
         try:
-            return await method(request, timeout=deadline_s)
+            return await method(request, timeout=deadline_s, metadata=metadata)
         except grpc.aio.AioRpcError as error:
             raise from_rpc(what, error) from None

@@ -1,0 +1,1 @@
+"""Who holds which model of one Triton, and who changes what: a table that lives in Triton itself."""
