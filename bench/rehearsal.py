@@ -23,7 +23,7 @@ from gateway.listen.silero import SileroVad
 from gateway.session import events as ev
 from gateway.session.manager import Sessions
 from gateway.settings import Settings
-from gateway.speak.tts import Chunk
+from gateway.speak.tts import Chunk, VoiceModel
 from gateway.telemetry.metrics import Metrics
 from gateway.think.llm import Message, ToolOffer, ToolRequest
 
@@ -137,8 +137,11 @@ class _Voice:
         self._delays = delays
         self.made_s = 0.0
 
+    async def models(self) -> list[VoiceModel]:
+        return []
+
     async def synthesize(
-        self, text: str, *, voice: str = "", language: str = ""
+        self, text: str, *, voice: str = "", language: str = "", speed: float = 1.0, model: str = ""
     ) -> AsyncGenerator[Chunk, None]:
         await asyncio.sleep(self._delays.first_chunk / 1000)
         for _ in range(-(-60 * len(text) // 100)):

@@ -20,7 +20,7 @@ from gateway.session import events as ev
 from gateway.settings import Settings
 from gateway.speak.playout import Playout
 from gateway.speak.ticker import Ticker
-from gateway.speak.tts import Chunk
+from gateway.speak.tts import Chunk, VoiceModel
 from gateway.think.llm import Message, ToolOffer, ToolRequest
 from load.emulators.profile import TtsProfile
 from load.emulators.scripts import REPLIES, TRANSCRIPTS
@@ -206,8 +206,11 @@ class OwnVoice:
         self._rate = rate
         self._profile = TtsProfile()
 
+    async def models(self) -> list[VoiceModel]:
+        return []
+
     async def synthesize(
-        self, text: str, *, voice: str = "", language: str = ""
+        self, text: str, *, voice: str = "", language: str = "", speed: float = 1.0, model: str = ""
     ) -> AsyncGenerator[Chunk, None]:
         profile = self._profile
         whole = audio(self._rate, text, len(text) * profile.ms_per_char / 1000)

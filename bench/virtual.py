@@ -81,7 +81,7 @@ class Voice(FakeTts):
         self._speech, self._seconds = speech, seconds
 
     async def synthesize(
-        self, text: str, *, voice: str = "", language: str = ""
+        self, text: str, *, voice: str = "", language: str = "", speed: float = 1.0, model: str = ""
     ) -> AsyncGenerator[Chunk, None]:
         at = 0
         while at < self._seconds * _RATE:

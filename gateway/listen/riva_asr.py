@@ -173,7 +173,7 @@ class _Feed:
         try:
             self._writes()
             await self._call.wait_for_connection()
-            send = _writer(self._call)
+            send = writer_of(self._call)
             await send(config)
             self._writing_since = _NEVER
             async for chunk in audio:
@@ -277,7 +277,8 @@ class _Feed:
         self._call.cancel()
 
 
-def _writer(call: Any) -> Callable[[Any], Awaitable[None]]:
+def writer_of(call: Any) -> Callable[[Any], Awaitable[None]]:
+    """Writes messages into a call; AioRpcError and the like when it has ended."""
     if isinstance(call, StreamCall):
         return call.write
 

@@ -12,7 +12,7 @@ from riva.client.proto import riva_audio_pb2, riva_tts_pb2, riva_tts_pb2_grpc
 
 from gateway.audio.pcm import SampleCarry
 from gateway.settings import TtsSettings, call_metadata
-from gateway.speak.tts import Chunk, TtsError
+from gateway.speak.tts import Chunk, TtsError, VoiceModel
 from gateway.triton.channel import open_channel
 from gateway.triton.line import Line
 
@@ -44,15 +44,21 @@ class RivaSynthesizer:
         self._metadata = call_metadata(settings)
 
     async def synthesize(
-        self, text: str, *, voice: str = "", language: str = ""
+        self, text: str, *, voice: str = "", language: str = "", speed: float = 1.0, model: str = ""
     ) -> AsyncGenerator[Chunk, None]:
-        """See `Synthesizer.synthesize`; empty `voice` and `language` mean those of the settings."""
+        """See `Synthesizer.synthesize`; empty `voice` and `language` mean those of the settings.
+
+        `speed` is 1: Riva has no word for it. A model is chosen by its voice.
+        """
         if not any(character.isalnum() for character in text):
             return
         settings = self._settings
+        language = language or settings.language
+        if model and not voice:
+            voice = await self._voice_of(model, language)
         request = riva_tts_pb2.SynthesizeSpeechRequest(
             text=text,
-            language_code=language or settings.language,
+            language_code=language,
             encoding=riva_audio_pb2.AudioEncoding.LINEAR_PCM,
             sample_rate_hz=settings.sample_rate,
             voice_name=voice or settings.voice,
@@ -96,6 +102,37 @@ class RivaSynthesizer:
 
     async def check(self) -> None:
         """Raises TtsError when no voice answers within 2 s."""
+        if not await self._configs():
+            raise TtsError(f"the speech service at {self._settings.uri} has no voice loaded")
+
+    async def models(self) -> list[VoiceModel]:
+        """Of what the service lists: a voice is called "model.voice", as Riva does."""
+        found: dict[str, list[tuple[str, str]]] = {}
+        for config in await self._configs():
+            base, language = config.parameters["voice_name"], config.parameters["language_code"]
+            names = [part.partition(":")[0].strip() for part in config.parameters["subvoices"].split(",")]
+            voices = found.setdefault(config.model_name, [])
+            voices += [(f"{base}.{name}" if name else base, language) for name in names]
+        return [
+            VoiceModel(
+                name,
+                tuple(dict.fromkeys(language for _, language in voices if language)),
+                tuple(dict(voices)),
+                tuple(dict(reversed(voices))[voice] for voice in dict(voices)),
+            )
+            for name, voices in found.items()
+        ]
+
+    async def _voice_of(self, model: str, language: str) -> str:
+        """Its first voice of the language, else its first."""
+        for known in await self.models():
+            if known.name == model:
+                pairs = zip(known.voices, known.voice_languages, strict=True)
+                of_language = [voice for voice, spoken in pairs if spoken == language]
+                return (of_language or list(known.voices))[0]
+        raise TtsError(f"the speech service at {self._settings.uri} has no model {model}", unwell=False)
+
+    async def _configs(self) -> list[Any]:
         try:
             with self._line.use() as connection:
                 response = await connection.stubs.GetRivaSynthesisConfig(
@@ -105,8 +142,7 @@ class RivaSynthesizer:
                 )
         except grpc.aio.AioRpcError as error:
             raise self._error(error) from error
-        if not response.model_config:
-            raise TtsError(f"the speech service at {self._settings.uri} has no voice loaded")
+        return list(response.model_config)
 
     async def close(self) -> None:
         """Cancels what still runs."""

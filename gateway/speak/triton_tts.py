@@ -12,7 +12,7 @@ import numpy as np
 
 from gateway.audio.pcm import to_pcm
 from gateway.settings import TtsSettings
-from gateway.speak.tts import Chunk, TtsError
+from gateway.speak.tts import Chunk, TtsError, VoiceModel
 from gateway.triton.channel import GRPCInferenceServiceStub, open_stream_channel
 from gateway.triton.codec import Array
 from gateway.triton.codec import text as strings
@@ -28,6 +28,8 @@ _FRESH_S = 30.0
 _SHUN_S = 5.0
 """How long a model that failed is the last choice."""
 _CHECK_S = 2.0
+_SPEEDS = (0.5, 2.0)
+"""What the contract of `tts_*` models asks of SPEED."""
 _FULL_SCALE = np.float32(32768)
 
 
@@ -60,7 +62,7 @@ class TritonSynthesizer:
         self._shunned: dict[str, float] = {}
 
     async def synthesize(
-        self, text: str, *, voice: str = "", language: str = ""
+        self, text: str, *, voice: str = "", language: str = "", speed: float = 1.0, model: str = ""
     ) -> AsyncGenerator[Chunk, None]:
         """See `Synthesizer.synthesize`; empty `voice` and `language` mean those of the settings.
 
@@ -70,9 +72,9 @@ class TritonSynthesizer:
             return
         for last_try in (False, True):
             spoken = False
-            chosen = await self._choose(voice, language or self._settings.language)
+            chosen = await self._choose(voice, language or self._settings.language, model)
             try:
-                async with aclosing(self._speak(chosen, text, language)) as chunks:
+                async with aclosing(self._speak(chosen, text, language, speed)) as chunks:
                     async for chunk in chunks:
                         spoken = True
                         yield chunk
@@ -89,17 +91,34 @@ class TritonSynthesizer:
         self._listed = float("-inf")
         await self._choose("", self._settings.language)
 
+    async def models(self) -> list[VoiceModel]:
+        """The ready ones. Raises TtsError when Triton cannot be reached."""
+        return [
+            VoiceModel(
+                model.name,
+                model.languages,
+                model.voices,
+                model.voice_languages,
+                _SPEEDS if "SPEED" in model.inputs else (1.0, 1.0),
+            )
+            for model in await self._ready_models()
+        ]
+
     async def close(self) -> None:
         """Waits for streams that are being drained, then closes the channel."""
         await self._drains.close()
         await self._line.close()
 
-    async def _speak(self, voice: _Voice, text: str, language: str) -> AsyncGenerator[Chunk, None]:
+    async def _speak(
+        self, voice: _Voice, text: str, language: str, speed: float
+    ) -> AsyncGenerator[Chunk, None]:
         inputs: dict[str, Array] = {"TEXT": strings(text)}
         if voice.name:
             inputs["VOICE"] = strings(voice.name)
         if language or self._settings.language:
             inputs["LANGUAGE"] = strings(language or self._settings.language)
+        if speed != 1.0:
+            inputs["SPEED"] = np.array([speed], np.float32)
         empty = True
         loop = asyncio.get_running_loop()
         since = loop.time()
@@ -129,9 +148,11 @@ class TritonSynthesizer:
                 f"{voice.model.name} made no audio of a sentence: try another voice or language", unwell=False
             )
 
-    async def _choose(self, voice: str, language: str) -> _Voice:
+    async def _choose(self, voice: str, language: str, model_name: str = "") -> _Voice:
         models = await self._ready_models()
-        wanted = self._settings.model
+        wanted = model_name or self._settings.model
+        if model_name:
+            models = [model for model in models if model.name == model_name]
         if not models:
             which = f"model {wanted}" if wanted else "tts_* model"
             raise TtsError(f"no {which} is ready on the Triton at {self._settings.uri}: load one")

@@ -60,7 +60,7 @@ class QuickTts(FakeTts):
     """A few milliseconds of tone for any text."""
 
     async def synthesize(
-        self, text: str, *, voice: str = "", language: str = ""
+        self, text: str, *, voice: str = "", language: str = "", speed: float = 1.0, model: str = ""
     ) -> AsyncGenerator[Chunk, None]:
         async for chunk in super().synthesize(text[:20], voice=voice, language=language):
             yield chunk

@@ -14,7 +14,7 @@ from gateway.audio.pcm import to_float
 from gateway.listen.asr import AsrError, Hypothesis
 from gateway.listen.vad import WINDOW
 from gateway.session import events as ev
-from gateway.speak.tts import Chunk, TtsError
+from gateway.speak.tts import Chunk, TtsError, VoiceModel
 from gateway.think.llm import LlmError, Message, ToolOffer, ToolRequest
 
 E = TypeVar("E", bound=ev.ServerEvent)
@@ -196,17 +196,21 @@ class FakeTts:
         self.chunks = 0
         self.fail: dict[str, int] = {}
         """Sentence → chunks before it fails."""
+        self.asked: list[tuple[str, str, float, str]] = []
+        """Voice, language, speed and model of each sentence."""
+        self.speeds = (1.0, 1.0)
 
     async def synthesize(
-        self, text: str, *, voice: str = "", language: str = ""
+        self, text: str, *, voice: str = "", language: str = "", speed: float = 1.0, model: str = ""
     ) -> AsyncGenerator[Chunk, None]:
         number = len(self.sentences)
         self.sentences.append(text)
+        self.asked.append((voice, language, speed, model))
         self.streams += 1
         made = 0
         try:
             await asyncio.sleep(self.first_s)
-            left = int(len(text) * self.ms_per_char)
+            left = int(len(text) * self.ms_per_char / speed)
             while left > 0:
                 if text in self.fail and made >= self.fail[text]:
                     raise TtsError("the voice broke")
@@ -218,6 +222,9 @@ class FakeTts:
                 await asyncio.sleep(self.chunk_s)
         finally:
             self.released += 1
+
+    async def models(self) -> list[VoiceModel]:
+        return [VoiceModel("tts_fake", ("en-US",), ("ann", "bob"), (), self.speeds)]
 
     async def check(self) -> None: ...
 

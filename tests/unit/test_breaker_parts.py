@@ -179,7 +179,8 @@ async def test_which_triton_synthesis_failures_count() -> None:
     ):
         guard = breaker()
         guarded = GuardedSynthesizer(synthesizer, guard)
-        for wrong in ({"voice": "nobody"}, {"language": "xx", "voice": "nobody"}):
+        wrongs: list[dict[str, Any]] = [{"voice": "nobody"}, {"language": "xx", "voice": "nobody"}]
+        for wrong in wrongs:
             with pytest.raises(TtsError, match="no voice"):
                 await anext(guarded.synthesize("Hello.", **wrong))
         assert [chunk async for chunk in guarded.synthesize(" … ")] == []

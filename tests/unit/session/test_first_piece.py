@@ -10,7 +10,7 @@ from gateway.settings import PlayoutSettings
 from gateway.speak.hold import Wish, hold_voice
 from gateway.speak.playout import Playout
 from gateway.speak.ticker import Ticker
-from gateway.speak.tts import Chunk
+from gateway.speak.tts import Chunk, VoiceModel
 from tests.support.virtual_time import run_virtual
 
 
@@ -20,8 +20,11 @@ class Voice:
     def __init__(self) -> None:
         self.said: list[tuple[int, str]] = []
 
+    async def models(self) -> list[VoiceModel]:
+        return []
+
     async def synthesize(
-        self, text: str, *, voice: str = "", language: str = ""
+        self, text: str, *, voice: str = "", language: str = "", speed: float = 1.0, model: str = ""
     ) -> AsyncGenerator[Chunk, None]:
         self.said.append((round(asyncio.get_running_loop().time() * 1000), text.strip()))
         yield Chunk(bytes(3_200), 16_000)

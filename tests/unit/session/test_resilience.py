@@ -27,7 +27,7 @@ from gateway.session.events import (
 )
 from gateway.session.manager import Sessions
 from gateway.speak.guarded_tts import GuardedSynthesizer
-from gateway.speak.tts import Chunk, TtsError
+from gateway.speak.tts import Chunk, TtsError, VoiceModel
 from gateway.think.guarded_llm import GuardedLlm
 from gateway.think.llm import LlmError
 from gateway.think.llm_errors import RefusedRequest
@@ -228,8 +228,11 @@ async def test_a_client_that_asks_for_a_voice_that_is_not_there_harms_nobody() -
 
 
 class NoVoice:
+    async def models(self) -> list[VoiceModel]:
+        return []
+
     async def synthesize(
-        self, text: str, *, voice: str = "", language: str = ""
+        self, text: str, *, voice: str = "", language: str = "", speed: float = 1.0, model: str = ""
     ) -> AsyncGenerator[Chunk, None]:
         raise TtsError("no voice bob for language en-US: there is slt", unwell=False)
         yield

@@ -61,7 +61,7 @@ async def served(script: Script, **options: Any) -> AsyncIterator[tuple[Service,
         await server.stop(None)
 
 
-async def spoken(synthesizer: RivaSynthesizer, text: str = "Hello.", **options: str) -> list[Chunk]:
+async def spoken(synthesizer: RivaSynthesizer, text: str = "Hello.", **options: Any) -> list[Chunk]:
     return [chunk async for chunk in synthesizer.synthesize(text, **options)]
 
 

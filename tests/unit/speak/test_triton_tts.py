@@ -133,7 +133,7 @@ async def served(
         await server.stop(None)
 
 
-async def spoken(synthesizer: TritonSynthesizer, text: str = "Hello.", **options: str) -> list[Chunk]:
+async def spoken(synthesizer: TritonSynthesizer, text: str = "Hello.", **options: Any) -> list[Chunk]:
     return [chunk async for chunk in synthesizer.synthesize(text, **options)]
 
 
