@@ -10,6 +10,11 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from gateway.triton.errors import TritonError
 
+YES = ("true", "1", "yes")
+NO = ("false", "0", "no")
+SYSTEM_PREFIX = "parley_"
+"""Models that Parley installs for itself: nobody's to list, load or route to."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
@@ -47,6 +52,10 @@ class ModelInfo:
     """SPDX expression."""
     default: bool
     """Preferred among the models of its family."""
+    engine: str = ""
+    """What makes its sound or its words: flite, pocketsphinx, …; voice packs are made for one."""
+    streaming: bool = True
+    """Audio or words come while there is still work; said in the parameters, else by the kind of model."""
 
 
 def model_info(config: ModelConfig) -> ModelInfo:
@@ -58,18 +67,22 @@ def model_info(config: ModelConfig) -> ModelInfo:
     def values(key: str) -> tuple[str, ...]:
         return tuple(item.strip() for item in value(key).split(",") if item.strip())
 
+    def flag(key: str, otherwise: bool = False) -> bool:
+        return value(key).lower() in YES if value(key) else otherwise
+
     def number(key: str) -> int:
         try:
             return int(value(key) or 0)
         except ValueError:
             raise TritonError(f"{config.name}: parameter {key} in config.pbtxt is not a number") from None
 
+    sequence = config.HasField("sequence_batching")
     return ModelInfo(
         name=config.name,
         backend=config.backend or config.platform.partition("_")[0],
         decoupled=config.model_transaction_policy.decoupled,
         max_batch_size=config.max_batch_size,
-        sequence=config.HasField("sequence_batching"),
+        sequence=sequence,
         inputs=tuple(tensor.name for tensor in config.input),
         outputs=tuple(tensor.name for tensor in config.output),
         family=value("family"),
@@ -78,11 +91,18 @@ def model_info(config: ModelConfig) -> ModelInfo:
         voice_languages=values("voice_languages"),
         sample_rate=number("sample_rate"),
         tags=values("tags"),
-        needs_gpu=value("needs_gpu").lower() in ("true", "1", "yes"),
+        needs_gpu=flag("needs_gpu"),
         memory_mb=number("memory_mb"),
-        license=value("license"),
-        default=value("default").lower() in ("true", "1", "yes"),
+        license=value("license") or value("licence"),
+        default=flag("default"),
+        engine=value("engine"),
+        streaming=flag("streaming", config.model_transaction_policy.decoupled or sequence),
     )
+
+
+def family_of(model: ModelInfo) -> str:
+    """asr, tts, … by its config, else by its name."""
+    return model.family or model.name.partition("_")[0]
 
 
 def read_config(folder: Path) -> ModelConfig:
