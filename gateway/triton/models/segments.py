@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 MAX_CHARS = 250
 """About 15 s of speech: what an engine has begun it may have to finish, and others wait for it."""
-FIRST_CHARS = 120
+FIRST_CHARS = 100
 """The first piece of a long text is shorter, where it has a break: the first audio waits for all of it."""
 _BREAKS = (
     re.compile(r"[.!?…][\"'”’)\]]*\s+|[。！？।]\s*|\n\s*\n"),  # after a sentence

@@ -1,112 +1,47 @@
 """A voice on Triton: the contract of a `tts_*` model around any engine that calls back with audio.
 
-`execute` only enqueues. One loop thread keeps the streams; engine threads, as many as the engine
-bears, synthesise a piece of text at a time. Audio leaves as soon as the engine has made it, half a
-second at once, then at `pace` times real time: hundreds of responses in one burst are what the server
-bears worst, and what a listener does not need.
+`execute` only enqueues. One loop thread keeps the streams; of the calls into the engine, as many work
+at a time as the engine bears, those first whose listeners have the least to hear (turns.py). Audio
+leaves as soon as the engine has made it, half a second at once, then at `pace` times real time:
+hundreds of responses in one burst are what the server bears worst, and what a listener does not need.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb
 
-from gateway.triton.models.audio import Chunks, Samples, Trim, limited
 from gateway.triton.models.process import LoopThread, exit_with_parent, parameter
 from gateway.triton.models.segments import segments
-from gateway.triton.models.voices import Engine, Refused, Voice, choose_voice
+from gateway.triton.models.synthesis import Request, Stream
+from gateway.triton.models.turns import Turns
+from gateway.triton.models.voices import Engine, Refused, choose_voice
 
 LEAD_MS = 500
 """Audio sent without pacing."""
-HELD_MS = 2_000
-"""Audio made ahead of its sending; then the engine's next piece of text waits."""
 LOOK_S = 0.15
 """How often a stream looks whether its client is still there (a round trip to the server)."""
 MAX_CHARS = 20_000
 SPEEDS = (0.5, 2.0)
-
-
-class Request:
-    """What is needed of a request after Triton took its tensors back."""
-
-    def __init__(self, request: Any) -> None:
-        self.id = request.request_id()
-        self.reply = request.get_response_sender()
-        self.text = _string(request, "TEXT")
-        self.voice = _string(request, "VOICE") or ""
-        self.language = _string(request, "LANGUAGE") or ""
-        speed = _values(request, "SPEED")
-        self.speed = float(speed[0]) if speed is not None else 1.0
-        cancel = _values(request, "CANCEL")
-        self.cancel = cancel is not None and bool(cancel[0])
-        self.reference = _values(request, "REFERENCE_AUDIO") is not None
-
-
-class Stream:
-    """One synthesis. Used on the loop, except `cancelled` and `hear`."""
-
-    def __init__(self, request: Request, voice: Voice, rate: int) -> None:
-        self.request = request
-        self.voice = voice
-        self.chunks = Chunks(rate)
-        self.changed = asyncio.Event()
-        self.room = asyncio.Event()
-        self.cancelled = ""
-        """How it was cancelled ("in-band", "vanished"); empty while it is wanted."""
-        self.error = ""
-        self.sent = 0
-        self.made_after_cancel = 0
-        """Pieces the engine made, and chunks sent, after the cancel was known."""
-        self._trim = Trim(rate)
-        self._loop = asyncio.get_running_loop()
-        self.room.set()
-
-    def hear(self, samples: np.ndarray[Any, Any]) -> bool:
-        """From an engine's thread. False: no more is wanted."""
-        if self.cancelled:
-            self.made_after_cancel += 1
-            return False
-        self._loop.call_soon_threadsafe(self._put, samples.astype(np.float32) * (self.voice.gain / 32768))
-        return True
-
-    def cancel(self, how: str) -> None:
-        self.cancelled = self.cancelled or how
-        self.changed.set()
-        self.room.set()
-
-    def close(self, error: str = "") -> None:
-        """No more audio will come."""
-        self.error = error
-        self.chunks.closed = True
-        self.changed.set()
-
-    def take(self) -> tuple[Samples, bool]:
-        chunk = self.chunks.take()
-        self._look_at_room()
-        return chunk
-
-    def _put(self, samples: Samples) -> None:
-        self.chunks.put(limited(self._trim(samples)))
-        self.changed.set()
-        self._look_at_room()
-
-    def _look_at_room(self) -> None:
-        if self.chunks.ms <= HELD_MS or self.cancelled:
-            self.room.set()
-        else:
-            self.room.clear()
+FREE_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 
 
 class SpeechModel:
     """`initialize`, `execute` and `finalize` of a voice."""
 
-    def __init__(self, args: dict[str, str], load: Callable[[], Engine]) -> None:
+    def __init__(
+        self,
+        args: dict[str, str],
+        load: Callable[[], Engine],
+        beside: Mapping[str, np.ndarray[Any, Any]] | None = None,
+    ) -> None:
+        """beside: outputs that go with every chunk."""
         exit_with_parent()
         config = json.loads(args["model_config"])
         self._name = str(config["name"])
@@ -121,7 +56,11 @@ class SpeechModel:
         self._streams: dict[str, Stream] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._counters = Counters(self._name)
-        self._engine_threads = ThreadPoolExecutor(self._engine.threads, thread_name_prefix="engine")
+        self._beside = dict(beside or {})
+        engine = self._engine
+        self._turns = Turns(engine.threads, engine.threads if engine.rests and engine.threads > 1 else 0)
+        # A stream has one call in hand, which holds a thread while it waits for its turn, too.
+        self._calls = ThreadPoolExecutor(self._max_streams, thread_name_prefix="engine")
         self._thread = LoopThread("speech")
 
     def execute(self, requests: list[Any]) -> None:
@@ -136,7 +75,7 @@ class SpeechModel:
                 await asyncio.wait(self._tasks, timeout=2.0)
 
         self._thread.run(end(), 5.0)
-        self._engine_threads.shutdown(wait=True, cancel_futures=True)
+        self._calls.shutdown(wait=True, cancel_futures=True)
         self._thread.stop()
 
     def _take(self, request: Request) -> None:
@@ -149,11 +88,10 @@ class SpeechModel:
         try:
             stream = self._open(request)
         except Refused as error:
-            _fail(request, str(error), pb.TritonError.INVALID_ARG)
+            request.fail(str(error), pb.TritonError.INVALID_ARG)
             return
         if len(self._tasks) >= self._max_streams:
-            _fail(
-                request,
+            request.fail(
                 f"{self._name} is speaking {self._max_streams} texts already; try again",
                 pb.TritonError.UNAVAILABLE,
             )
@@ -176,7 +114,7 @@ class SpeechModel:
         if request.id in self._streams:
             raise Refused(f"a request with id {request.id} is being spoken; each needs an id of its own")
         voice = choose_voice(self._engine.voices, request.voice, request.language)
-        return Stream(request, voice, self._engine.rate)
+        return Stream(request, voice, self._engine.rate, self._turns, rests=self._engine.rests)
 
     async def _speak(self, stream: Stream) -> None:
         making = asyncio.get_running_loop().create_task(self._make(stream))
@@ -193,19 +131,22 @@ class SpeechModel:
         """Piece by piece, so that a long text holds up nobody and is not made for nobody."""
         loop = asyncio.get_running_loop()
         try:
-            for piece in segments(stream.request.text or ""):
+            for piece in segments(stream.request.text or "", self._engine.piece_chars):
                 await stream.room.wait()
                 if stream.cancelled:
                     return
-                await loop.run_in_executor(self._engine_threads, self._synthesize, stream, piece)
+                await loop.run_in_executor(self._calls, self._synthesize, stream, piece)
         except Exception as error:
             stream.close(f"{self._name}: {error}")
         else:
             stream.close()
 
     def _synthesize(self, stream: Stream, piece: str) -> None:
-        if not stream.cancelled:
-            self._engine.synthesize(piece, stream.voice, stream.request.speed, stream.hear)
+        try:
+            if stream.begin():
+                self._engine.synthesize(piece, stream.voice, stream.request.speed, stream.hear)
+        finally:
+            stream.end()
 
     async def _send(self, stream: Stream) -> None:
         loop = asyncio.get_running_loop()
@@ -234,9 +175,10 @@ class SpeechModel:
                 began = loop.time()
             sent_ms += len(chunk) * 1000 / self._engine.rate
             if last and stream.error:
-                _fail(stream.request, stream.error, pb.TritonError.INTERNAL)
+                stream.request.fail(stream.error, pb.TritonError.INTERNAL)
                 return
-            response = pb.InferenceResponse(output_tensors=[pb.Tensor("AUDIO", chunk)])
+            beside = [pb.Tensor(name, value) for name, value in self._beside.items()]
+            response = pb.InferenceResponse(output_tensors=[pb.Tensor("AUDIO", chunk), *beside])
             reply.send(response, flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL if last else 0)
             stream.sent += 1
             if last:
@@ -253,6 +195,11 @@ class Counters:
         self._after_cancel = self._family(
             "parley_tts_chunks_after_cancel_total", "Chunks made after their stream was cancelled"
         ).Metric(labels=labels)
+        self._free = self._family(
+            "parley_tts_free_after_cancel_seconds",
+            "From a cancel to an engine that is free of it",
+            pb.MetricFamily.HISTOGRAM,
+        ).Metric(labels=labels, buckets=list(FREE_S))
         cancelled = self._family("parley_tts_cancelled_total", "Streams that were cancelled")
         self._cancelled = {
             how: cancelled.Metric(labels={**labels, "how": how}) for how in ("in-band", "vanished")
@@ -264,26 +211,10 @@ class Counters:
         if stream.cancelled in self._cancelled:
             self._cancelled[stream.cancelled].increment(1)
             self._after_cancel.increment(stream.made_after_cancel)
+            self._free.observe(stream.free_after_s)
 
-    def _family(self, name: str, description: str) -> Any:
-        family = pb.MetricFamily(name=name, description=description, kind=pb.MetricFamily.COUNTER)
+    def _family(self, name: str, description: str, kind: Any = None) -> Any:
+        kind = pb.MetricFamily.COUNTER if kind is None else kind
+        family = pb.MetricFamily(name=name, description=description, kind=kind)
         self._families.append(family)
         return family
-
-
-def _fail(request: Request, message: str, code: int) -> None:
-    response = pb.InferenceResponse(output_tensors=[], error=pb.TritonError(message, code))
-    request.reply.send(response, flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-
-
-def _values(request: Any, name: str) -> np.ndarray[Any, Any] | None:
-    tensor = pb.get_input_tensor_by_name(request, name)
-    if tensor is None:
-        return None
-    values: np.ndarray[Any, Any] = tensor.as_numpy().reshape(-1)
-    return values if len(values) else None
-
-
-def _string(request: Any, name: str) -> str | None:
-    values = _values(request, name)
-    return None if values is None else values[0].decode(errors="replace")

@@ -27,7 +27,11 @@ class Engine(Protocol):
     rate: int
     """Hz."""
     threads: int
-    """How many may call `synthesize` at the same time."""
+    """How many may work in `synthesize` at the same time."""
+    rests: bool
+    """Whether another call may work while one waits inside `heard`: then no call holds up another's first chunk."""
+    piece_chars: int
+    """The longest text of one call: what the engine does before it first calls back, nobody can interrupt."""
     voices: tuple[Voice, ...]
     """The first is the default."""
 

@@ -13,17 +13,11 @@ from typing import Any
 
 from worker import ANSWER, REQUEST
 
+from gateway.triton.models.recognition import RESTART, EngineError
+
 SCRIPT = Path(__file__).with_name("worker.py")
 LOAD_S = 30.0
 BORN_S = 10.0
-
-
-RESTART = "must specify the START flag on the first request of the sequence"
-"""Triton's own words for an unknown sequence; clients know them, start again and replay."""
-
-
-class PoolError(Exception):
-    """No worker, or a worker failed. `str()` is fit for the client."""
 
 
 class Worker:
@@ -35,7 +29,7 @@ class Worker:
         self._writer = writer
 
     async def ask(self, flags: int, audio: bytes, deadline_s: float) -> dict[str, Any]:
-        """One chunk (float32 at 16 kHz). Raises: PoolError, after which the worker must be discarded."""
+        """One chunk (float32 at 16 kHz). Raises: EngineError, after which the worker must be discarded."""
         try:
             async with asyncio.timeout(deadline_s):
                 self._writer.write(REQUEST.pack(flags, len(audio)) + audio)
@@ -43,11 +37,11 @@ class Worker:
                 reply = await read_answer(self._reader)
         except TimeoutError:
             os.kill(self.pid, signal.SIGKILL)
-            raise PoolError(f"the recogniser gave no answer within {deadline_s:.0f} s; {RESTART}") from None
+            raise EngineError(f"the recogniser gave no answer within {deadline_s:.0f} s; {RESTART}") from None
         except (OSError, EOFError):
-            raise PoolError(f"the recogniser's worker process ended; {RESTART}") from None
+            raise EngineError(f"the recogniser's worker process ended; {RESTART}") from None
         if "error" in reply:
-            raise PoolError(str(reply["error"]))
+            raise EngineError(str(reply["error"]))
         return reply
 
     @property
@@ -60,7 +54,13 @@ class Worker:
 
 
 class Pool:
-    """At most `limit` workers; up to `ready` of them, and at least one, wait for the next utterances."""
+    """At most `limit` workers; up to `ready` of them, and at least one, wait for the next utterances.
+
+    As many work at a time as there are CPUs; a chunk cannot be interrupted, and the last one of a long
+    utterance takes half a second, so live audio may share the CPUs with audio that is early.
+    """
+
+    places = spare = len(os.sched_getaffinity(0))
 
     def __init__(self, ready: int, limit: int) -> None:
         self._ready = min(ready, limit)
@@ -73,14 +73,14 @@ class Pool:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Loads the engine and the ready workers. Raises: PoolError with the engine's reason."""
+        """Loads the engine and the ready workers. Raises: EngineError with the engine's reason."""
         await self._start_parent()
         self._idle = list(await asyncio.gather(*(self._fork() for _ in range(self._ready))))
 
     async def acquire(self) -> Worker:
-        """A worker of one's own, to be given to `release` or `discard`. Raises: PoolError."""
+        """A worker of one's own, to be given to `release` or `discard`. Raises: EngineError."""
         if self._used >= self._limit:
-            raise PoolError(
+            raise EngineError(
                 f"too many concurrent utterances: {self._limit} are being recognised; "
                 "try again when one has ended, or raise max_streams in the model's config.pbtxt"
             )
@@ -136,7 +136,7 @@ class Pool:
     async def _add_idle(self) -> None:
         try:
             worker = await self._fork()
-        except PoolError as error:
+        except EngineError as error:
             print(f"asr_pocketsphinx: {error}", file=sys.stderr, flush=True)
         else:
             self._idle.append(worker)
@@ -155,7 +155,7 @@ class Pool:
                 hello = await read_answer(reader)
         except (TimeoutError, OSError, EOFError):
             writer.close()
-            raise PoolError("the recogniser could not start a worker process; try again") from None
+            raise EngineError("the recogniser could not start a worker process; try again") from None
         return Worker(int(hello["pid"]), reader, writer)
 
     async def _ask_parent(self, theirs: socket.socket) -> None:
@@ -168,7 +168,7 @@ class Pool:
             except OSError:
                 pass
             if last_try:
-                raise PoolError("the recogniser's parent process does not answer; try again")
+                raise EngineError("the recogniser's parent process does not answer; try again")
             async with self._starting:
                 if self._control is control:
                     await self._start_parent()
@@ -189,10 +189,10 @@ class Pool:
                 said = json.loads(await _receive(loop, ours, ANSWER.unpack(head)[0]))
         except (TimeoutError, OSError, EOFError):
             ours.close()
-            raise PoolError(f"the recogniser's process did not start ({sys.executable})") from None
+            raise EngineError(f"the recogniser's process did not start ({sys.executable})") from None
         if "error" in said:
             ours.close()
-            raise PoolError(str(said["error"]))
+            raise EngineError(str(said["error"]))
         if self._control is not None:
             self._control.close()
         self._control = ours

@@ -46,6 +46,9 @@ class Espeak:
 
     voices: tuple[Voice, ...] = VOICES
     threads = 1
+    rests = False
+    piece_chars = 250
+    """12 ms of work."""
 
     def __init__(self) -> None:
         try:
