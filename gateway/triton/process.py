@@ -14,11 +14,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gateway.triton.catalogue.repositories import as_argument, is_url
 from gateway.triton.host import STUB, Wheel, server_environment
 
 _WARDEN = Path(__file__).with_name("warden.py")
 OUR_BACKENDS = Path(__file__).parents[2] / "triton" / "backends"
 """Python-based backends that are offered beside the wheel's own."""
+
+_RESTRICTABLE = ("grpc-restricted-protocol", "http-restricted-api")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,19 +76,24 @@ class ServerProcess:
         cls,
         wheel: Wheel,
         *,
-        repositories: Sequence[Path],
+        repositories: Sequence[Path | str],
         ports: Ports,
         log_dir: Path,
         exit_s: int,
         auto_complete: bool,
+        restricted_key: str,
         on_stubs: Callable[[Stub | None], None],
     ) -> ServerProcess:
-        """on_stubs: called with each Python stub that died or ended, and with None for a new one."""
+        """restricted_key: "key=value" that callers of the model repository API must send, or "".
+        on_stubs: called with each Python stub that died or ended, and with None for a new one.
+        """
 
         def launch() -> tuple[subprocess.Popen[bytes], Path]:
             run_dir = _make_run_dir(wheel)
             order = {
-                "command": _command(wheel, run_dir, repositories, ports, exit_s, auto_complete),
+                "command": _command(
+                    wheel, run_dir, repositories, ports, exit_s, auto_complete, restricted_key
+                ),
                 "run_dir": str(run_dir),
                 "log_dir": str(log_dir),
                 "grace_s": exit_s + 3,
@@ -98,7 +106,7 @@ class ServerProcess:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 cwd=run_dir / "cwd",
-                env=server_environment(wheel, run_dir / "tmp"),
+                env=server_environment(wheel, run_dir / "tmp", cloud=any(map(is_url, repositories))),
                 start_new_session=True,
                 bufsize=0,
             )
@@ -153,7 +161,7 @@ class ServerProcess:
                     self._shm.append(rest)
                 elif word == "stub":
                     pid, instance, file = rest.split("\t", 2)
-                    self.stubs[int(pid)] = Stub(Path(file).parent.parent.name, instance)
+                    self.stubs[int(pid)] = Stub(_model_of(instance, Path(file).parent.parent.name), instance)
                     self._on_stubs(None)
                 elif word == "gone":
                     self._on_stubs(self.stubs.pop(int(rest), None))
@@ -186,6 +194,11 @@ class ServerProcess:
         shutil.rmtree(self._run_dir, ignore_errors=True)
 
 
+def _model_of(instance: str, folder: str) -> str:
+    """The folder's name; of a model that came as files in a request, whose folder is a passing one, its own."""
+    return folder if instance.startswith(folder) else instance.rsplit("_", 2)[0]
+
+
 def _make_run_dir(wheel: Wheel) -> Path:
     """A private folder for one run: the backends, an empty working directory, scratch space.
 
@@ -213,15 +226,16 @@ def _make_run_dir(wheel: Wheel) -> Path:
 def _command(
     wheel: Wheel,
     run_dir: Path,
-    repositories: Sequence[Path],
+    repositories: Sequence[Path | str],
     ports: Ports,
     exit_s: int,
     auto_complete: bool,
+    restricted_key: str,
 ) -> list[str]:
     local = "127.0.0.1"
     return [
         str(wheel.server),
-        *(f"--model-repository={folder.resolve()}" for folder in repositories),
+        *(f"--model-repository={as_argument(one)}" for one in repositories),
         f"--backend-directory={run_dir / 'backends'}",
         "--model-control-mode=explicit",
         "--strict-readiness=false",
@@ -238,4 +252,5 @@ def _command(
         "--grpc-http2-min-recv-ping-interval-without-data=5000",
         "--grpc-http2-max-ping-strikes=0",
         f"--exit-timeout-secs={exit_s}",
+        *(f"--{api}=model-repository:{restricted_key}" for api in _RESTRICTABLE if restricted_key),
     ]  # fmt: skip

@@ -17,10 +17,12 @@ from types import TracebackType
 
 from grpc.aio import Channel
 
+from gateway.triton.catalogue.folder import BadConfig
+from gateway.triton.catalogue.repositories import Reading, is_url, read_repositories
 from gateway.triton.channel import open_channel
 from gateway.triton.errors import TritonError, TritonTimeout, TritonUnavailable
 from gateway.triton.host import Wheel, find_wheel, listening_ports
-from gateway.triton.model_info import is_complete, read_repository
+from gateway.triton.model_info import is_complete
 from gateway.triton.preflight import check_host
 from gateway.triton.process import Ports, ServerProcess, Stub
 from gateway.triton.repository import Repository
@@ -44,27 +46,30 @@ _RETRY_S = 0.5
 class EmbeddedTriton:
     """One supervised server on 127.0.0.1. `async with`, or `start()` and `stop()`.
 
-    repositories: model repositories, each a folder of model folders.
+    repositories: model repositories, each a folder of model folders, or an object store's URL.
     models: loaded at start, side by side. One that fails is reported, kept in `failed`, and harms
         nothing else.
     log_dir: holds `triton.log` and a few older ones, each of at most 8 MiB.
     on_event: one sentence for a person whenever something happens (started, died, repaired, …).
     exit_s: grace that requests in flight get at `stop()`.
+    restricted_key: "key=value" that everybody who asks for the index, a load or an unload must send.
     """
 
     def __init__(
         self,
-        repositories: Sequence[Path],
+        repositories: Sequence[Path | str],
         *,
         models: Sequence[str] = (),
         log_dir: Path | None = None,
         on_event: Callable[[str], None] = _LOG.info,
         exit_s: int = 10,
+        restricted_key: str = "",
     ) -> None:
-        self._repositories = [Path(folder) for folder in repositories]
+        self._repositories = list(repositories)
         self._log_dir = log_dir or default_log_dir()
         self._on_event = on_event
         self._exit_s = exit_s
+        self._restricted_key = restricted_key
         self._wanted: set[str] = set(models)
         self._auto_complete = False
         self._ports = Ports(0, 0, 0)
@@ -126,10 +131,19 @@ class EmbeddedTriton:
         wheel = find_wheel()
         if problems or wheel is None:
             raise TritonError("; ".join(f"{p.detail} ({p.fix})" for p in problems) or "no Triton here")
-        missing = next((folder for folder in self._repositories if not folder.is_dir()), None)
-        if missing is not None or not self._repositories:
-            raise TritonError(f"model repository {missing or ''} is not a folder")
-        self._auto_complete = await asyncio.to_thread(_needs_auto_complete, self._repositories)
+        if not self._repositories:
+            raise TritonError("no model repository: name one")
+        reading = await read_repositories(self._repositories)
+        for repository, why in reading.unread.items():
+            if not is_url(repository):
+                raise TritonError(why)
+            self._on_event(why)  # Triton may have credentials that we know nothing of
+        for name, why in reading.doubled.items():
+            self._on_event(why)
+            if name in self._wanted:
+                self._wanted.discard(name)
+                self.failed[name] = why
+        self._auto_complete = _needs_auto_complete(reading)
         if self._auto_complete:
             self._on_event("a model's config.pbtxt is incomplete: every load asks its graph (1.3 s each)")
         try:
@@ -187,7 +201,8 @@ class EmbeddedTriton:
                 await self._start_once(wheel)
                 return
             except TritonUnavailable as error:
-                if attempt == _START_TRIES:
+                # Another port helps against a port that was taken, not against a server that is mute.
+                if attempt == _START_TRIES or isinstance(error, TritonTimeout):
                     raise TritonError(f"Triton does not start: {error}") from None
 
     async def _start_once(self, wheel: Wheel) -> None:
@@ -204,6 +219,7 @@ class EmbeddedTriton:
                 log_dir=self._log_dir,
                 exit_s=self._exit_s,
                 auto_complete=self._auto_complete,
+                restricted_key=self._restricted_key,
                 on_stubs=self._stubs_changed,
             )
         except OSError as error:
@@ -216,7 +232,7 @@ class EmbeddedTriton:
             if process.ended.done():
                 raise TritonUnavailable(f"{process.ended.result()}{_see(process)}")
             if not up.result():
-                raise TritonUnavailable(f"no answer within {_START_S:g} s{_see(process)}")
+                raise TritonTimeout(f"no answer within {_START_S:g} s{_see(process)}")
         except BaseException:
             up.cancel()
             process.end(at_once=True)
@@ -373,7 +389,7 @@ class EmbeddedTriton:
     def _repository(self) -> Repository:
         if self._channel is None:
             raise TritonUnavailable("the embedded Triton is not running")
-        return Repository(self._channel)
+        return Repository(self._channel, self._restricted_key)
 
     async def _close_channel(self) -> None:
         channel, self._channel = self._channel, None
@@ -391,10 +407,15 @@ def _see(process: ServerProcess) -> str:
     return f" (log: {process.log})" if process.log is not None else ""
 
 
-def _needs_auto_complete(repositories: Sequence[Path]) -> bool:
-    return any(
-        not is_complete(config) for folder in repositories for config in read_repository(folder).values()
-    )
+def _needs_auto_complete(reading: Reading) -> bool:
+    """Whether some model's config leaves things out; one that cannot be read is not loaded anyhow."""
+    for folder in reading.folders.values():
+        try:
+            if not is_complete(folder.config()):
+                return True
+        except BadConfig:
+            pass
+    return False
 
 
 def _free_ports() -> Ports:
