@@ -7,17 +7,35 @@ defaults below. Times are milliseconds (`_ms`) or seconds (`_s`), levels dB or d
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 from pydantic_settings import (
     BaseSettings,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     YamlConfigSettingsSource,
 )
+
+
+T = TypeVar("T")
+
+
+def _split(value: object) -> object:
+    """A list in the environment: JSON, or text with commas."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        return json.loads(value)
+    return [item.strip() for item in value.split(",") if item.strip()]
+
+
+Listed = Annotated[tuple[T, ...], NoDecode, BeforeValidator(_split)]
+"""A tuple that the environment may hold as JSON or as text with commas."""
 
 
 class _Part(BaseModel):
@@ -265,7 +283,10 @@ class TritonSettings(_Part):
     """The Triton that `parley serve speech` uses, and the embedded server of `parley up`."""
 
     uri: str = Field("127.0.0.1:8001", description="host:port of Triton's gRPC endpoint")
-    repository: Path = Field(Path("model_repository"), description="model repository (embedded server)")
+    repositories: Listed[str] = Field(
+        ("model_repository",),
+        description="model repositories: folders, or s3://, gs:// and as:// URLs as Triton writes them",
+    )
     models: tuple[str, ...] = Field((), description="loaded at start; empty: every model that can run here")
     repository_key: SecretStr = Field(
         SecretStr(""),
@@ -304,6 +325,33 @@ class ModelsSettings(_Part):
         True, description="while a wanted model loads, serve from a resident one of the same language"
     )
     policy: Path | None = Field(None, description="YAML file with routing policies")
+    voice_packs: Listed[Path] = Field((), description="folders of voice packs, each a folder with voice.yaml")
+
+
+class OpenAiAudioSettings(_Part):
+    """OpenAI-compatible speech and transcription (`/v1/audio/*`, `/v1/models`) on the HTTP address."""
+
+    enabled: bool = True
+    api_keys: tuple[SecretStr, ...] = Field((), description="one of these must be sent; none: open to all")
+    speech_models: tuple[str, ...] = Field(
+        ("tts-1", "tts-1-hd", "gpt-4o-mini-tts"), description="names that mean the configured voice"
+    )
+    transcription_models: tuple[str, ...] = Field(
+        ("whisper-1", "gpt-4o-transcribe", "gpt-4o-mini-transcribe"),
+        description="names that mean the configured recogniser",
+    )
+    voices: dict[str, str] = Field(
+        {}, description='further names of voices, as JSON: {"nova": "slt"}; OpenAI\'s mean the default else'
+    )
+    max_speech: int = Field(32, gt=0, description="speech requests at a time; more are told to try again")
+    max_transcriptions: int = Field(4, gt=0, description="transcriptions at a time, likewise")
+    max_input_chars: int = Field(4_096, gt=0, description="longest text to speak")
+    max_upload_mb: float = Field(25.0, gt=0, description="largest recording, MiB")
+    max_audio_s: float = Field(7_200.0, gt=0, description="longest recording")
+    request_s: float = Field(600.0, gt=0, description="deadline of a request, upload and download included")
+    stall_s: float = Field(
+        30.0, gt=0, description="client or recogniser moved nothing for this long: given up"
+    )
 
 
 class StandInSettings(_Part):
@@ -334,6 +382,7 @@ class Settings(BaseSettings):
     listen: ListenSettings = ListenSettings()
     triton: TritonSettings = TritonSettings()
     models: ModelsSettings = ModelsSettings()
+    openai_audio: OpenAiAudioSettings = OpenAiAudioSettings()
     stand_in: StandInSettings = StandInSettings()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 

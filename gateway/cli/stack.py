@@ -12,7 +12,7 @@ import json
 import socket
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,10 @@ from gateway.app import split_address
 from gateway.cli.child import Child
 from gateway.cli.common import Fault
 from gateway.settings import ListenSettings, Settings
+from gateway.triton.catalogue.catalogue import Catalogue
+from gateway.triton.catalogue.machine import this_machine
+from gateway.triton.catalogue.repositories import is_url
 from gateway.triton.errors import TritonError
-from gateway.triton.model_info import model_info, read_repository
 from gateway.triton.server import EmbeddedTriton, default_log_dir
 
 _READY_S = 20.0
@@ -44,7 +46,7 @@ class Stack:
         self._settings = settings
         self._say = say
         self.log_dir = settings.triton.log_dir or default_log_dir()
-        self.repository = _repository(settings.triton.repository)
+        self.repositories = [_repository(one) for one in settings.triton.repositories]
         self.triton: EmbeddedTriton | None = None
         self.children: list[Child] = []
         self.endpoints: dict[str, str] = {}
@@ -60,14 +62,15 @@ class Stack:
         parts = ["gateway", "speech", *(["llm"] if self.own_llm else [])]
         self.children = [Child(part, self.log_dir / f"{part}.log", self._say) for part in parts]
         await asyncio.gather(*(child.spawn() for child in self.children))
+        models = await self._models()
         triton = self.triton = EmbeddedTriton(
-            [self.repository], models=self._models(), log_dir=self.log_dir, on_event=self._say, exit_s=2
+            self.repositories, models=models, log_dir=self.log_dir, on_event=self._say, exit_s=2
         )
         try:
             await triton.start()
         except TritonError as error:
             raise Fault(f"Triton did not start: {error}; `parley doctor` says what is missing") from None
-        self._check_models(triton)
+        self._check_models(triton, models)
         told = self._child_settings(listen, triton)
         found = await asyncio.gather(*(child.ready(told[child.part]) for child in self.children))
         self.endpoints = {
@@ -115,19 +118,19 @@ class Stack:
                 self._say(f"{wanted} is taken: {name} listens on {chosen[key]}")
         return chosen
 
-    def _models(self) -> list[str]:
+    async def _models(self) -> list[str]:
         if self._settings.triton.models:
             return list(self._settings.triton.models)
-        try:
-            found = read_repository(self.repository)
-        except (TritonError, OSError) as error:
-            raise Fault(f"the model repository cannot be read: {error}") from None
-        return [name for name, config in found.items() if not model_info(config).needs_gpu]
+        catalogue = Catalogue(self.repositories, machine=this_machine())
+        await catalogue.refresh()
+        for name, why in catalogue.problems().items():
+            self._say(f"{name} is left out: {why}")
+        return [model.name for model in catalogue.all()]
 
-    def _check_models(self, triton: EmbeddedTriton) -> None:
+    def _check_models(self, triton: EmbeddedTriton, models: Sequence[str]) -> None:
         for name, why in triton.failed.items():
             self._say(f"{name} is not available: {why}")
-        loaded = set(self._models()) - set(triton.failed)
+        loaded = set(models) - set(triton.failed)
         needed = []
         if "uri" not in self._settings.asr.model_fields_set:
             needed.append("asr")
@@ -151,7 +154,7 @@ class Stack:
             gateway["session"] = {"drain_s": _DRAIN_S}
         return {
             "gateway": gateway,
-            "speech": {"listen": {"riva": listen["riva"], "speech_http": listen["speech_http"]}, "triton": {"uri": triton.grpc}, "session": {"drain_s": 1.0}},
+            "speech": {"listen": {"riva": listen["riva"], "speech_http": listen["speech_http"]}, "triton": {"uri": triton.grpc, "repositories": [str(one) for one in self.repositories]}, "session": {"drain_s": 1.0}},
             "llm": {"listen": {"llm": listen.get("llm", "")}},
         }  # fmt: skip
 
@@ -207,10 +210,13 @@ def _listener(host: str, port: int) -> socket.socket:
     return one
 
 
-def _repository(chosen: Path) -> Path:
+def _repository(chosen: str) -> str | Path:
     """The repository named, or the checkout's own where the name is a relative one that is not here."""
-    ours = Path(__file__).parents[2] / chosen
-    return chosen if chosen.is_absolute() or chosen.is_dir() or not ours.is_dir() else ours
+    if is_url(chosen):
+        return chosen
+    path = Path(chosen).expanduser()
+    ours = Path(__file__).parents[2] / path
+    return path if path.is_absolute() or path.is_dir() or not ours.is_dir() else ours
 
 
 def _get(url: str, timeout_s: float) -> tuple[int, bytes]:

@@ -42,7 +42,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--llm", type=address, metavar="ADDR", help="stand-in LLM (default 127.0.0.1:8090)")
     parser.add_argument("--models", metavar="A,B", help="models to load (default: every one that runs here)")
-    parser.add_argument("--repository", type=Path, metavar="DIR", help="model repository")
+    parser.add_argument(
+        "--repository",
+        action="append",
+        metavar="DIR",
+        help="model repository, a folder or an s3://, gs:// or as:// URL; may be given again",
+    )
     parser.add_argument("--endpoints", type=Path, metavar="FILE", help="write the addresses here, as JSON")
     parser.add_argument("--plain", action="store_true", help="plain lines also on a terminal")
     parser.set_defaults(run=lambda options: run(_up(options)))
@@ -81,7 +86,7 @@ async def _up(options: argparse.Namespace) -> int:
 
 def _overrides(options: argparse.Namespace) -> dict[str, Any]:
     listen = {key: getattr(options, key) for key in ("grpc", "riva", "http", "speech_http", "llm")}
-    triton: dict[str, Any] = {"repository": options.repository}
+    triton: dict[str, Any] = {"repositories": options.repository}
     if options.models:
         triton["models"] = [name.strip() for name in options.models.split(",") if name.strip()]
     chosen = {"listen": listen, "triton": triton}

@@ -68,8 +68,10 @@ def libpython_folder() -> Path | None:
     return next((folder for folder in folders if (folder / name).exists()), None)
 
 
-def server_environment(wheel: Wheel, scratch: Path) -> dict[str, str]:
+def server_environment(wheel: Wheel, scratch: Path, *, cloud: bool = False) -> dict[str, str]:
     """The environment `tritonserver` and its stubs run in.
+
+    cloud: a model repository lies in an object store: what it is fetched with and where to is kept.
 
     The stub takes the first `python3` on PATH as its interpreter and ignores PYTHON* variables.
     """
@@ -78,6 +80,9 @@ def server_environment(wheel: Wheel, scratch: Path) -> dict[str, str]:
         for key, value in os.environ.items()
         if not key.startswith("PYTHON") and not key.endswith(("API_KEY", "_TOKEN", "_SECRET", "_PASSWORD"))
     }
+    if cloud:
+        environment |= {key: os.environ[key] for key in ("AWS_SESSION_TOKEN",) if key in os.environ}
+        environment.setdefault("TRITON_AWS_MOUNT_DIRECTORY", str(scratch))
     libpython = libpython_folder()
     libraries = [str(wheel.libraries)]
     if libpython is not None and libpython.is_relative_to(sys.base_prefix) and sys.base_prefix != "/usr":

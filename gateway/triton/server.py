@@ -278,6 +278,7 @@ class EmbeddedTriton:
             async with asyncio.timeout(self._exit_s):
                 repository = self._repository()
                 names = {m.name for m in await repository.index() if m.state == "READY"}
+                names |= set(self.stub_pids())  # the index has no models that came as files in a request
                 await asyncio.gather(*(repository.unload(name, deadline_s=self._exit_s) for name in names))
                 return True
         except (TritonError, TimeoutError):

@@ -291,7 +291,7 @@ async def test_a_taken_port_is_replaced_by_another(
 
 
 async def test_a_start_that_cannot_work_says_why(tmp_path: Path) -> None:
-    with pytest.raises(TritonError, match="nowhere is not a folder"):
+    with pytest.raises(TritonError, match="nowhere does not exist"):
         await EmbeddedTriton([tmp_path / "nowhere"], log_dir=tmp_path).start()
     file = tmp_path / "file"
     file.write_text("")

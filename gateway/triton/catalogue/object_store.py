@@ -183,6 +183,9 @@ def _credentials(url: str, kind: str) -> dict[str, str]:
 
 
 def _why(error: Exception) -> str:
-    """The first line, without what the library repeats."""
-    line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return line if len(line) <= 200 else line[:200] + "…"
+    """What matters of the library's long sentence: not the request's URL, retries and XML."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    line = line.partition(" - ")[2] or line
+    line = re.split(r": ?<|\s*\[", line)[0].removeprefix("Server returned non-2xx status code: ").strip()
+    hint = "; check the credentials" if re.match(r"40[13]", line) else ""
+    return (line if len(line) <= 200 else line[:200] + "…") + hint
