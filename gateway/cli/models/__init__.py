@@ -1,0 +1,114 @@
+"""`parley models`: what a Triton has resident, why and for how long; load, unload, verify, logs."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from gateway.cli.common import Help, address, run
+
+_EPILOG = """\
+examples:
+  parley models list                         what is resident, why, and what goes next
+  parley models load tts_espeak
+  parley models unload tts_espeak            refused while sessions use it, unless --force
+  parley models status asr_pocketsphinx      exit code 0 when ready, 1 when not
+  parley models verify                       would every model load, and does it keep its contract?
+  parley models verify --repository DIR      the same without a Triton
+  parley models logs -f tts_espeak
+  parley models list --triton 10.0.0.7:8001 --json
+
+Without --triton it is PARLEY_TRITON__URI, else the running stack's server (`parley up`), else
+127.0.0.1:8001. Any Triton with --model-control-mode=explicit will do.
+exit codes: 0 done, 1 tried and failed (or not ready), 2 wrong usage or settings.
+"""
+
+_VERBS = {
+    "list": "every model: loaded or not, why, for how long, leased by whom; and what goes next",
+    "status": "all that is known of some models; of the resident ones when none is named",
+    "load": "load models and wait until they are ready; a newer version is put in place of the old one",
+    "unload": "unload models and wait until they are gone",
+    "verify": "would models load, and do they keep their contract? All of them when none is named",
+    "logs": "what the running stack's Triton and its models wrote",
+}
+_NAMES = {"status": "*", "load": "+", "unload": "+", "verify": "*"}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = _EPILOG
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for verb, summary in _VERBS.items():
+        one = verbs.add_parser(verb, help=summary, description=summary, formatter_class=Help)
+        if verb in _NAMES:
+            one.add_argument("names", nargs=_NAMES[verb], metavar="MODEL")
+        one.add_argument("--triton", type=address, metavar="ADDR", help="Triton's gRPC address")
+        if verb == "logs":
+            one.add_argument("model", nargs="?", default="", metavar="MODEL", help="only what is about it")
+            one.add_argument("-f", "--follow", action="store_true", help="go on with what comes")
+            one.add_argument(
+                "-n",
+                "--lines",
+                type=_count,
+                default=50,
+                metavar="N",
+                help="last lines shown first (50); 0: all",
+            )
+            continue
+        one.add_argument("--json", action="store_true", help="JSON on stdout")
+        one.add_argument(
+            "--key",
+            default="",
+            metavar="KEY=VALUE",
+            help="of a restricted model repository API (better in PARLEY_TRITON__REPOSITORY_KEY: "
+            "others can see a command line)",
+        )
+        if verb in ("list", "status", "verify"):
+            one.add_argument(
+                "--repository",
+                action="append",
+                metavar="DIR",
+                help="model repository to read beside Triton"
+                if verb != "verify"
+                else "check this repository, without a Triton (may be given several times)",
+            )
+        if verb in ("load", "unload"):
+            one.add_argument("--deadline", type=_seconds, metavar="S", help="longest wait for each, seconds")
+        if verb == "unload":
+            one.add_argument(
+                "--force", action="store_true", help="also while sessions use it: they lose their model"
+            )
+    parser.set_defaults(run=lambda options: run(_verb(options.verb)(options)))
+
+
+def _verb(name: str) -> Callable[[argparse.Namespace], Coroutine[Any, Any, int]]:
+    """Imported when it is used: what one needs, others do not."""
+    if name == "list":
+        from gateway.cli.models.listing import run_list as found
+    elif name == "status":
+        from gateway.cli.models.status import run_status as found
+    elif name == "load":
+        from gateway.cli.models.change import run_load as found
+    elif name == "unload":
+        from gateway.cli.models.change import run_unload as found
+    elif name == "verify":
+        from gateway.cli.models.verify import run_verify as found
+    else:
+        from gateway.cli.models.logs import run_logs as found
+    return found
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < 86_400:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
+    return seconds
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of lines")
+    return int(text)
