@@ -8,7 +8,7 @@ import secrets
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.triton.errors import TritonError, TritonUnavailable
+from gateway.triton.errors import TritonError, TritonTimeout, TritonUnavailable
 from gateway.triton.leases.types import Change, Record
 from gateway.triton.leases.wire import Wire
 from gateway.triton.manager.types import InUse, NotNow
@@ -227,7 +227,12 @@ class Holder:
         told = set(self._sessions)
         at = self._tried = _now()
         try:
-            answer = await self._wire.ask(self._word(wants, begins, records=bool(heard)))
+            try:
+                answer = await self._wire.ask(self._word(wants, begins, records=bool(heard)))
+            except TritonTimeout:
+                # Behind a dead process requests wait for one another, each a second: by now it is repaired.
+                at = self._tried = _now()
+                answer = await self._wire.ask(self._word(wants, begins, records=bool(heard)))
             _check(answer, wants, begins)
         except asyncio.CancelledError:
             self._begins, self._heard = begins + self._begins, heard + self._heard
@@ -293,9 +298,9 @@ class Holder:
 
     def _note_table(self, answer: dict[str, Any]) -> None:
         name = str(answer["table"])
-        if self._table and name != self._table:
+        if self._table and name != self._table and self._sessions:
             _LOG.warning(
-                "the lease table is a new one; it was told of %d held models again", len(self._sessions)
+                "the lease table is a new one: told again that %s are held", ", ".join(self._sessions)
             )
         self._table = name
         for model in answer["lost"]:

@@ -96,7 +96,7 @@ class TritonWire:
         try:
             async with asyncio.timeout(_INSTALL_S):
                 for attempt in range(_INSTALL_TRIES):
-                    await self._load(grace_s)
+                    ours = await self._load(grace_s)
                     try:
                         reply = await self._ask(text)
                     except (ModelNotLoaded, ProcessDied) as error:
@@ -104,7 +104,10 @@ class TritonWire:
                         # Loaded by another and not quite there yet, or the last one on its way out.
                         await asyncio.sleep(min(0.05 * 2**attempt, 1.0))
                     else:
-                        _LOG.info("lease table installed in Triton (nothing is unloaded for %g s)", grace_s)
+                        if ours:
+                            _LOG.info(
+                                "lease table installed in Triton (nothing is unloaded for %g s)", grace_s
+                            )
                         return reply
         except TimeoutError:
             pass
@@ -121,7 +124,8 @@ class TritonWire:
         index = await self._repository.index()
         return self._grace_s if any(m.state in ("READY", "LOADING", "UNLOADING") for m in index) else 0.0
 
-    async def _load(self, grace_s: float) -> None:
+    async def _load(self, grace_s: float) -> bool:
+        """False: there is one already."""
         # Files and config as they were would do nothing where the process died: Triton has them loaded.
         parameters = {"grace_s": f"{grace_s:g}", "installation": secrets.token_hex(4)}
         config = {
@@ -141,3 +145,5 @@ class TritonWire:
                 raise LeasesUnsupported(f"this Triton cannot keep leases: {error}") from None
             if HERE_ALREADY not in str(error):
                 raise
+            return False
+        return True
