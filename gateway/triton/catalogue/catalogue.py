@@ -14,6 +14,8 @@ from gateway.triton.catalogue.folder import ModelFolder
 from gateway.triton.catalogue.machine import Machine
 from gateway.triton.catalogue.repositories import Reading, read_repositories
 from gateway.triton.catalogue.validate import problem, validate
+from gateway.triton.catalogue.voice_packs import Shelf, VoicePack
+from gateway.triton.codec import Array, text
 from gateway.triton.errors import TritonError
 from gateway.triton.model_info import SYSTEM_PREFIX, ModelInfo, model_info
 from gateway.triton.repository import ModelState
@@ -33,6 +35,7 @@ class Catalogue:
         here is no failure: of its models Triton knows the names, and of the loaded ones all the rest.
     triton: None before there is one, or where none is to be asked.
     machine: what Triton runs on; None when that is not this machine, and not known.
+    packs: folders of voice packs.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class Catalogue:
         triton: Source | None = None,
         *,
         machine: Machine | None = None,
+        packs: Sequence[Path] = (),
     ) -> None:
         self._repositories = tuple(repositories)
         self._triton = triton
@@ -53,6 +57,9 @@ class Catalogue:
         self._reading = Reading()
         self._findings: dict[str, list[Finding]] = {}
         self._checked: dict[str, tuple[ModelFolder, frozenset[str] | None]] = {}
+        self._shelf = Shelf(packs)
+        self._packs: list[VoicePack] = []
+        self._pack_problems: dict[str, str] = {}
         self._running: asyncio.Task[None] | None = None
         self._next: asyncio.Task[None] | None = None
         self.silent = ""
@@ -81,6 +88,34 @@ class Catalogue:
         """None: in no repository that can be read from here, or in several."""
         return self._reading.folders.get(name)
 
+    def packs(self, model: str) -> dict[str, VoicePack]:
+        """The pack voices that a model can speak, beside its own, by the name that clients use."""
+        info = self._models.get(model)
+        if info is None:
+            return {}
+        own = {voice.lower() for voice in info.voices}
+        return {
+            pack.name: pack
+            for pack in self._packs
+            if pack.name.lower() not in own and pack.inputs(info) is not None
+        }
+
+    def voice_inputs(self, model: str, voice: str) -> dict[str, Array]:
+        """What is sent to `model` for a voice of its own or of a pack; nothing for "", its default."""
+        for name, pack in self.packs(model).items():
+            if name.lower() == voice.lower():
+                return pack.inputs(self._models[model]) or {}
+        return {"VOICE": text(voice)} if voice else {}
+
+    def pack_problems(self) -> dict[str, str]:
+        """Voice packs that cannot be used, by path, and those that no model here can speak."""
+        silent = {
+            str(pack.path): f"{pack.path}: no model here can speak as {pack.name}"
+            for pack in self._packs
+            if not any(pack.inputs(info) for info in self._models.values())
+        }
+        return silent | self._pack_problems
+
     async def refresh(self) -> None:
         """Look again. Callers at the same time share a look that began after they asked; never raises
         for what a repository or Triton has: see `problems` and `silent`."""
@@ -103,7 +138,9 @@ class Catalogue:
         reading, index = await asyncio.gather(read_repositories(self._repositories), self._index())
         told = await self._tell(index) if index is not None else self._told
         await asyncio.to_thread(self._check, reading, frozenset(told))
+        packs, pack_problems = await asyncio.to_thread(self._shelf.read)
         self._merge(reading, index, told)
+        self._packs, self._pack_problems = packs, pack_problems
 
     def _check(self, reading: Reading, told: frozenset[str]) -> None:
         """In a thread: a model's source is parsed, which takes some milliseconds."""
@@ -153,10 +190,13 @@ class Catalogue:
             why = problem(self._findings[name])
             if not why and index is not None and name not in told:
                 why = f"{name} is in {folder.repository}, which this Triton was not started with"
+            try:
+                if not why:
+                    models[name] = model_info(folder.config())
+            except TritonError as error:
+                why = str(error)
             if why:
                 problems[name] = why
-            else:
-                models[name] = model_info(folder.config())
         # A loaded model is what Triton says, whatever became of its folder since.
         models |= {
             name: info

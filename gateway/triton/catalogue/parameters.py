@@ -42,7 +42,7 @@ def check_parameters(folder: ModelFolder, config: ModelConfig) -> Iterator[Findi
     def bad(key: str, text: str) -> Finding:
         return error(f"parameter {key}: {text}", file, line(key))
 
-    for key, least, most in (("sample_rate", *RATES), ("memory_mb", 0, 1 << 24)):
+    for key, least, most in (("sample_rate", *RATES), ("memory_mb", 0, 1 << 24), ("max_streams", 0, 1 << 20)):
         said = value(key)
         if not said:
             continue
