@@ -20,8 +20,10 @@ from gateway.telemetry.http_server import HttpServer, serve_http
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
+    from starlette.types import ASGIApp
 
     from gateway.session.manager import Registry, Sessions
+    from gateway.speak.tts import Synthesizer
     from gateway.transports.http import Own
 
 log = logging.getLogger(__name__)
@@ -115,9 +117,15 @@ class Gateway:
         self.metrics, self.sessions = registry, sessions
 
         shared = self._others is not None
+        audio: OpenAiAudioService | None = None
         if not shared:
             host, port = split_address(settings.listen.http)
-            http = serve_http(build_http(self.shown), host, port)
+            beside: dict[str, ASGIApp] = {}
+            if settings.openai_audio.enabled:
+                audio = OpenAiAudioService(settings, synthesizer, self.shown.admitting)
+                self._closers.append(audio.close)
+                beside = audio.beside
+            http = serve_http(build_http(self.shown, beside), host, port)
             self.http = f"http://{host}:{await http.start()}"
             self._closers.append(http.stop)
 
@@ -143,7 +151,8 @@ class Gateway:
             if shared:  # the port first: new connections are for the others
                 await asyncio.gather(sessions.drain(drain_s), voice.stop(drain_s + _STOP_EXTRA_S))
             else:
-                await sessions.drain(drain_s)
+                requests = [audio.drain()] if audio is not None else []
+                await asyncio.gather(sessions.drain(drain_s), *requests)
                 await voice.stop(_STOP_EXTRA_S)
 
         self._closers.append(stop_voice)
@@ -162,6 +171,40 @@ class Gateway:
                 await close()
             except Exception:
                 log.exception("a part did not close cleanly")
+
+
+class OpenAiAudioService:
+    """OpenAI-compatible speech and transcription, to be served beside a gateway's HTTP pages."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        synthesizer: Synthesizer | None,
+        admitting: Callable[[], Awaitable[bool]],
+    ) -> None:
+        """synthesizer: None makes one of its own. admitting: whether new work is taken now."""
+        from gateway.listen.riva_file import RivaTranscriber
+        from gateway.openai_audio.app import PATHS, OpenAiAudio
+        from gateway.speak.factory import make_synthesizer
+
+        self._drain_s = settings.session.drain_s
+        self._own = make_synthesizer(settings.tts) if synthesizer is None else None
+        speaks = synthesizer or self._own
+        assert speaks is not None
+        self._transcriber = RivaTranscriber(settings.asr, stall_s=settings.openai_audio.stall_s)
+        self._app = OpenAiAudio(settings, speaks, self._transcriber, admitting=admitting)
+        self.beside: dict[str, ASGIApp] = dict.fromkeys(PATHS, self._app)
+        """For `build_http`."""
+
+    async def drain(self) -> None:
+        """Requests end; nothing new is taken."""
+        await self._app.drain(self._drain_s)
+
+    async def close(self) -> None:
+        """After the HTTP server."""
+        await self._transcriber.close()
+        if self._own is not None:
+            await self._own.close()
 
 
 class Speech:

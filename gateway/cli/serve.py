@@ -124,6 +124,7 @@ def build(part: str, settings: Settings) -> Service:
 def secrets_of(settings: Settings) -> list[str]:
     """Values that no log line may hold."""
     keys = [part.api_key.get_secret_value() for part in (settings.asr, settings.tts, settings.llm)]
+    keys += [key.get_secret_value() for key in settings.openai_audio.api_keys]
     keys += [
         value.get_secret_value() for part in (settings.asr, settings.tts) for value in part.metadata.values()
     ]
@@ -157,6 +158,7 @@ def _warm_up(part: str) -> None:
     if part == "gateway":
         import gateway.listen.riva_asr
         import gateway.listen.silero
+        import gateway.openai_audio.app
         import gateway.session.manager
         import gateway.speak.factory
         import gateway.think.openai_llm

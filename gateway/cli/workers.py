@@ -1,8 +1,8 @@
 """`parley serve gateway --workers N`: several gateway processes that look like one.
 
-The parent holds no call. It reserves the gRPC port, starts the workers, which all listen on it (the
-system spreads connections over them), starts again what dies, and serves one set of HTTP pages over
-all of them. Why it is done this way: docs/decisions/workers.md.
+The parent holds no call but those of `/v1/audio`, which it serves itself. It reserves the gRPC port,
+starts the workers, which all listen on it (the system spreads connections over them), starts again what
+dies, and serves one set of HTTP pages over all of them. Why it is done this way: docs/decisions/workers.md.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
+from starlette.types import ASGIApp
 
-from gateway.app import split_address
+from gateway.app import OpenAiAudioService, split_address
 from gateway.cli.common import Fault
 from gateway.cli.link import Message
 from gateway.cli.worker_process import WorkerProcess
@@ -50,6 +51,7 @@ class Workers:
         self._grpc = ""
         self._server: HttpServer | None = None
         self._http = ""
+        self._audio: OpenAiAudioService | None = None
         self._workers: list[WorkerProcess] = []
         self._keeping: list[asyncio.Task[None]] = []
         self._stopping = False
@@ -74,7 +76,11 @@ class Workers:
         listen = self._settings.listen
         self._port, self._grpc = reserve(listen.grpc)
         host, port = split_address(listen.http)
-        self._server = serve_http(build_http(self), host, port)
+        beside: dict[str, ASGIApp] = {}
+        if self._settings.openai_audio.enabled:
+            self._audio = OpenAiAudioService(self._settings, None, self.admitting)
+            beside = self._audio.beside
+        self._server = serve_http(build_http(self, beside), host, port)
         self._http = f"http://{host}:{await self._server.start()}"
         told = dict(self._overrides)
         told["listen"] = dict(told.get("listen", {})) | {"grpc": self._grpc}
@@ -102,7 +108,8 @@ class Workers:
             for worker in self._workers:
                 worker.terminate()
             async with asyncio.timeout(self._settings.session.drain_s + _STOP_EXTRA_S):
-                await asyncio.gather(*(worker.ended() for worker in self._workers if worker.pid))
+                draining = [] if self._audio is None else [self._audio.drain()]
+                await asyncio.gather(*(worker.ended() for worker in self._workers if worker.pid), *draining)
         except TimeoutError:
             log.warning("workers did not end in time: ending them")
         finally:
@@ -118,6 +125,9 @@ class Workers:
         await asyncio.gather(*(worker.ended() for worker in self._workers if worker.started))
         if self._server is not None:
             await self._server.stop()
+        if self._audio is not None:
+            await self._audio.close()
+            self._audio = None
         if self._port is not None:
             self._port.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -11,6 +12,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from gateway.telemetry.pages import ERRORS, Check, Readiness, fresh
 
@@ -62,8 +64,8 @@ class Own:
         return self._snapshot()
 
 
-def build_http(shown: Shown) -> Starlette:
-    """The ASGI app."""
+def build_http(shown: Shown, beside: Mapping[str, ASGIApp] = MappingProxyType({})) -> Starlette:
+    """The ASGI app. beside: others that answer on the same address, by path as a Starlette route has it."""
 
     async def healthz(_: Request) -> Response:
         return JSONResponse({"status": "ok"})
@@ -92,6 +94,7 @@ def build_http(shown: Shown) -> Starlette:
             Route("/admitz", admitz),
             Route("/metrics", metrics),
             Route("/v1/sessions", sessions),
+            *(Route(path, app) for path, app in beside.items()),
         ],
         exception_handlers=ERRORS,
     )

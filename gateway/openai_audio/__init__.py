@@ -1,0 +1,1 @@
+"""OpenAI-compatible speech, transcription and models over HTTP. `app.py` builds it."""
