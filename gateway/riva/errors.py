@@ -13,7 +13,7 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 
 from gateway.audio.files import BadAudio
-from gateway.triton.errors import SequenceLost, TritonError, TritonTimeout, TritonUnavailable
+from gateway.triton.errors import ModelFull, SequenceLost, TritonError, TritonTimeout, TritonUnavailable
 
 _LOG = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
         return grpc.StatusCode.DEADLINE_EXCEEDED, f"Error: the model did not answer in time: {error}"
     if isinstance(error, TritonUnavailable | SequenceLost):
         return grpc.StatusCode.UNAVAILABLE, f"Error: the model is not available now, try again: {error}"
-    if isinstance(error, TritonError) and _FULL.search(str(error)):
+    if isinstance(error, ModelFull) or (isinstance(error, TritonError) and _FULL.search(str(error))):
         return grpc.StatusCode.RESOURCE_EXHAUSTED, f"Error: the model is busy, try again: {error}"
     if isinstance(error, TritonError):
         return grpc.StatusCode.INTERNAL, f"Error: the model failed: {error}"

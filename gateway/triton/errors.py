@@ -36,6 +36,10 @@ class ModelNotLoaded(TritonUnavailable):
     """The server answers, and does not have this model."""
 
 
+class ModelFull(TritonError):
+    """The model has as much in hand as it takes at a time: the same request may succeed when one has ended."""
+
+
 class SequenceLost(TritonError):
     """The model no longer knows this sequence (idle, re-loaded or restarted): start again and replay."""
 

@@ -56,6 +56,9 @@ class ModelInfo:
     """What makes its sound or its words: flite, pocketsphinx, …; voice packs are made for one."""
     streaming: bool = True
     """Audio or words come while there is still work; said in the parameters, else by the kind of model."""
+    max_sequences: int = 0
+    """Utterances or texts that it takes at the same time, all instances together: `max_candidate_sequences`, and the
+    parameter max_streams where that is less; 0 when neither is given."""
 
 
 def model_info(config: ModelConfig) -> ModelInfo:
@@ -97,7 +100,25 @@ def model_info(config: ModelConfig) -> ModelInfo:
         default=flag("default"),
         engine=value("engine"),
         streaming=flag("streaming", config.model_transaction_policy.decoupled or sequence),
+        max_sequences=_instances(config) * _least(_candidates(config), number("max_streams")),
     )
+
+
+def _candidates(config: ModelConfig) -> int:
+    """Sequences that one instance takes; 0: no sequences, or the server's own choice."""
+    batching = config.sequence_batching
+    if batching.HasField("oldest"):
+        return int(batching.oldest.max_candidate_sequences)
+    return int(config.max_batch_size) if batching.HasField("direct") else 0
+
+
+def _instances(config: ModelConfig) -> int:
+    return sum(max(1, group.count) * max(1, len(group.gpus)) for group in config.instance_group) or 1
+
+
+def _least(*limits: int) -> int:
+    """Of those that are given; 0: none is."""
+    return min((limit for limit in limits if limit > 0), default=0)
 
 
 def family_of(model: ModelInfo) -> str:

@@ -254,7 +254,7 @@ def test_official_client_index_load_unload(stack: Stack) -> None:
         assert its.is_server_live()
         assert its.is_server_ready()
         names = {m["name"] for m in its.get_model_repository_index(as_json=True)["models"]}
-        assert names == {"tts_tone", "asr_count", "asr_count_decoupled", "asr_broken"}
+        assert names >= {"tts_tone", "asr_count", "asr_count_decoupled", "asr_broken"}
         its.load_model("asr_count_decoupled")
         assert its.is_model_ready("asr_count_decoupled")
         with pytest.raises(InferenceServerException, match="dictionary"):

@@ -4,6 +4,10 @@
 The same model, decoupled: one FINAL response a chunk.
 """
 
+import json
+import threading
+import time
+
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
@@ -11,6 +15,28 @@ import triton_python_backend_utils as pb_utils
 class TritonPythonModel:
     def initialize(self, args):
         self.states = {}
+        batching = json.loads(args["model_config"])["sequence_batching"]
+        self.idle_s = int(batching["max_sequence_idle_microseconds"]) / 1e6 + 0.5
+        self.sweeper = None
+
+    def finalize(self):
+        if self.sweeper is not None:
+            self.sweeper.cancel()
+
+    def sweep(self):
+        """Triton frees the slot of an idle sequence and tells the model nothing."""
+        idle_since = time.monotonic() - self.idle_s
+        for key, state in list(self.states.items()):
+            if state["at"] <= idle_since:
+                self.states.pop(key, None)
+        self.watch()
+
+    def watch(self):
+        self.sweeper = None
+        if self.states:
+            self.sweeper = threading.Timer(self.idle_s, self.sweep)
+            self.sweeper.daemon = True
+            self.sweeper.start()
 
     def execute(self, requests):
         for request in requests:
@@ -23,10 +49,14 @@ class TritonPythonModel:
         start, end = self.flag(request, "START"), self.flag(request, "END")
         if start:
             self.states[key] = {
+                "at": time.monotonic(),
                 "said": self.strings(request, "LANGUAGE") + self.strings(request, "HINTS"),
                 "n": [],
             }
+            if self.sweeper is None:
+                self.watch()
         state = self.states[key]
+        state["at"] = time.monotonic()
         state["n"].append(pb_utils.get_input_tensor_by_name(request, "AUDIO").as_numpy().size)
         if end:
             del self.states[key]
