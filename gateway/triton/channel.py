@@ -27,17 +27,20 @@ _OPTIONS: list[tuple[str, int]] = [
 ]
 
 
-def open_channel(address: str, *, ssl: bool = False) -> grpc.aio.Channel:
+def open_channel(address: str, *, ssl: bool = False, name: str = "") -> grpc.aio.Channel:
     """A channel to `address` ("host:port") for any number of concurrent calls; nothing is dialled yet.
 
-    ssl: TLS with the system's trusted roots.
+    ssl: TLS with the system's trusted roots. name: host that the certificate is for, where `address` has another.
     """
     if ssl:
-        return grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(), options=_OPTIONS)
+        named = [("grpc.ssl_target_name_override", name)] if name else []
+        return grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(), options=[*_OPTIONS, *named])
     return grpc.aio.insecure_channel(address, options=_OPTIONS)
 
 
-def open_stream_channel(address: str, *, ssl: bool = False) -> grpc.aio.Channel | StreamChannel:
+def open_stream_channel(
+    address: str, *, ssl: bool = False, name: str = ""
+) -> grpc.aio.Channel | StreamChannel:
     """As `open_channel`, for many streams of small messages: without TLS and proxies they go over our own HTTP/2."""
-    others = open_channel(address, ssl=ssl)
+    others = open_channel(address, ssl=ssl, name=name)
     return others if ssl or not speaks_plainly(address) else StreamChannel(address, others)

@@ -13,7 +13,7 @@ from statistics import median
 from typing import Any
 
 from gateway.triton.errors import TritonUnavailable
-from gateway.triton.model_info import ModelInfo
+from gateway.triton.model_info import SYSTEM_PREFIX, ModelInfo
 from gateway.triton.routing.figures import IDLE, Load
 from gateway.triton.routing.languages import Fit, family_of, language_fit, speaks, voice_of
 from gateway.triton.routing.policy import Policy, has
@@ -194,7 +194,7 @@ def _demands(want: Want, policy: Policy) -> Iterator[_Demand]:
 
     regions = not want.strict
     yield (
-        lambda info: family_of(info) == want.family,
+        lambda info: family_of(info) == want.family and not info.name.startswith(SYSTEM_PREFIX),
         f"no {want.family} model",
         lambda info: [family_of(info)],
     )

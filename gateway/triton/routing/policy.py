@@ -60,7 +60,7 @@ def _can_reference(info: ModelInfo) -> bool:
 CONDITIONS: Mapping[str, Callable[[ModelInfo], bool]] = {
     "cpu_ok": lambda info: not info.needs_gpu or "cpu_ok" in info.tags,
     "gpu": lambda info: info.needs_gpu,
-    "streaming": lambda info: info.decoupled or info.sequence or "streaming" in info.tags,
+    "streaming": lambda info: info.streaming,
     "zero_shot": _can_reference,
 }
 """What `require` and `prefer_tags` know beside the tags that models give themselves."""

@@ -135,7 +135,7 @@ def test_a_requirement_that_no_model_meets_is_a_doubt(tmp_path: Path) -> None:
 
 def test_conditions_are_read_from_the_model_itself() -> None:
     heavy = model("tts_x", needs_gpu=True, inputs=("TEXT", "REFERENCE_AUDIO"), tags=("lora",))
-    plain = model("asr_x", decoupled=False)
+    plain = model("asr_x", streaming=False)
     assert [has(heavy, word) for word in ("gpu", "cpu_ok", "streaming", "zero_shot", "lora")] == [
         True,
         False,
@@ -151,4 +151,3 @@ def test_conditions_are_read_from_the_model_itself() -> None:
         False,
     ]
     assert has(model("tts_x", needs_gpu=True, tags=("cpu_ok",)), "cpu_ok")
-    assert has(model("asr_x", decoupled=False, sequence=True), "streaming")
