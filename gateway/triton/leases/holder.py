@@ -21,6 +21,8 @@ _RETRY_S = 1.0
 """Pause before an unanswered word is said again."""
 _BEATS = 3
 """Words of a process in the time after which it would hold nothing any more."""
+_CHANGE_BEAT_S = 1.0
+"""While it changes a model: a table that is new lets others hold the model until it has heard of the change."""
 
 
 @dataclass(eq=False, slots=True)
@@ -213,7 +215,8 @@ class Holder:
             return max(self._tried + min(_RETRY_S, self._lease_s / _BEATS) - _now(), 0.0)
         times = [self._soon] if self._soon is not None else []
         if holds:
-            times.append(self._said + self._lease_s / _BEATS)
+            beat = self._lease_s / _BEATS
+            times.append(self._said + (min(beat, _CHANGE_BEAT_S) if self._changes else beat))
         return max(min(times) - _now(), 0.0) if times else None
 
     async def _say(self) -> None:
