@@ -110,7 +110,9 @@ async def _running() -> list[Finding]:
         return [Finding("note", "running stack", str(fault))]
     if found is None:
         return [Finding("note", "running stack", "none", "parley up")]
-    results = await asyncio.gather(*(_dial(key, where) for key, where in found.items()))
+    results = await asyncio.gather(
+        *(_dial(key, where) for key, where in found.items() if key in endpoints.KEYS)
+    )
     if not any(result.state == "ok" for result in results):
         return [
             Finding("note", "running stack", "its endpoints file is left over; nobody answers", "parley up")

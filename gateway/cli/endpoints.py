@@ -1,7 +1,7 @@
 """The file that says where a running stack listens, for scripts and for `talk` and `models`.
 
 Keys: `grpc`, `riva`, `triton_grpc` as host:port; `http`, `speech_http`, `triton_http`, `triton_metrics` as http://
-URLs; `llm` as a base URL ending in /v1.
+URLs; `llm` as a base URL ending in /v1; `triton_log`, the path of a file.
 """
 
 from __future__ import annotations

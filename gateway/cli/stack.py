@@ -77,6 +77,7 @@ class Stack:
             "triton_grpc": triton.grpc,
             "triton_http": triton.http,
             "triton_metrics": triton.metrics,
+            "triton_log": str(triton.log or ""),
             "llm": self._settings.llm.base_url,
         }
         for part in found:

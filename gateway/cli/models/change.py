@@ -79,8 +79,9 @@ async def _each(
     async def one(name: str, shown: Shown) -> Outcome:
         async with turns:
             begun = clock()
+            if name in rows:
+                shown.begin(rows[name].load_s if options.verb == "load" else None)
             try:
-                shown.begin(rows[name].load_s if name in rows and options.verb == "load" else None)
                 outcome = Outcome(name, True, await change(name, shown), clock() - begun)
             except TritonError as error:
                 outcome = Outcome(name, False, str(error), clock() - begun)

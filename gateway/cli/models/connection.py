@@ -116,7 +116,7 @@ async def look(to: Connected) -> Seen:
     """Every model that the Triton, or a repository that can be read, has; Parley's own helpers left out."""
     index = await to.repository.index()
     # A look brings no table in: without one, nobody holds anything.
-    managed = any(one.name == LEASE_TABLE and one.state == "READY" for one in index)
+    managed = await to.repository.is_ready(LEASE_TABLE)  # the index shows no model that came in a request
     records = await _records(to) if managed else {}
     await to.catalogue.refresh()
     rows = rows_of(

@@ -145,7 +145,7 @@ def next_eviction(rows: Sequence[Row], settings: ModelsSettings, *, managed: boo
     if not free:
         return "next eviction: nothing: all pinned or leased"
     parts = []
-    timed = [(row.evict_in_s, row) for row in free if row.evict_in_s is not None]
+    timed = [(left, row) for row in free if (left := evict_in_s(row, settings)) is not None]
     if timed:
         seconds, row = min(timed, key=lambda one: (one[0], one[1].name))
         when = f"in {duration(seconds)}" if seconds >= 1 else "at the next look"

@@ -25,6 +25,8 @@ _COLOURS = {
     State.FAILED: "red",
     State.ABSENT: "dim",
 }
+_ROOMY, _WIDE = 110, 140
+"""Columns of a terminal from which on more is shown."""
 _PLAIN_WIDTH = 200
 """Of a table that is no terminal's: lines are for `grep`, and are not folded."""
 
@@ -73,28 +75,26 @@ def print_table(table: Table) -> None:
 def table_of(rows: list[Row], *, width: int) -> Table:
     """Columns that matter least are left out of a narrow terminal; `status` has everything."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    roomy = width >= 110
-    for title in ("model", "version", "state", "why", "resident", "idle", "leases", "MB"):
+    titles = ["model", "version", "state", "why", "resident", "idle", "leases", "MB", "languages", "licence"]
+    if width < _ROOMY:
+        titles = [title for title in titles if title not in ("version", "languages", "licence")]
+    for title in titles:
         right = title in ("resident", "idle", "leases", "MB")
         table.add_column(title, justify="right" if right else "left", no_wrap=True)
-    if roomy:
-        table.add_column("languages", overflow="fold", max_width=22)
-        table.add_column("licence", overflow="fold", max_width=24)
     for row in rows:
-        colour = _COLOURS[row.state]
-        cells = [
-            escape(row.name),
-            ", ".join(row.versions) or "-",
-            f"[{colour}]{state_words(row)}[/]",
-            row.why or "-",
-            duration(row.since_s) if row.since_s is not None else "-",
-            duration(row.idle_s) if row.idle_s is not None else "-",
-            _leases(row),
-            str(row.memory_mb or "-"),
-        ]
-        if roomy:
-            cells += [_languages(row), escape(row.info.license) if row.info is not None else ""]
-        table.add_row(*cells)
+        cells = {
+            "model": escape(row.name),
+            "version": ", ".join(row.versions) or "-",
+            "state": f"[{_COLOURS[row.state]}]{state_words(row)}[/]",
+            "why": row.why or "-",
+            "resident": _short(row.since_s),
+            "idle": _short(row.idle_s),
+            "leases": _leases(row),
+            "MB": str(row.memory_mb or "-"),
+            "languages": _languages(row, 1 if width < _WIDE else 3),
+            "licence": escape(row.info.license) if row.info is not None else "",
+        }
+        table.add_row(*(cells[title] for title in titles))
     return table
 
 
@@ -116,7 +116,14 @@ def _leases(row: Row) -> str:
     return f"{row.sessions} by {len(row.holders)}" if len(row.holders) > 1 else str(row.sessions)
 
 
-def _languages(row: Row) -> str:
+def _languages(row: Row, most: int) -> str:
     languages = row.info.languages if row.info is not None else ()
-    shown = ", ".join(languages[:3])
-    return shown + (f" +{len(languages) - 3}" if len(languages) > 3 else "")
+    shown = ", ".join(languages[:most])
+    return shown + (f" +{len(languages) - most}" if len(languages) > most else "")
+
+
+def _short(seconds: float | None) -> str:
+    """ "6m10s"."""
+    if seconds is None:
+        return "-"
+    return duration(seconds if seconds < 1 else round(seconds)).replace("min", "m").replace(" ", "")
