@@ -292,6 +292,9 @@ class TritonSettings(_Part):
         SecretStr(""),
         description="key=value of a model repository API restricted with --grpc-restricted-protocol",
     )
+    metrics: str = Field(
+        "", description="host:port of Triton's metrics, for what GPUs it has; empty: not asked"
+    )
     log_dir: Path | None = Field(None, description="server logs; default ~/.local/state/parley")
     request_ms: int = Field(
         3_000,
@@ -354,6 +357,30 @@ class OpenAiAudioSettings(_Part):
     )
 
 
+class TtsApiSettings(_Part):
+    """The TTS API (parley.v1.Tts) of `parley serve speech`, on the Riva address."""
+
+    name: str = Field("", description="what this service calls itself; empty: the host's name")
+    max_sessions: int = Field(256, ge=1, description="sessions at a time; one more is refused")
+    idle_s: float = Field(300.0, gt=0, description="a session in which nothing happens for so long is ended")
+    lead_ms: int = Field(
+        200,
+        ge=0,
+        le=2_000,
+        description="how far ahead of real time frames leave, unless a session asks otherwise",
+    )
+    hot_s: float = Field(
+        5.0,
+        gt=0,
+        le=60,
+        description="audio made ahead of what has left, also while paused; then the model waits",
+    )
+    first_chars: int = Field(
+        20, ge=1, description="shortest first piece of an utterance that is spoken early"
+    )
+    loudness_lufs: float = Field(-16.0, ge=-40, le=-8, description="integrated loudness of what is spoken")
+
+
 class StandInSettings(_Part):
     """The stand-in LLM's timing."""
 
@@ -382,6 +409,7 @@ class Settings(BaseSettings):
     listen: ListenSettings = ListenSettings()
     triton: TritonSettings = TritonSettings()
     models: ModelsSettings = ModelsSettings()
+    tts_api: TtsApiSettings = TtsApiSettings()
     openai_audio: OpenAiAudioSettings = OpenAiAudioSettings()
     stand_in: StandInSettings = StandInSettings()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
