@@ -1,0 +1,294 @@
+"""The RPCs of parley.v1.Tts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from gateway.protocol import tts_pb2 as pb
+from gateway.protocol import tts_pb2_grpc, voice_pb2
+from gateway.riva.errors import Context
+from gateway.riva.tts_api.capabilities import About, capabilities
+from gateway.riva.tts_api.errors import CODE, Refused, statuses
+from gateway.riva.tts_api.models import list_models, load_model, unload_model
+from gateway.riva.tts_api.ports import Held, Synthesis, Voices, Want
+from gateway.riva.tts_api.sessions import Session, Sessions, Style
+from gateway.riva.tts_api.sound import FRAME_BYTES, RATE, Sound
+from gateway.riva.tts_api.speaking import Speaking, check_rate, checked_style
+from gateway.riva.tts_api.text import TextFeed
+from gateway.riva.tts_api.utterance import Outcome, Utterance
+from gateway.riva.tts_api.voices import is_named, no_voice, voice_in
+from gateway.settings import TtsApiSettings
+from gateway.speak.ticker import Ticker
+from gateway.triton.manager.types import Manager
+
+NAME = "parley.v1.Tts"
+_MOST_LEAD_MS = 2_000
+_UNREAD_S = 5.0
+"""A call that is over and whose client does not read on is cut after this."""
+_LOAD_S = 600.0
+"""A RELOAD whose call has no deadline of its own waits no longer than this."""
+
+
+class TtsService(tts_pb2_grpc.TtsServicer):
+    """One per server. `close()` ends every session and waits until no model works for one."""
+
+    def __init__(
+        self,
+        manager: Manager,
+        voices: Voices,
+        synthesize: Synthesis,
+        settings: TtsApiSettings,
+        about: About,
+    ) -> None:
+        self._manager = manager
+        self._voices = voices
+        self._speaking = Speaking(voices, synthesize)
+        self._settings = settings
+        self._about = about
+        self._sessions = Sessions(limit=settings.max_sessions, idle_s=settings.idle_s)
+        self._ticker = Ticker()
+        self._feeds: set[TextFeed] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def close(self) -> None:
+        self._sessions.close()
+        while self._tasks:
+            await asyncio.wait(set(self._tasks))
+
+    # ---- sessions ---------------------------------------------------------------------------------
+
+    async def StartSession(
+        self, request: pb.StartSessionRequest, context: Context
+    ) -> pb.StartSessionResponse:
+        response = pb.StartSessionResponse()
+        async with statuses(context):
+            lead_s = self._lead_s(request)
+            want = Want(
+                request.model.strip(), request.voice.strip(), request.language.strip(), request.policy.strip()
+            )
+
+            async def make(session_id: str) -> Session:
+                held = await self._voices.hold(want, deadline_s=context.time_remaining())
+                try:
+                    check_rate(held)
+                    style = checked_style(request.style.style, request.style.speed, held)
+                except BaseException:
+                    held.lease.release()
+                    raise
+                return Session(session_id, want, held, style, lead_s)
+
+            session = await self._sessions.start(request.session_id, make)
+            response.MergeFrom(_started(session))
+        return response
+
+    async def EndSession(self, request: pb.EndSessionRequest, context: Context) -> pb.EndSessionResponse:
+        response = pb.EndSessionResponse()
+        async with statuses(context):
+            response.utterances = self._sessions.end(request.session_id).utterances
+        return response
+
+    async def Control(self, request: pb.ControlRequest, context: Context) -> pb.ControlResponse:
+        response = pb.ControlResponse()
+        async with statuses(context):
+            session = self._sessions.get(request.session_id)
+            session.touch()
+            if request.command == pb.RELOAD:
+                await self._reload(session, context)
+                response.applied = True
+            elif request.command in (pb.PAUSE, pb.RESUME, pb.STOP):
+                response.note = _command(session, request.command)
+                response.applied = not response.note
+            else:
+                raise Refused("the command is not set: send PAUSE, RESUME, STOP or RELOAD")
+            _describe(session, response)
+        return response
+
+    # ---- speech -----------------------------------------------------------------------------------
+
+    async def Synthesize(self, requests: AsyncIterator[pb.SynthesizeRequest], context: Context) -> None:
+        feed = TextFeed(requests, self._settings.first_chars)
+        try:
+            async with statuses(context, feed.drain):
+                first = await feed.first(self._settings.idle_s)
+                session = self._sessions.get(first.session_id)
+                await self._speak(session, first, feed, context)
+        finally:
+            feed.close()
+
+    async def _speak(
+        self, session: Session, first: pb.SynthesizeRequest, feed: TextFeed, context: Context
+    ) -> None:
+        utterance = await session.begin(lambda number: self._utterance(number, session))
+        self._feeds.add(feed)
+        try:
+            voice, language, style = await self._voice(session, first.utterance, context)
+            feed.start(first, session.touch)
+            utterance.start(
+                feed.pieces(), lambda piece: self._speaking.say(session, piece, voice, language, style)
+            )
+
+            async def send(frame: bytes, sequence: int) -> None:
+                message = pb.SynthesizeResponse(session_id=session.id, utterance=utterance.number)
+                message.frame.sequence, message.frame.audio = sequence, frame
+                await context.write(message)
+
+            outcome = await utterance.send_all(send, unread_s=_UNREAD_S)
+            # Before the client learns of it: the next utterance may be on its way at once.
+            session.end_utterance(utterance)
+            await context.write(_done(session, utterance, feed, outcome))
+            await feed.drain()
+        finally:
+            self._feeds.discard(feed)
+            session.end_utterance(utterance)
+            self._keep(utterance.close())
+
+    def _utterance(self, number: int, session: Session) -> Utterance:
+        settings = self._settings
+        return Utterance(
+            number, Sound(settings.loudness_lufs), self._ticker, lead_s=session.lead_s, hot_s=settings.hot_s
+        )
+
+    async def _voice(self, session: Session, asked: pb.Utterance, context: Context) -> tuple[str, str, Style]:
+        """Voice, language and style of an utterance. Raises Refused."""
+        held = session.held
+        want = Want(asked.model.strip(), asked.voice.strip(), asked.language.strip(), session.want.policy)
+        is_other = bool(want.model) and not is_named(held.model, want.model)
+        fits = not is_other and voice_in(held.model, want.voice, want.language) is not None
+        if not fits:
+            if not asked.switch_model:
+                raise Refused(_keeps(session, want, is_other), CODE.FAILED_PRECONDITION)
+            held = await self._switch(session, want, context)
+        voice = voice_in(held.model, want.voice, want.language) if want.voice else held.voice
+        if want.language and not want.voice:
+            voice = held.voice if held.voice and _voice_speaks(held, want.language) else ""
+        style = session.style
+        if asked.HasField("style"):
+            style = checked_style(asked.style.style, asked.style.speed, held)
+        return voice or "", want.language or held.language, style
+
+    async def _switch(self, session: Session, want: Want, context: Context) -> Held:
+        held = await self._voices.hold(want, deadline_s=context.time_remaining())
+        session.want = want
+        session.exchange(held)
+        check_rate(held)
+        return held
+
+    async def _reload(self, session: Session, context: Context) -> None:
+        """The model's newest version, for this session and all that start from now on."""
+        before = session.held
+        deadline_s = context.time_remaining() or _LOAD_S
+        await self._manager.load(before.model.name, deadline_s=deadline_s)
+        lease = await self._manager.lease(before.model.name, deadline_s=deadline_s)
+        if session.over or session.held is not before:
+            lease.release()
+            return
+        session.exchange(Held(lease, before.voice, before.language))
+
+    def _lead_s(self, request: pb.StartSessionRequest) -> float | None:
+        delivery = request.delivery
+        if delivery.as_fast_as_possible:
+            return None
+        lead_ms = delivery.lead_ms if delivery.HasField("lead_ms") else self._settings.lead_ms
+        if not 0 <= lead_ms <= _MOST_LEAD_MS:
+            raise Refused(f"lead_ms is {lead_ms}: use 0 to {_MOST_LEAD_MS}")
+        return lead_ms / 1000
+
+    def _keep(self, task: asyncio.Task[None] | None) -> None:
+        if task is not None and not task.done():
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    # ---- models -----------------------------------------------------------------------------------
+
+    async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
+        response = pb.ListModelsResponse()
+        async with statuses(context):
+            response.MergeFrom(await list_models(self._manager, request))
+        return response
+
+    async def LoadModel(self, request: pb.LoadModelRequest, context: Context) -> None:
+        async with statuses(context):
+            await load_model(self._manager, request, context)
+
+    async def UnloadModel(self, request: pb.UnloadModelRequest, context: Context) -> pb.UnloadModelResponse:
+        async with statuses(context):
+            await unload_model(self._manager, request, context)
+        return pb.UnloadModelResponse()
+
+    async def GetCapabilities(self, request: pb.GetCapabilitiesRequest, context: Context) -> pb.Capabilities:
+        response = pb.Capabilities()
+        async with statuses(context):
+            figures = self._speaking.figures
+            told = await capabilities(
+                self._manager,
+                self._about,
+                rtf=figures.rtf,
+                queue_depth=figures.speaking + sum(feed.depth for feed in self._feeds),
+                sessions=len(self._sessions),
+                max_sessions=self._sessions.limit,
+            )
+            response.MergeFrom(told)
+        return response
+
+
+def _started(session: Session) -> pb.StartSessionResponse:
+    held = session.held
+    return pb.StartSessionResponse(
+        session_id=session.id,
+        model=held.model.name,
+        version=held.lease.version,
+        voice=held.voice,
+        language=held.language,
+        audio=voice_pb2.AudioFormat(encoding=voice_pb2.PCM16, sample_rate=RATE),
+        frame_bytes=FRAME_BYTES,
+        instead_of=held.instead_of,
+    )
+
+
+def _command(session: Session, command: Any) -> str:
+    """Does it; what to say when there was nothing to do."""
+    utterance = session.current
+    if utterance is None:
+        return "nothing is being spoken, and the next utterance is not affected"
+    if command == pb.STOP:
+        utterance.stop()
+        session.end_utterance(utterance)
+        return ""
+    wanted = command == pb.PAUSE
+    if utterance.paused == wanted:
+        return "it is paused already" if wanted else "it is not paused"
+    utterance.pause() if wanted else utterance.resume()
+    return ""
+
+
+def _describe(session: Session, response: pb.ControlResponse) -> None:
+    response.version = session.held.lease.version
+    response.state = pb.TTS_IDLE
+    if session.current is not None:
+        response.state = pb.TTS_PAUSED if session.current.paused else pb.TTS_SPEAKING
+    if session.last is not None:
+        response.utterance, response.frames = session.last.number, session.last.sent
+
+
+def _done(session: Session, utterance: Utterance, feed: TextFeed, outcome: Outcome) -> pb.SynthesizeResponse:
+    first = utterance.first_sent
+    done = pb.UtteranceDone(
+        outcome=voice_pb2.COMPLETED if outcome is Outcome.COMPLETED else voice_pb2.CANCELLED,
+        frames=utterance.sent,
+        text=utterance.text,
+        first_audio_ms=-1 if first is None or feed.began is None else round((first - feed.began) * 1000),
+    )
+    return pb.SynthesizeResponse(session_id=session.id, utterance=utterance.number, done=done)
+
+
+def _keeps(session: Session, want: Want, is_other: bool) -> str:
+    name = session.held.model.name
+    if is_other:
+        return f"session {session.id!r} speaks with {name}: set switch_model to go on with {want.model!r}"
+    return f"{no_voice(Want(name, want.voice, want.language))}; set switch_model to go on with another model"
+
+
+def _voice_speaks(held: Held, language: str) -> bool:
+    return voice_in(held.model, held.voice, language) is not None

@@ -1,0 +1,142 @@
+"""What a session says, piece by piece, by the model it holds."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+import numpy as np
+
+from gateway.audio.pcm import Float
+from gateway.audio.resample import MAX_RATE, MIN_RATE
+from gateway.riva.tts_api.errors import Refused
+from gateway.riva.tts_api.levels import Levels
+from gateway.riva.tts_api.ports import Held, Synthesis, Voices
+from gateway.riva.tts_api.sessions import Session, Style
+from gateway.riva.tts_api.utterance import Chunk
+from gateway.triton.codec import Array, text
+from gateway.triton.errors import TritonError, TritonTimeout, TritonUnavailable
+
+_SPEEDS = (0.5, 2.0)
+_REMEMBERED = 64
+
+
+class Figures:
+    """How fast the models are, over the last pieces."""
+
+    def __init__(self) -> None:
+        self._pieces: deque[tuple[float, float]] = deque(maxlen=_REMEMBERED)
+        self.speaking = 0
+        """Pieces that a model is speaking now."""
+
+    def note(self, waited_s: float, audio_s: float) -> None:
+        self._pieces.append((waited_s, audio_s))
+
+    @property
+    def rtf(self) -> float:
+        """Seconds waited for a second of audio; 0 before any."""
+        audio_s = sum(audio for _, audio in self._pieces)
+        return sum(waited for waited, _ in self._pieces) / audio_s if audio_s else 0.0
+
+
+class Speaking:
+    """One per service."""
+
+    def __init__(self, voices: Voices, synthesize: Synthesis) -> None:
+        self._voices = voices
+        self._synthesize = synthesize
+        self._levels = Levels()
+        self.figures = Figures()
+
+    async def say(
+        self, session: Session, piece: str, voice: str, language: str, style: Style
+    ) -> AsyncGenerator[Chunk, None]:
+        """The audio of a piece, as it is made. A model that went away before the first of it is held, and so
+        loaded, anew, once. Raises: TritonError, Refused."""
+        for last_try in (False, True):
+            heard = False
+            held = session.held
+            try:
+                async with aclosing(self._once(held, piece, voice, language, style)) as chunks:
+                    async for chunk in chunks:
+                        heard = True
+                        yield chunk
+                if not heard:
+                    raise TritonError(f"{held.model.name} made no audio of {piece.strip()[:80]!r}")
+                return
+            except TritonTimeout:
+                raise
+            except TritonUnavailable:
+                if heard or last_try:
+                    raise
+            if session.held is held:
+                session.exchange(await self._voices.hold(session.want))
+
+    async def _once(
+        self, held: Held, piece: str, voice: str, language: str, style: Style
+    ) -> AsyncGenerator[Chunk, None]:
+        model = held.model
+        level = self._levels.of(model.name, voice, f"{style.name}@{style.speed:g}")
+        parts = self._synthesize(model, _inputs(piece, voice, language, style), version=held.lease.version)
+        loop = asyncio.get_running_loop()
+        waited = audio_s = 0.0
+        self.figures.speaking += 1
+        try:
+            async with aclosing(parts):
+                since = loop.time()
+                async for part in parts:
+                    waited += loop.time() - since
+                    samples = _samples(part)
+                    if samples.size:
+                        audio_s += samples.size / model.sample_rate
+                        yield Chunk(samples, model.sample_rate, level)
+                    since = loop.time()
+        finally:
+            self.figures.speaking -= 1
+            if audio_s:
+                self.figures.note(waited, audio_s)
+
+
+def checked_style(name: str, speed: float, held: Held) -> Style:
+    """Raises Refused."""
+    if speed and not _SPEEDS[0] <= speed <= _SPEEDS[1]:
+        raise Refused(f"speed is {speed:g}: use {_SPEEDS[0]} to {_SPEEDS[1]}, or 0 for the normal one")
+    if speed and "SPEED" not in held.model.inputs:
+        raise Refused(f"{held.model.name} has one speed: leave `speed` 0, or use another model")
+    if name and "STYLE" not in held.model.inputs:
+        raise Refused(f"{held.model.name} knows no styles: leave `style` empty, or use another model")
+    return Style(name, speed)
+
+
+def check_rate(held: Held) -> None:
+    """Raises TritonError."""
+    if not MIN_RATE <= held.model.sample_rate <= MAX_RATE:
+        raise TritonError(
+            f"{held.model.name} says sample_rate {held.model.sample_rate}: "
+            f"its config.pbtxt must say one of {MIN_RATE} to {MAX_RATE} Hz"
+        )
+
+
+def _inputs(piece: str, voice: str, language: str, style: Style) -> dict[str, Array]:
+    inputs: dict[str, Array] = {"TEXT": text(piece.strip())}
+    if voice:
+        inputs["VOICE"] = text(voice)
+    if language:
+        inputs["LANGUAGE"] = text(language)
+    if style.name:
+        inputs["STYLE"] = text(style.name)
+    if style.speed:
+        inputs["SPEED"] = np.array([style.speed], np.float32)
+    return inputs
+
+
+def _samples(part: dict[str, Array]) -> Float:
+    audio = part.get("AUDIO")
+    if audio is None:
+        return np.zeros(0, np.float32)
+    samples = audio.reshape(-1)
+    if samples.dtype == np.int16:
+        return samples.astype(np.float32) / np.float32(32768)
+    return samples.astype(np.float32, copy=False)

@@ -1,0 +1,307 @@
+"""The TTS API on a real port over scripted models: what is heard tells which text it was."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc.aio
+import numpy as np
+
+from gateway.protocol import tts_pb2 as pb
+from gateway.protocol.tts_pb2_grpc import TtsStub, add_TtsServicer_to_server
+from gateway.riva.malformed import RefuseMalformed
+from gateway.riva.server import GRPC_OPTIONS
+from gateway.riva.tts_api.capabilities import About
+from gateway.riva.tts_api.service import TtsService
+from gateway.riva.tts_api.voices import ManagedVoices
+from gateway.settings import TtsApiSettings
+from gateway.triton.codec import Array
+from gateway.triton.manager.types import (
+    InUse,
+    Lease,
+    ModelStatus,
+    NoSuchModel,
+    OnProgress,
+    Progress,
+    State,
+    Why,
+)
+from gateway.triton.model_info import ModelInfo
+from tests.support.tones import tone_of
+from tests.unit.riva.parts import Notice, model
+
+INPUTS = ("TEXT", "VOICE", "LANGUAGE", "STYLE", "SPEED", "CANCEL")
+RATE = 16_000
+
+
+def voice_model(name: str = "tts_a", **changed: Any) -> ModelInfo:
+    fields: dict[str, Any] = {"inputs": INPUTS, "sample_rate": RATE, "languages": ("en-US", "de-DE")}
+    return model(name, **fields | changed)
+
+
+class FakeManager:
+    """Loads at once, counts leases, and unloads nothing that is leased."""
+
+    def __init__(self, *models: ModelInfo, resident: int = 99) -> None:
+        self.models = {known.name: known for known in models}
+        self.loaded = {known.name for known in models[:resident]}
+        self.versions = dict.fromkeys(self.models, 1)
+        self.leases: dict[str, int] = dict.fromkeys(self.models, 0)
+        self.loads: list[str] = []
+        self.gate: asyncio.Event | None = None
+        """Loads wait for it."""
+        self.failure: Exception | None = None
+        """Of the next load."""
+        self.min_residency_left_s = 0.0
+
+    async def lease(
+        self, name: str, *, deadline_s: float | None = None, on_progress: OnProgress | None = None
+    ) -> Lease:
+        if name not in self.loaded:
+            await self.load(name, why=Why.SESSION, deadline_s=deadline_s, on_progress=on_progress)
+        self.leases[name] += 1
+
+        def release() -> None:
+            self.leases[name] -= 1
+
+        return Lease(self.models[name], str(self.versions[name]), release)
+
+    async def load(
+        self,
+        name: str,
+        *,
+        why: Why = Why.OPERATOR,
+        deadline_s: float | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> None:
+        if name not in self.models:
+            raise NoSuchModel(f"there is no model {name} in the repository")
+        self.loads.append(name)
+        if on_progress is not None:
+            on_progress(Progress(name, State.LOADING, 0.0, 2.0))
+        if self.gate is not None:
+            await self.gate.wait()
+        if self.failure is not None:
+            failure, self.failure = self.failure, None
+            raise failure
+        if name in self.loaded:
+            self.versions[name] += 1
+        self.loaded.add(name)
+
+    async def unload(self, name: str, *, force: bool = False, deadline_s: float | None = None) -> None:
+        if name not in self.models:
+            raise NoSuchModel(f"there is no model {name} in the repository")
+        if not force and self.leases[name]:
+            raise InUse(f"{name} is in use by {self.leases[name]} sessions: end them, or force it")
+        if not force and self.min_residency_left_s:
+            raise InUse(
+                f"{name} was loaded a moment ago: wait {self.min_residency_left_s:.0f} s, or force it"
+            )
+        self.loaded.discard(name)
+
+    def resident(self) -> list[ModelInfo]:
+        return [self.models[name] for name in sorted(self.loaded)]
+
+    def known(self) -> list[ModelInfo]:
+        return list(self.models.values())
+
+    async def status(self) -> list[ModelStatus]:
+        return [
+            ModelStatus(
+                info,
+                State.READY if name in self.loaded else State.ABSENT,
+                version=str(self.versions[name]) if name in self.loaded else "",
+                why=Why.SESSION if name in self.loaded else None,
+                leases=self.leases[name],
+                evict_in_s=60.0 if name in self.loaded and not self.leases[name] else None,
+            )
+            for name, info in self.models.items()
+        ]
+
+
+class FakeVoice:
+    """Hums a text: `tone_of` is its pitch, and each of its characters lasts 20 ms; 40 ms a chunk.
+
+    "ramp" in a text counts instead: sample n of it is n, so that the ear notices a missing or doubled one.
+    """
+
+    def __init__(self) -> None:
+        self.notice = Notice()
+        self.asked: list[tuple[str, str, dict[str, Any]]] = []
+        """Model, version, inputs."""
+        self.made = self.finished = self.cancelled = 0
+        """Chunks; texts."""
+        self.hold: asyncio.Event | None = None
+        """Everything after the first chunk waits for it."""
+        self.script: list[Exception | None] = []
+        self.fail_after: int | None = None
+        """Chunks of a text, then it breaks."""
+
+    async def __call__(
+        self, known: ModelInfo, inputs: Mapping[str, Array], *, version: str = ""
+    ) -> AsyncGenerator[dict[str, Array], None]:
+        told = {name: value.ravel().tolist()[0] for name, value in inputs.items()}
+        self.asked.append((known.name, version, told))
+        self.notice()
+        done = False
+        try:
+            failure = self.script.pop(0) if self.script else None
+            if failure is not None:
+                raise failure
+            for number, chunk in enumerate(self.chunks(told["TEXT"], known.sample_rate)):
+                if number == self.fail_after:
+                    raise RuntimeError("the voice broke")
+                if number and self.hold is not None:
+                    await self.hold.wait()
+                await asyncio.sleep(0)
+                self.made += 1
+                yield {"AUDIO": chunk}
+            done = True
+        finally:
+            self.finished += done
+            self.cancelled += not done
+            self.notice()
+
+    def chunks(self, said: str, rate: int) -> list[Array]:
+        size = rate * 40 // 1000
+        count = max(1, len(said) // 2)
+        at = np.arange(count * size)
+        tone = (0.25 * np.sin(2 * np.pi * tone_of(said) * at / rate)).astype(np.float32)
+        return list(tone.reshape(count, size))
+
+
+class Rig:
+    """The service, its fakes, and a client."""
+
+    stub: TtsStub
+
+    def __init__(self, *models: ModelInfo, resident: int = 99, **settings: Any) -> None:
+        self.manager = FakeManager(*(models or (voice_model(),)), resident=resident)
+        self.voice = FakeVoice()
+        self.settings = TtsApiSettings(**settings)
+        self.service = TtsService(
+            self.manager, ManagedVoices(self.manager), self.voice, self.settings, About("test", "here:1")
+        )
+        self.address = ""
+
+    @asynccontextmanager
+    async def serve(self) -> AsyncIterator[Rig]:
+        server = grpc.aio.server(options=GRPC_OPTIONS, interceptors=[RefuseMalformed()])
+        add_TtsServicer_to_server(self.service, server)
+        self.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+        await server.start()
+        try:
+            async with grpc.aio.insecure_channel(self.address) as channel:
+                self.stub = TtsStub(channel)  # type: ignore[no-untyped-call]
+                yield self
+        finally:
+            await self.service.close()
+            await server.stop(0)
+        assert all(count == 0 for count in self.manager.leases.values()), "a lease was not given back"
+
+    async def start(self, session_id: str = "", *, fast: bool = True, **fields: Any) -> str:
+        delivery = pb.Delivery(as_fast_as_possible=fast)
+        request = pb.StartSessionRequest(session_id=session_id, delivery=delivery, **fields)
+        started: pb.StartSessionResponse = await self.stub.StartSession(request)
+        return started.session_id
+
+    async def control(self, session_id: str, command: Any) -> pb.ControlResponse:
+        answer: pb.ControlResponse = await self.stub.Control(
+            pb.ControlRequest(session_id=session_id, command=command)
+        )
+        return answer
+
+    def open(self, session_id: str, *texts: str, end: bool = True, **utterance: Any) -> Call:
+        return Call(self.stub, session_id, texts, end, pb.Utterance(**utterance) if utterance else None)
+
+    async def say(self, session_id: str, *texts: str, **utterance: Any) -> Heard:
+        return await self.open(session_id, *texts, **utterance).rest()
+
+
+class Heard:
+    """What one call said."""
+
+    def __init__(self) -> None:
+        self.messages: list[pb.SynthesizeResponse] = []
+        self.done: pb.UtteranceDone | None = None
+
+    @property
+    def frames(self) -> list[bytes]:
+        return [message.frame.audio for message in self.messages if message.HasField("frame")]
+
+    @property
+    def pcm(self) -> bytes:
+        return b"".join(self.frames)
+
+
+class Call:
+    """One Synthesize call, read by hand."""
+
+    def __init__(
+        self,
+        stub: TtsStub,
+        session_id: str,
+        texts: tuple[str, ...],
+        end: bool,
+        utterance: pb.Utterance | None,
+    ) -> None:
+        self.heard = Heard()
+        self._texts: asyncio.Queue[pb.SynthesizeRequest | None] = asyncio.Queue()
+        first = pb.SynthesizeRequest(session_id=session_id, text=texts[0] if texts else "")
+        if utterance is not None:
+            first.utterance.CopyFrom(utterance)
+        self._texts.put_nowait(first)
+        for text in texts[1:]:
+            self.send(text)
+        if end:
+            self.end()
+        self.rpc: Any = stub.Synthesize(self._requests())
+
+    def send(self, text: str = "", **fields: Any) -> None:
+        self._texts.put_nowait(pb.SynthesizeRequest(text=text, **fields))
+
+    def end(self) -> None:
+        self._texts.put_nowait(None)
+
+    async def read(self) -> pb.SynthesizeResponse | None:
+        """None at the end."""
+        message = await self.rpc.read()
+        if message is grpc.aio.EOF:
+            return None
+        self.heard.messages.append(message)
+        if message.HasField("done"):
+            assert self.heard.done is None
+            self.heard.done = message.done
+        result: pb.SynthesizeResponse = message
+        return result
+
+    async def frames(self, count: int) -> list[bytes]:
+        """The next ones."""
+        got = []
+        for _ in range(count):
+            message = await self.read()
+            assert message is not None
+            assert message.HasField("frame")
+            got.append(message.frame.audio)
+        return got
+
+    async def rest(self) -> Heard:
+        while await self.read() is not None:
+            pass
+        return self.heard
+
+    async def _requests(self) -> AsyncIterator[pb.SynthesizeRequest]:
+        while (message := await self._texts.get()) is not None:
+            yield message
+
+
+async def refusal(call: Any) -> grpc.aio.AioRpcError:
+    """The error that a call ends with."""
+    try:
+        await call
+    except grpc.aio.AioRpcError as error:
+        return error
+    raise AssertionError("it was not refused")
