@@ -42,6 +42,8 @@ class Stream:
         """The server reported an error: `pending` is no longer to be trusted."""
         self.over = False
         """The call has ended; nothing more comes."""
+        self.draining = False
+        """`Drains` reads the rest."""
         self._stub = stub
         # The model sees no streams: it pairs a request with its CANCEL by this id alone.
         self._id = secrets.token_hex(8)
@@ -176,11 +178,13 @@ class Drains:
         return len(self._tasks)
 
     def take(self, stream: Stream, *, cancel: bool = True) -> None:
-        """Bring a stream to its end in the background; returns at once.
+        """Bring a stream to its end in the background; returns at once. Given twice, it is taken once.
 
         cancel: tell the model first, unless it has answered everything.
         """
-        if stream.opened and not stream.over:
+        # Two readers of one stream would wake each other's waits.
+        if stream.opened and not stream.over and not stream.draining:
+            stream.draining = True
             if cancel and not stream.finished and not stream.broken:
                 stream.send(request(stream.model, {"CANCEL": np.array([True])}, version=stream.version))
             self.run(self._drain(stream))

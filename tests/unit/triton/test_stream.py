@@ -13,7 +13,7 @@ from tritonclient.grpc import service_pb2 as pb
 from gateway.triton.codec import Array, request, text
 from gateway.triton.errors import TritonTimeout, TritonUnavailable
 from gateway.triton.infer import stream_decoupled
-from gateway.triton.stream import Drains
+from gateway.triton.stream import Drains, Stream
 from tests.support.virtual_time import run_virtual, settle
 
 
@@ -208,3 +208,22 @@ def test_a_request_asks_for_the_empty_final() -> None:
         await drains.close()
 
     run_virtual(main())
+
+
+def test_a_stream_handed_over_twice_is_drained_once_and_at_once() -> None:
+    async def scene() -> None:
+        drains = Drains(deadline_s=5.0)
+        call = Call(chunk(0.5, final=True))
+        stream = Stream(Stub(call), "tts_x")  # type: ignore[arg-type]
+        stream.send(request("tts_x", {"TEXT": text("hello")}))
+        assert await stream.next(1.0) is not None
+        drains.take(stream)
+        drains.take(stream, cancel=False)
+        assert len(drains) == 1
+        began = asyncio.get_running_loop().time()
+        await drains.close()
+        assert asyncio.get_running_loop().time() == began
+        assert call.half_closed
+        assert not call.cancelled
+
+    run_virtual(scene())
