@@ -29,6 +29,8 @@ _FILES = {
 }
 """The file of a version, by backend; others keep theirs as they like."""
 _PLATFORMS = {"onnxruntime_onnx": "onnxruntime", "tensorrt_plan": "tensorrt", "pytorch_libtorch": "pytorch"}
+_OWN_PYTHON = "EXECUTION_ENV_PATH"
+_WORDS = {"lib": "the library lib{}", "python": "the Python package {}"}
 _GPU_ONLY = ("tensorrt", "tensorrt_llm", "tensorrtllm")
 
 
@@ -128,7 +130,7 @@ def _version(folder: ModelFolder, config: ModelConfig, backend: str, version: in
         return
     if not _has(folder, version, wanted):
         yield error(f"{wanted} is missing, which the {backend} backend loads", where)
-    own_python = "EXECUTION_ENV_PATH" in config.parameters
+    own_python = _OWN_PYTHON in config.parameters
     for entry in sorted(folder.texts):
         if backend == "python" and entry.startswith(f"{version}/") and not own_python:
             yield from _python(f"{folder.where}/{entry}", folder.texts[entry], entry == f"{version}/{wanted}")
@@ -171,6 +173,12 @@ def _machine(folder: ModelFolder, config: ModelConfig, machine: Machine) -> Iter
         yield error(
             f'this Triton has no backend "{backend}", only {has}', file, folder.line_of(f'"{backend}"')
         )
+    missing = [need for need in _needs(config) if machine.has is not None and not machine.has(need)]
+    if missing:
+        install = config.parameters["install"].string_value if "install" in config.parameters else ""
+        what = " and ".join(_WORDS[need.partition(":")[0]].format(need.partition(":")[2]) for need in missing)
+        fix = f": {install}" if install else ""
+        yield error(f"it needs {what}, which this machine has not{fix}", file, folder.line_of('"needs"'))
     if machine.gpus != 0:
         return
     asked = config.parameters["needs_gpu"].string_value.lower() if "needs_gpu" in config.parameters else ""
@@ -186,6 +194,14 @@ def _machine(folder: ModelFolder, config: ModelConfig, machine: Machine) -> Iter
         )
     elif backend in _GPU_ONLY:
         yield error(f"the {backend} backend needs a GPU, and this machine has none", file)
+
+
+def _needs(config: ModelConfig) -> list[str]:
+    """What must be installed; Python packages of a model with a Python of its own are its own affair."""
+    said = config.parameters["needs"].string_value if "needs" in config.parameters else ""
+    own = _OWN_PYTHON in config.parameters
+    needs = [need.strip() for need in said.split(",")]
+    return [need for need in needs if need.startswith("lib:" if own else ("lib:", "python:"))]
 
 
 def _ensemble(

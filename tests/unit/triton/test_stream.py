@@ -214,7 +214,7 @@ def test_a_stream_handed_over_twice_is_drained_once_and_at_once() -> None:
     async def scene() -> None:
         drains = Drains(deadline_s=5.0)
         call = Call(chunk(0.5, final=True))
-        stream = Stream(Stub(call), "tts_x")  # type: ignore[arg-type]
+        stream = Stream(Stub(call), "tts_x")
         stream.send(request("tts_x", {"TEXT": text("hello")}))
         assert await stream.next(1.0) is not None
         drains.take(stream)
