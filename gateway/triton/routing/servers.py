@@ -192,7 +192,7 @@ class Servers(Generic[T]):
         if isinstance(wanted, str) and wanted:
             raise TritonUnavailable(f"the Triton at {wanted} cannot be reached")
         there = ", ".join(server.address for server in self.listed)
-        if not there:
+        if not there and self._names:
             there = ", ".join(target.text for target in self._targets) + ", whose name leads nowhere"
         raise TritonUnavailable(f"no Triton takes the call, of {there}")
 

@@ -151,3 +151,11 @@ def test_conditions_are_read_from_the_model_itself() -> None:
         False,
     ]
     assert has(model("tts_x", needs_gpu=True, tags=("cpu_ok",)), "cpu_ok")
+
+
+def test_the_guides_example_is_a_policy_file(tmp_path: Path) -> None:
+    guide = (Path(__file__).parents[4] / "docs" / "guides" / "routing.md").read_text("utf-8")
+    policies = read(tmp_path, guide.partition("```yaml\n")[2].partition("```")[0])
+    assert policies.names == ["default", "edge", "lora"]
+    assert policies.get("lora").models == {"de": ("tts_german_lora",)}
+    assert [p.name for p in policies.get().fallbacks if isinstance(p, Policy)] == ["edge"]
