@@ -202,5 +202,6 @@ class _Endpoint:
                 return
             if error.status >= 500:
                 log.warning("%s: %s", request.url.path, error)
-            await drain(request)
+            if error.status != 408:
+                await drain(request)
             raise
