@@ -84,7 +84,8 @@ class ServerProcess:
         restricted_key: str,
         on_stubs: Callable[[Stub | None], None],
     ) -> ServerProcess:
-        """restricted_key: "key=value" that callers of the model repository API must send, or "".
+        """restricted_key: "key=value" that callers of the model repository API must send, or ""; the key in
+            lower case, as gRPC sends it and Triton looks for it.
         on_stubs: called with each Python stub that died or ended, and with None for a new one.
         """
 

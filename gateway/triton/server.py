@@ -69,7 +69,8 @@ class EmbeddedTriton:
         self._log_dir = log_dir or default_log_dir()
         self._on_event = on_event
         self._exit_s = exit_s
-        self._restricted_key = restricted_key
+        name, _, value = restricted_key.partition("=")
+        self._restricted_key = f"{name.lower()}={value}" if name else ""
         self._wanted: set[str] = set(models)
         self._auto_complete = False
         self._ports = Ports(0, 0, 0)

@@ -68,6 +68,8 @@ class Holder:
         """By model, since a later one makes an earlier one old news."""
         self._heard: list[asyncio.Future[dict[str, Any]]] = []
         """Who waits for the next answer."""
+        self._looks = False
+        """One of them wants the records."""
         self._soon: float | None = None
         """When something has to be given back."""
         self._said = float("-inf")
@@ -144,6 +146,7 @@ class Holder:
             _LOG.warning("that the %s of %s is over is told later: %s", change, model, error)
 
     async def records(self) -> dict[str, Record]:
+        self._looks = True
         answer = await self._next_answer()
         return {name: _record(name, raw) for name, raw in answer["records"].items()}
 
@@ -223,19 +226,19 @@ class Holder:
         wants, ends = list(self._wants), self._ends.copy()
         begins = [one for one in self._begins if not one.done.done()]
         heard = [one for one in self._heard if not one.done()]
-        self._begins, self._heard = [], []
-        self._soon = None
+        self._begins, self._heard, self._soon = [], [], None
+        looks, self._looks = self._looks, False
         # What has no session is given back by this word: a session that comes now must ask again.
         self._granted &= self._sessions.keys()
         told = set(self._sessions)
         at = self._tried = _now()
         try:
             try:
-                answer = await self._wire.ask(self._word(wants, begins, records=bool(heard)))
+                answer = await self._wire.ask(self._word(wants, begins, records=looks))
             except TritonTimeout:
                 # Behind a dead process requests wait for one another, each a second: by now it is repaired.
                 at = self._tried = _now()
-                answer = await self._wire.ask(self._word(wants, begins, records=bool(heard)))
+                answer = await self._wire.ask(self._word(wants, begins, records=looks))
             _check(answer, wants, begins)
         except asyncio.CancelledError:
             self._begins, self._heard = begins + self._begins, heard + self._heard
