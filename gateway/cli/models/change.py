@@ -17,6 +17,7 @@ from gateway.triton.errors import TritonError, TritonTimeout
 from gateway.triton.leases.client import Change, Leases
 from gateway.triton.leases.local import LocalLeases
 from gateway.triton.manager.types import InUse, LoadFailed, NoSuchModel, NotNow, State, Why
+from gateway.triton.manager.warm_up import WarmUp
 
 _UNLOADS_AT_A_TIME = 8
 _WAIT_S = 0.5
@@ -113,6 +114,8 @@ async def _load(
     reason = "the command that loaded it was interrupted"
     try:
         await to.repository.load(name, deadline_s=max(end - begun, 0.1))
+        info = await to.repository.describe(name)
+        await WarmUp(to.channel)(info, "", max(end - loop.time(), 1.0))
         reason = ""
     except TritonTimeout:
         reason = f"not loaded within {duration(deadline_s)}; it may still come, `parley models status {name}` tells"
@@ -124,7 +127,8 @@ async def _load(
     finally:
         took = loop.time() - begun
         why = "" if row.resident else Why.OPERATOR.value
-        await leases.end(name, Change.LOAD, ok=not reason, why=why, reason=reason, load_s=took)
+        load_s = row.load_s or 0.0 if row.resident else took
+        await leases.end(name, Change.LOAD, ok=not reason, why=why, reason=reason, load_s=load_s)
     if not row.resident:
         return f"loaded in {duration(took)}"
     index = await to.repository.index()

@@ -116,7 +116,7 @@ async def look(to: Connected) -> Seen:
     """Every model that the Triton, or a repository that can be read, has; Parley's own helpers left out."""
     index = await to.repository.index()
     # A look brings no table in: without one, nobody holds anything.
-    managed = await to.repository.is_ready(LEASE_TABLE)  # the index shows no model that came in a request
+    managed = await is_managed(to)
     records = await _records(to) if managed else {}
     await to.catalogue.refresh()
     rows = rows_of(
@@ -129,8 +129,13 @@ async def look(to: Connected) -> Seen:
     return Seen(rows, managed, list(to.catalogue.unread.values()))
 
 
+async def is_managed(to: Connected) -> bool:
+    """Whether some Parley process keeps leases there. (The index shows no model that came in a request.)"""
+    return await to.repository.is_ready(LEASE_TABLE)
+
+
 async def _records(to: Connected) -> dict[str, Record]:
-    leases = TritonLeases(to.channel, key=to.key, label=_label())
+    leases = TritonLeases(to.channel, key=to.key, label=label())
     try:
         return await leases.records()
     finally:
@@ -140,12 +145,13 @@ async def _records(to: Connected) -> dict[str, Record]:
 @asynccontextmanager
 async def changing(to: Connected) -> AsyncIterator[Leases]:
     """The right to change models, as all who share this Triton know it. Raises: TritonError."""
-    leases = await open_leases(to.channel, key=to.key, label=_label(), lease_s=to.settings.models.lease_s)
+    leases = await open_leases(to.channel, key=to.key, label=label(), lease_s=to.settings.models.lease_s)
     try:
         yield leases
     finally:
         await leases.close()
 
 
-def _label() -> str:
+def label() -> str:
+    """What others call this process."""
     return f"parley models@{gethostname()}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from gateway.settings import ModelsSettings
 from gateway.triton.leases.client import Change, Record
+from gateway.triton.manager.plan import Occupant, next_by_ttl, ttl_left_s, young_s
 from gateway.triton.manager.types import State, Why
 from gateway.triton.model_info import ModelInfo, family_of
 from gateway.triton.repository import ModelState
@@ -127,11 +128,20 @@ def _state(
 
 def evict_in_s(row: Row, settings: ModelsSettings) -> float | None:
     """When a manager with these settings would unload it for being idle; None: not as things are."""
-    if row.state is not State.READY or row.pinned or row.idle_s is None or row.since_s is None:
-        return None
-    if not settings.ttl_s:
-        return None
-    return max(settings.ttl_s - row.idle_s, settings.min_residency_s - row.since_s, 0.0)
+    return ttl_left_s(_occupant(row), settings) if row.resident else None
+
+
+def _occupant(row: Row) -> Occupant:
+    return Occupant(
+        row.name,
+        row.memory_mb,
+        idle_s=row.idle_s or 0.0,
+        since_s=row.since_s or 0.0,
+        leased=bool(row.holders),
+        pinned=row.pinned,
+        changing=row.state is not State.READY or bool(row.changing),
+        foreign=row.since_s is None,
+    )
 
 
 def next_eviction(rows: Sequence[Row], settings: ModelsSettings, *, managed: bool = True) -> str:
@@ -141,21 +151,21 @@ def next_eviction(rows: Sequence[Row], settings: ModelsSettings, *, managed: boo
         return "next eviction: nothing is resident"
     if not managed:
         return "next eviction: none: no Parley process manages this Triton"
-    free = [row for row in resident if row.idle_s is not None and not row.pinned]
+    occupants = [_occupant(row) for row in resident]
+    free = [one for one in occupants if not (one.leased or one.pinned)]
     if not free:
         return "next eviction: nothing: all pinned or leased"
     parts = []
-    timed = [(left, row) for row in free if (left := evict_in_s(row, settings)) is not None]
-    if timed:
-        seconds, row = min(timed, key=lambda one: (one[0], one[1].name))
+    if first := next_by_ttl(occupants, settings):
+        name, seconds = first
         when = f"in {duration(seconds)}" if seconds >= 1 else "at the next look"
-        parts.append(f"{row.name} {when} (TTL {duration(settings.ttl_s)})")
+        parts.append(f"{name} {when} (TTL {duration(settings.ttl_s)})")
     if cap := _full(resident, settings):
-        victim = max(free, key=lambda row: (row.idle_s or 0.0, row.name))
-        young = max(settings.min_residency_s - (victim.since_s or 0.0), 0.0)
+        victim = min(free, key=lambda one: (young_s(one, settings), -one.idle_s, one.name))
+        young = young_s(victim, settings)
         wait = f" in {duration(young)}" if young >= 1 else ""
         parts.append(f"{victim.name}{wait} when room is needed ({cap})")
-    return "next eviction: " + ("; ".join(parts) or "none: no TTL, and no cap is reached")
+    return "next eviction: " + ("; ".join(parts) or "none: nothing is idle, and no cap is reached")
 
 
 def _full(resident: Sequence[Row], settings: ModelsSettings) -> str:

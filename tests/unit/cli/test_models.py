@@ -137,7 +137,7 @@ class TestNextEviction:
         assert "no Parley process" in next_eviction([row(None)], SETTINGS, managed=False)
         assert next_eviction([], SETTINGS) == "next eviction: nothing is resident"
         assert next_eviction([row()], ModelsSettings(ttl_s=0)) == (
-            "next eviction: none: no TTL, and no cap is reached"
+            "next eviction: none: nothing is idle, and no cap is reached"
         )
 
 
@@ -229,7 +229,7 @@ class TestLogs:
 class TestVerifyFolders:
     def test_the_shipped_repository_is_fine(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["models", "verify", "--repository", str(CHECKOUT / "model_repository")]) == 0
-        assert "structure and contract" in capsys.readouterr().out
+        assert "its folder: structure, parameters, tensors" in capsys.readouterr().out
 
     def test_an_error_is_exit_code_1_and_names_file_and_line(
         self, capsys: pytest.CaptureFixture[str], tmp_path: Path
