@@ -56,7 +56,7 @@ class RivaTranscriber:
                     for passage in _passages(response):
                         if passage.final or wanted.partials:
                             yield passage
-                if not writer.done() and not watched.half_closed:
+                if not watched.half_closed:
                     raise AsrError("the speech recogniser ended the stream before the recording did")
             except grpc.aio.AioRpcError as error:
                 raise self._error(error) from error
