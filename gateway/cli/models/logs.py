@@ -10,18 +10,21 @@ import shutil
 from pathlib import Path
 
 from gateway.cli import endpoints
-from gateway.cli.common import FAILED, OK, USAGE, Fault, load_settings, stop_event
+from gateway.cli.common import FAILED, OK, USAGE, Fault, complain, load_settings, stop_event
 from gateway.cli.models.connection import is_stack, where_of
+from gateway.triton.channel import open_channel
+from gateway.triton.repository import Repository
 from gateway.triton.server import default_log_dir
 
 _HEAD = re.compile(r"[IWEF]\d{4} \d\d:\d\d:\d\d\.\d+ ")
 """How Triton begins a record; what follows without it (tables, Python stacks) belongs to it."""
+_LIVE_S = 1.0
 _TAIL_BYTES = 1 << 20
 """Of a log that is looked through for the last lines."""
 
 
 async def run_logs(options: argparse.Namespace) -> int:
-    path = _path(options)
+    path = await _path(options)
     lines = await asyncio.to_thread(last_lines, path, options.model, options.lines)
     for line in lines:
         print(line)
@@ -32,15 +35,17 @@ async def run_logs(options: argparse.Namespace) -> int:
     return await _follow(path, options.model)
 
 
-def _path(options: argparse.Namespace) -> Path:
+async def _path(options: argparse.Namespace) -> Path:
     """Raises Fault where the log is not ours to read."""
     settings = load_settings()
     where = where_of(options, settings)
     named = endpoints.find("triton_log", default="")
+    elsewhere = options.triton is not None or "uri" in settings.triton.model_fields_set
     if is_stack(where) and named:
         path = Path(named)
-    elif options.triton is None and "uri" not in settings.triton.model_fields_set:
-        path = (settings.triton.log_dir or default_log_dir()) / "triton.log"  # of the last stack here
+    elif not elsewhere and not await _answers(where):
+        path = (settings.triton.log_dir or default_log_dir()) / "triton.log"
+        complain(f"no stack runs here: this is what the last one wrote, {path}")
     else:
         raise Fault(
             f"the Triton at {where} was not started by `parley up` on this machine: its log is on its own stderr "
@@ -49,6 +54,14 @@ def _path(options: argparse.Namespace) -> Path:
     if not path.is_file():
         raise Fault(f"there is no log at {path}; `parley up` starts a Triton that writes one")
     return path
+
+
+async def _answers(where: str) -> bool:
+    channel = open_channel(where)
+    try:
+        return await Repository(channel).is_live(deadline_s=_LIVE_S)
+    finally:
+        await channel.close()
 
 
 def last_lines(path: Path, model: str, count: int) -> list[str]:

@@ -225,6 +225,19 @@ class TestLogs:
         assert main(["models", "logs", "--triton", "10.0.0.7:8001"]) == 1
         assert "10.0.0.7:8001 was not started by `parley up` on this machine" in capsys.readouterr().err
 
+    def test_without_a_stack_it_is_the_last_ones_and_that_is_said(
+        self, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+        monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+        monkeypatch.setattr("gateway.cli.models.logs.where_of", lambda *_: "127.0.0.1:1")
+        (tmp_path / "parley").mkdir()
+        (tmp_path / "parley" / "triton.log").write_text(LOG)
+        assert main(["models", "logs", "tts_xy"]) == 0
+        told = capsys.readouterr()
+        assert told.out.splitlines() == [LOG.splitlines()[1]]
+        assert "no stack runs here" in told.err
+
 
 class TestVerifyFolders:
     def test_the_shipped_repository_is_fine(self, capsys: pytest.CaptureFixture[str]) -> None:
