@@ -80,7 +80,6 @@ class Gateway:
         from gateway.listen.silero import SileroVad
         from gateway.session.admission import BEAT_S
         from gateway.session.manager import Sessions
-        from gateway.speak.factory import make_synthesizer
         from gateway.speak.guarded_tts import GuardedSynthesizer
         from gateway.telemetry.loop_watch import LoopWatch
         from gateway.telemetry.metrics import Metrics
@@ -101,7 +100,7 @@ class Gateway:
         recognizer = GuardedRecognizer(RivaRecognizer(settings.asr), breaker("asr", "the speech recogniser"))
         self._closers.append(recognizer.close)
         synthesizer = GuardedSynthesizer(
-            make_synthesizer(settings.tts), breaker("tts", "the speech synthesiser")
+            _synthesizer(settings, registry, "gateway"), breaker("tts", "the speech synthesiser")
         )
         self._closers.append(synthesizer.close)
         llm = GuardedLlm(OpenAiLlm(settings.llm), breaker("llm", "the LLM"))
@@ -188,7 +187,11 @@ class OpenAiAudioService:
         from gateway.speak.factory import make_synthesizer
 
         self._drain_s = settings.session.drain_s
-        self._own = make_synthesizer(settings.tts) if synthesizer is None else None
+        self._own = None
+        if synthesizer is None:
+            self._own = make_synthesizer(
+                settings.tts, settings.models, settings.triton, label="gateway audio"
+            )
         speaks = synthesizer or self._own
         assert speaks is not None
         self._transcriber = RivaTranscriber(settings.asr, stall_s=settings.openai_audio.stall_s)
@@ -207,6 +210,20 @@ class OpenAiAudioService:
             await self._own.close()
 
 
+def _synthesizer(settings: Settings, registry: CollectorRegistry, label: str) -> Synthesizer:
+    """The settings' synthesiser, with metrics of its models."""
+    from gateway.speak.factory import make_synthesizer
+    from gateway.speak.triton_tts import TritonSynthesizer
+    from gateway.telemetry.model_metrics import ModelMetrics
+    from gateway.triton.fleet.observe import Observer
+
+    observer = Observer(ModelMetrics(registry))
+    made = make_synthesizer(settings.tts, settings.models, settings.triton, label=label, on_event=observer)
+    if isinstance(made, TritonSynthesizer):
+        observer.watch(made.fleet)
+    return made
+
+
 class Speech:
     """The Riva-compatible services over a Triton that runs somewhere; health and metrics over HTTP."""
 
@@ -222,15 +239,19 @@ class Speech:
         from prometheus_client import CollectorRegistry
 
         from gateway.riva.server import SpeechServer
+        from gateway.telemetry.model_metrics import ModelMetrics
+        from gateway.triton.fleet.observe import Observer
 
-        triton = self._settings.triton
+        settings, registry = self._settings, CollectorRegistry()
+        observer = Observer(ModelMetrics(registry))
         self._server = SpeechServer(
-            triton.uri, self._settings.listen.riva, request_s=triton.request_ms / 1000
+            settings.triton, settings.models, settings.listen.riva, api=settings.tts_api, on_event=observer
         )
+        observer.watch(self._server.fleet)
         self._address = await self._server.start()
         try:
             self._http, self._http_url = await start_speech_http(
-                self._settings.listen.speech_http, {"triton": self._server.check}, CollectorRegistry()
+                settings.listen.speech_http, {"triton": self._server.check}, registry
             )
         except BaseException:
             await self._server.stop(0)

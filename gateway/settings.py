@@ -21,7 +21,6 @@ from pydantic_settings import (
     YamlConfigSettingsSource,
 )
 
-
 T = TypeVar("T")
 
 
@@ -282,12 +281,15 @@ class ListenSettings(_Part):
 class TritonSettings(_Part):
     """The Triton that `parley serve speech` uses, and the embedded server of `parley up`."""
 
-    uri: str = Field("127.0.0.1:8001", description="host:port of Triton's gRPC endpoint")
+    uri: str = Field(
+        "127.0.0.1:8001",
+        description="host:port of Triton's gRPC endpoint; several with commas, or a name that stands for several",
+    )
+    ssl: bool = Field(False, description="use TLS towards Triton")
     repositories: Listed[str] = Field(
         ("model_repository",),
         description="model repositories: folders, or s3://, gs:// and as:// URLs as Triton writes them",
     )
-    models: tuple[str, ...] = Field((), description="loaded at start; empty: every model that can run here")
     repository_key: SecretStr = Field(
         SecretStr(""),
         description="key=value of a model repository API restricted with --grpc-restricted-protocol",
@@ -307,7 +309,8 @@ class ModelsSettings(_Part):
     """What is resident on Triton, for whom and for how long."""
 
     asr: str = Field(
-        "", description="default recogniser; must load, or start-up fails; empty: the repository's own"
+        "",
+        description="default recogniser; must load, or start-up fails; empty: the repository's own; none: no default",
     )
     tts: str = Field("", description="default voice model, likewise")
     preload: tuple[str, ...] = Field((), description="further models loaded at start and kept")

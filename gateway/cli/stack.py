@@ -12,7 +12,7 @@ import json
 import socket
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,9 @@ from gateway.app import split_address
 from gateway.cli.child import Child
 from gateway.cli.common import Fault
 from gateway.settings import ListenSettings, Settings
-from gateway.triton.catalogue.catalogue import Catalogue
-from gateway.triton.catalogue.machine import this_machine
 from gateway.triton.catalogue.repositories import is_url
 from gateway.triton.errors import TritonError
+from gateway.triton.manager.start import NONE
 from gateway.triton.server import EmbeddedTriton, default_log_dir
 
 _READY_S = 20.0
@@ -62,15 +61,13 @@ class Stack:
         parts = ["gateway", "speech", *(["llm"] if self.own_llm else [])]
         self.children = [Child(part, self.log_dir / f"{part}.log", self._say) for part in parts]
         await asyncio.gather(*(child.spawn() for child in self.children))
-        models = await self._models()
         triton = self.triton = EmbeddedTriton(
-            self.repositories, models=models, log_dir=self.log_dir, on_event=self._say, exit_s=2
+            self.repositories, log_dir=self.log_dir, on_event=self._say, exit_s=2
         )
         try:
             await triton.start()
         except TritonError as error:
             raise Fault(f"Triton did not start: {error}; `parley doctor` says what is missing") from None
-        self._check_models(triton, models)
         told = self._child_settings(listen, triton)
         found = await asyncio.gather(*(child.ready(told[child.part]) for child in self.children))
         self.endpoints = {
@@ -119,32 +116,19 @@ class Stack:
                 self._say(f"{wanted} is taken: {name} listens on {chosen[key]}")
         return chosen
 
-    async def _models(self) -> list[str]:
-        if self._settings.triton.models:
-            return list(self._settings.triton.models)
-        catalogue = Catalogue(self.repositories, machine=this_machine())
-        await catalogue.refresh()
-        for name, why in catalogue.problems().items():
-            self._say(f"{name} is left out: {why}")
-        return [model.name for model in catalogue.all()]
-
-    def _check_models(self, triton: EmbeddedTriton, models: Sequence[str]) -> None:
-        for name, why in triton.failed.items():
-            self._say(f"{name} is not available: {why}")
-        loaded = set(models) - set(triton.failed)
-        needed = []
-        if "uri" not in self._settings.asr.model_fields_set:
-            needed.append("asr")
-        if "uri" not in self._settings.tts.model_fields_set:
-            needed.append("tts")
-        for family in needed:
-            if not any(name.startswith(f"{family}_") for name in loaded):
-                raise Fault(f"no {family}_* model could be loaded; `parley doctor` says what is missing")
-
     def _child_settings(self, listen: dict[str, str], triton: EmbeddedTriton) -> dict[str, dict[str, Any]]:
         """What each child is told; an address that the person set stays theirs."""
         given = self._settings
-        gateway: dict[str, Any] = {"listen": {"grpc": listen["grpc"], "http": listen["http"]}}
+        repositories = [str(one) for one in self.repositories]
+        gateway: dict[str, Any] = {
+            "listen": {"grpc": listen["grpc"], "http": listen["http"]},
+            "triton": {"repositories": repositories},
+        }
+        models = {
+            family: NONE
+            for family, part in (("asr", given.asr), ("tts", given.tts))
+            if "uri" in part.model_fields_set and family not in given.models.model_fields_set
+        }
         if "uri" not in given.asr.model_fields_set:
             gateway["asr"] = {"uri": listen["riva"]}
         if "uri" not in given.tts.model_fields_set:
@@ -155,7 +139,7 @@ class Stack:
             gateway["session"] = {"drain_s": _DRAIN_S}
         return {
             "gateway": gateway,
-            "speech": {"listen": {"riva": listen["riva"], "speech_http": listen["speech_http"]}, "triton": {"uri": triton.grpc, "repositories": [str(one) for one in self.repositories]}, "session": {"drain_s": 1.0}},
+            "speech": {"listen": {"riva": listen["riva"], "speech_http": listen["speech_http"]}, "triton": {"uri": triton.grpc, "repositories": repositories}, "models": models, "session": {"drain_s": 1.0}},
             "llm": {"listen": {"llm": listen.get("llm", "")}},
         }  # fmt: skip
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 
 import grpc
 from riva.client.proto import riva_asr_pb2 as rasr
@@ -12,13 +12,12 @@ from riva.client.proto import riva_asr_pb2_grpc
 
 from gateway.audio.files import AudioDecoder
 from gateway.listen.vad import Vad
-from gateway.riva.catalog import ASR, Catalog
 from gateway.riva.endpointing import Detector
 from gateway.riva.errors import Context, Refused, statuses
 from gateway.riva.listening import Listening, Result
+from gateway.riva.models import ASR, Recogniser, SpeechModels
 from gateway.riva.recognition_config import Recognition, recognition
-from gateway.riva.utterance import Call, Utterance
-from gateway.triton.model_info import ModelInfo
+from gateway.riva.utterance import Utterance
 
 _FIRST = (
     "Error: the first message of StreamingRecognize must hold streaming_config and nothing else; "
@@ -36,13 +35,12 @@ class SpeechRecognition(riva_asr_pb2_grpc.RivaSpeechRecognitionServicer):  # typ
     """One per server."""
 
     def __init__(
-        self, catalog: Catalog, open_call: Callable[[ModelInfo], Call], vad: Vad, *, chunk_deadline_s: float
+        self, models: SpeechModels, vad: Vad, *, chunk_deadline_s: float, linger_s: float = 0.0
     ) -> None:
-        """open_call: a fresh sequence on a model. vad: finds the ends of utterances."""
-        self._catalog = catalog
-        self._open_call = open_call
+        """vad: finds the ends of utterances. linger_s: a model stays held so long after its stream: callers pause."""
+        self._models = models
         self._vad = vad
-        self._chunk_deadline_s = chunk_deadline_s
+        self._chunk_deadline_s, self._linger_s = chunk_deadline_s, linger_s
 
     async def StreamingRecognize(
         self, requests: AsyncIterator[rasr.StreamingRecognizeRequest], context: Context
@@ -55,24 +53,26 @@ class SpeechRecognition(riva_asr_pb2_grpc.RivaSpeechRecognitionServicer):  # typ
             if first.WhichOneof("streaming_request") != "streaming_config":
                 raise Refused(_FIRST)
             asked = recognition(first.streaming_config.config)
-            model = await self._catalog.recogniser(asked.model, asked.language, "online")
+            model = await self._models.recogniser(asked.model, asked.language, "online")
             listening = self._listening(asked, model)
             try:
                 answer = _Answers(context, asked, interim=first.streaming_config.interim_results)
                 await self._converse(reader, first, listening, asked, answer)
             finally:
                 listening.close()
+                model.release(linger_s=self._linger_s)
 
     async def Recognize(self, request: rasr.RecognizeRequest, context: Context) -> rasr.RecognizeResponse:
         response = rasr.RecognizeResponse()
         async with statuses(context):
             asked = recognition(request.config)
-            model = await self._catalog.recogniser(asked.model, asked.language, "offline")
+            model = await self._models.recogniser(asked.model, asked.language, "offline")
             listening = self._listening(asked, model)
             try:
                 results = [result async for result in _finals(listening, request.audio, asked)]
             finally:
                 listening.close()
+                model.release()
             for result in results:
                 wire = response.results.add(channel_tag=1, audio_processed=result.processed_s)
                 _fill(wire.alternatives.add(), result, asked)
@@ -85,8 +85,8 @@ class SpeechRecognition(riva_asr_pb2_grpc.RivaSpeechRecognitionServicer):  # typ
     ) -> rasr.RivaSpeechRecognitionConfigResponse:
         response = rasr.RivaSpeechRecognitionConfigResponse()
         async with statuses(context):
-            await self._catalog.refresh(max_age_s=1.0)
-            for model in self._catalog.ready(ASR):
+            await self._models.refresh(max_age_s=1.0)
+            for model in self._models.ready(ASR):
                 if request.model_name and request.model_name != model.name:
                     continue
                 for kind in ("online", "offline"):
@@ -100,10 +100,11 @@ class SpeechRecognition(riva_asr_pb2_grpc.RivaSpeechRecognitionServicer):  # typ
                 raise Refused(f"Error: model {request.model_name} is not available on server")
         return response
 
-    def _listening(self, asked: Recognition, model: ModelInfo) -> Listening:
+    def _listening(self, asked: Recognition, model: Recogniser) -> Listening:
         def open_utterance(offset: int) -> Utterance:
             return Utterance(
-                lambda: self._open_call(model),
+                model.open,
+                model.recover,
                 offset=offset,
                 language=asked.language,
                 hints=asked.hints,

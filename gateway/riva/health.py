@@ -6,7 +6,7 @@ from typing import Any
 
 from grpc_health.v1 import health, health_pb2
 
-from gateway.riva.catalog import ASR, TTS, Catalog
+from gateway.riva.models import ASR, TTS, SpeechModels
 from gateway.triton.errors import TritonError
 
 SERVICES = {
@@ -19,9 +19,9 @@ _FRESH_S = 1.0
 class Health(health.aio.HealthServicer):  # type: ignore[misc]
     """`Check` looks at Triton when the last look is old; `Watch` is told by `update()`."""
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, models: SpeechModels) -> None:
         super().__init__()
-        self._catalog = catalog
+        self._models = models
 
     async def Check(
         self, request: health_pb2.HealthCheckRequest, context: Any
@@ -32,10 +32,10 @@ class Health(health.aio.HealthServicer):  # type: ignore[misc]
     async def update(self, *, max_age_s: float = 0.0) -> None:
         """Sets every service's status; "" serves while any of them does."""
         try:
-            await self._catalog.refresh(max_age_s=max_age_s)
+            await self._models.refresh(max_age_s=max_age_s)
+            serving = {name: bool(self._models.ready(family)) for name, family in SERVICES.items()}
         except TritonError:
-            pass  # nothing counts as ready then
-        serving = {name: bool(self._catalog.ready(family)) for name, family in SERVICES.items()}
+            serving = dict.fromkeys(SERVICES, False)
         serving[""] = any(serving.values())
         for name, up in serving.items():
             status = health_pb2.HealthCheckResponse

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Mapping
+import logging
+import os
+import socket
+from collections.abc import Callable
 
 import grpc.aio
 from grpc_health.v1 import health, health_pb2_grpc
@@ -13,17 +16,22 @@ from riva.client.proto import riva_asr_pb2_grpc, riva_tts_pb2_grpc
 
 from gateway.listen.silero import SileroVad
 from gateway.riva.asr import SpeechRecognition
-from gateway.riva.catalog import Catalog
 from gateway.riva.health import SERVICES, Health
 from gateway.riva.malformed import RefuseMalformed
+from gateway.riva.models import ASR, TTS, SpeechModels
 from gateway.riva.tts import SpeechSynthesis
-from gateway.triton.channel import GRPCInferenceServiceStub, open_channel
-from gateway.triton.codec import Array
+from gateway.riva.tts_api.fleet_voices import FleetVoices
+from gateway.riva.tts_api.make import add_tts_api
+from gateway.riva.tts_api.service import NAME as TTS_API
+from gateway.riva.tts_api.service import TtsService
+from gateway.settings import ModelsSettings, TritonSettings, TtsApiSettings
 from gateway.triton.errors import TritonUnavailable
-from gateway.triton.infer import SequenceCall, stream_decoupled
-from gateway.triton.model_info import ModelInfo
-from gateway.triton.repository import Repository
-from gateway.triton.stream import Drains
+from gateway.triton.fleet.everywhere import Everywhere
+from gateway.triton.fleet.fleet import Fleet
+from gateway.triton.manager.events import Event, log_event
+from gateway.triton.manager.types import LoadFailed
+
+log = logging.getLogger(__name__)
 
 _REFRESH_S = 5.0
 _MAX_MESSAGE = 64 << 20
@@ -47,93 +55,106 @@ class SpeechServer:
 
     def __init__(
         self,
-        triton_address: str,
+        triton: TritonSettings,
+        models: ModelsSettings,
         listen_address: str,
         *,
-        ssl: bool = False,
-        request_s: float = 5.0,
+        api: TtsApiSettings | None = None,
         max_streams: int = 1_000,
+        on_event: Callable[[Event], None] = log_event,
     ) -> None:
-        """triton_address: host:port of Triton's gRPC. listen_address: host:port, port 0 takes any.
+        """listen_address: host:port, port 0 takes any. api: of parley.v1.Tts.
 
-        ssl: TLS towards Triton. request_s: longest wait for the answer to a chunk of audio, and for
-        each chunk of a synthesis. max_streams: RPCs at a time; more are refused.
+        max_streams: RPCs at a time; more are refused. Raises: TritonError for addresses and policies that are none.
         """
-        self._triton_address = triton_address
+        self._settings, self._models = triton, models
         self._listen_address = listen_address
-        self._ssl = ssl
-        self._request_s = request_s
+        self._api = api or TtsApiSettings()
         self._max_streams = max_streams
+        self.fleet = Fleet(
+            triton.uri,
+            models=models,
+            repositories=triton.repositories,
+            ssl=triton.ssl,
+            key=triton.repository_key.get_secret_value(),
+            keeper=True,
+            label=f"speech {socket.gethostname()}:{os.getpid()}",
+            drain_s=triton.request_ms / 1000,
+            on_event=on_event,
+        )
         self._server: grpc.aio.Server | None = None
-        self._channel: grpc.aio.Channel | None = None
         self._vad: SileroVad | None = None
-        self._drains = Drains(deadline_s=request_s)
+        self._tts: TtsService | None = None
+        self._speech: SpeechModels | None = None
         self._watch: asyncio.Task[None] | None = None
 
     async def start(self) -> str:
-        """Returns the bound host:port. Raises OSError when the address cannot be bound."""
-        channel = self._channel = open_channel(self._triton_address, ssl=self._ssl)
-        stub = GRPCInferenceServiceStub(channel)
-        catalog = Catalog(Repository(channel))
-        # No waiting for company here: audio also comes faster than it was spoken.
-        vad = self._vad = SileroVad(tick_ms=0)
+        """Returns the bound host:port. Raises OSError when the address cannot be bound, LoadFailed when a default
+        model does not work. A Triton that does not answer yet is waited for in the background."""
+        try:
+            return await self._start()
+        except BaseException:
+            await self.stop(0)
+            raise
 
-        def open_call(model: ModelInfo) -> SequenceCall:
-            return SequenceCall(
-                stub,
-                model.name,
-                drains=self._drains,
-                decoupled=model.decoupled,
-                batched=model.max_batch_size > 0,
-            )
-
-        def synthesize(
-            model: ModelInfo, inputs: Mapping[str, Array]
-        ) -> AsyncGenerator[dict[str, Array], None]:
-            return stream_decoupled(
-                stub,
-                model.name,
-                inputs,
-                drains=self._drains,
-                first_deadline_s=self._request_s,
-                next_deadline_s=self._request_s,
-            )
-
+    async def _start(self) -> str:
+        host, _, port = self._listen_address.rpartition(":")
         server = self._server = grpc.aio.server(
             options=GRPC_OPTIONS, interceptors=[RefuseMalformed()], maximum_concurrent_rpcs=self._max_streams
         )
-        recognition = SpeechRecognition(catalog, open_call, vad, chunk_deadline_s=self._request_s)
-        riva_asr_pb2_grpc.add_RivaSpeechRecognitionServicer_to_server(recognition, server)
-        riva_tts_pb2_grpc.add_RivaSpeechSynthesisServicer_to_server(
-            SpeechSynthesis(catalog, synthesize), server
-        )
-        checks = Health(catalog)
-        health_pb2_grpc.add_HealthServicer_to_server(checks, server)
-        reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-        host, _, port = self._listen_address.rpartition(":")
         try:
             bound = server.add_insecure_port(self._listen_address)
         except RuntimeError:
             bound = 0
         if bound == 0:
-            await self.stop(0)
             raise OSError(
                 f"cannot listen on {self._listen_address}: port {port} is taken, or the host is not ours"
             )
+        try:
+            await self.fleet.start()
+        except LoadFailed:
+            raise
+        except TritonUnavailable as error:  # it may come: until then requests say so, and health does
+            log.warning("the speech service has no Triton yet: %s", error)
+        request_s = self._settings.request_ms / 1000
+        speech = self._speech = SpeechModels(self.fleet, chunk_s=request_s)
+        # No waiting for company here: audio also comes faster than it was spoken.
+        vad = self._vad = SileroVad(tick_ms=0)
+        linger_s = self._models.linger_s
+        recognition = SpeechRecognition(speech, vad, chunk_deadline_s=request_s, linger_s=linger_s)
+        riva_asr_pb2_grpc.add_RivaSpeechRecognitionServicer_to_server(recognition, server)
+        riva_tts_pb2_grpc.add_RivaSpeechSynthesisServicer_to_server(
+            SpeechSynthesis(speech, linger_s=linger_s), server
+        )
+        address = f"{host}:{bound}"
+        self._tts = add_tts_api(
+            server,
+            Everywhere(self.fleet),
+            FleetVoices(self.fleet, chunk_s=request_s),
+            self._api,
+            address=address,
+            metrics=self._settings.metrics,
+        )
+        checks = Health(speech)
+        health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+        names = (*SERVICES, TTS_API, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, server)
         await server.start()
         await checks.update()
         self._watch = asyncio.create_task(_follow(checks), name="speech models")
-        return f"{host}:{bound}"
+        return address
 
     async def check(self) -> None:
-        """Whether the speech service can be used. Raises TritonError with a sentence when it cannot."""
-        channel = self._channel
-        if channel is None or not await Repository(channel).is_live(deadline_s=1.0):
-            raise TritonUnavailable(f"Triton does not answer at {self._triton_address}.")
+        """Raises Refused or TritonError while neither a recogniser nor a voice can serve."""
+        if self._speech is None:
+            raise TritonUnavailable("the speech service is starting")
+        await self._speech.refresh(max_age_s=1.0)
+        if not any(self._speech.ready(family) for family in (ASR, TTS)):
+            raise TritonUnavailable("Triton has no model for speech: load one (parley models load ...)")
 
     async def settled(self) -> None:
         """Returns once no model works for a client that went away."""
-        await self._drains.close()
+        await self.fleet.drains.close()
 
     async def stop(self, grace_s: float) -> None:
         """No new calls; those that run get `grace_s`. May be called twice."""
@@ -145,13 +166,13 @@ class SpeechServer:
         server, self._server = self._server, None
         if server is not None:
             await server.stop(grace_s)
-        await self._drains.close()
+        tts, self._tts = self._tts, None
+        if tts is not None:
+            await tts.close()
+        await self.fleet.close()
         vad, self._vad = self._vad, None
         if vad is not None:
             await vad.close()
-        channel, self._channel = self._channel, None
-        if channel is not None:
-            await channel.close()
 
 
 async def _follow(checks: Health) -> None:

@@ -12,10 +12,10 @@ from riva.client.proto import riva_tts_pb2 as rtts
 
 from gateway.audio.files import decode_file
 from gateway.audio.resample import MAX_RATE, MIN_RATE, resample
-from gateway.riva.catalog import Voice
 from gateway.riva.errors import Refused
 from gateway.riva.recognition_config import ENCODINGS
 from gateway.triton.codec import Array, text
+from gateway.triton.model_info import ModelInfo
 
 _MARKUP = re.compile(r"<[^>]*>")
 _MOST_CHARACTERS = 2_000
@@ -66,19 +66,17 @@ def spoken_text(request: rtts.SynthesizeSpeechRequest) -> str:
     return said
 
 
-def inputs(request: rtts.SynthesizeSpeechRequest, said: str, voice: Voice) -> Mapping[str, Array]:
-    """The tensors of one synthesis. Raises Refused, BadAudio."""
+def inputs(request: rtts.SynthesizeSpeechRequest, said: str, model: ModelInfo) -> Mapping[str, Array]:
+    """The tensors of one synthesis, without its voice. Raises Refused, BadAudio."""
     tensors: dict[str, Array] = {"TEXT": text(said)}
-    if voice.name:
-        tensors["VOICE"] = text(voice.name)
-    if voice.language:
-        tensors["LANGUAGE"] = text(voice.language)
+    if language := request.language_code.strip():
+        tensors["LANGUAGE"] = text(language)
     if request.custom_dictionary:
         _check_dictionary(request.custom_dictionary)
-        _need(voice, DICTIONARY, "custom_dictionary")
+        _need(model, DICTIONARY, "custom_dictionary")
         tensors["DICTIONARY"] = text(request.custom_dictionary)
     if request.HasField("zero_shot_data"):
-        _need(voice, ZERO_SHOT, "zero_shot_data")
+        _need(model, ZERO_SHOT, "zero_shot_data")
         tensors["REFERENCE_AUDIO"] = _prompt(request.zero_shot_data)
     if style := request.custom_configuration.get("style", ""):
         tensors["STYLE"] = text(style)
@@ -87,11 +85,9 @@ def inputs(request: rtts.SynthesizeSpeechRequest, said: str, voice: Voice) -> Ma
     return tensors
 
 
-def _need(voice: Voice, tag: str, field: str) -> None:
-    if tag not in voice.model.tags:
-        raise Refused(
-            f"Error: {voice.model.name} does not support {field}: leave it out, or use another voice"
-        )
+def _need(model: ModelInfo, tag: str, field: str) -> None:
+    if tag not in model.tags:
+        raise Refused(f"Error: {model.name} does not support {field}: leave it out, or use another voice")
 
 
 def _check_dictionary(dictionary: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -13,15 +13,12 @@ from riva.client.proto import riva_tts_pb2_grpc
 from gateway.audio.ogg_opus import OggOpusEncoder
 from gateway.audio.pcm import Int16, to_int16, to_pcm
 from gateway.audio.resample import Resampler
-from gateway.riva.catalog import TTS, Catalog, voice_base, voices_of
 from gateway.riva.errors import Context, Refused, statuses
+from gateway.riva.models import TTS, SpeechModels
 from gateway.riva.synthesis_config import Output, inputs, output, spoken_text
 from gateway.triton.codec import Array
 from gateway.triton.errors import TritonError, TritonTimeout, TritonUnavailable
-from gateway.triton.model_info import ModelInfo
-
-Synthesis = Callable[[ModelInfo, Mapping[str, Array]], AsyncGenerator[dict[str, Array], None]]
-"""Starts one request on a decoupled model; `aclose()` cancels it in-band."""
+from gateway.triton.routing.languages import voice_base, voices_of
 
 _OPUS_RATE = 48_000
 
@@ -36,9 +33,9 @@ class _Piece:
 class SpeechSynthesis(riva_tts_pb2_grpc.RivaSpeechSynthesisServicer):  # type: ignore[misc]
     """One per server."""
 
-    def __init__(self, catalog: Catalog, synthesize: Synthesis) -> None:
-        self._catalog = catalog
-        self._synthesize = synthesize
+    def __init__(self, models: SpeechModels, *, linger_s: float = 0.0) -> None:
+        """linger_s: a model stays held so long after its text: more will follow."""
+        self._models, self._linger_s = models, linger_s
 
     async def Synthesize(
         self, request: rtts.SynthesizeSpeechRequest, context: Context
@@ -77,8 +74,8 @@ class SpeechSynthesis(riva_tts_pb2_grpc.RivaSpeechSynthesisServicer):  # type: i
     ) -> rtts.RivaSynthesisConfigResponse:
         response = rtts.RivaSynthesisConfigResponse()
         async with statuses(context):
-            await self._catalog.refresh(max_age_s=1.0)
-            for model in self._catalog.ready(TTS):
+            await self._models.refresh(max_age_s=1.0)
+            for model in self._models.ready(TTS):
                 if request.model_name and request.model_name != model.name:
                     continue
                 for language in model.languages or ("",):
@@ -120,25 +117,28 @@ class SpeechSynthesis(riva_tts_pb2_grpc.RivaSpeechSynthesisServicer):  # type: i
         """
         said = spoken_text(request)
         heard = False
-        for last_try in (False, True):
-            voice = await self._catalog.voice(request.voice_name.strip(), request.language_code.strip())
-            try:
-                async with aclosing(self._synthesize(voice.model, inputs(request, said, voice))) as parts:
-                    async for part in parts:
-                        samples = _samples(part)
-                        heard = heard or samples.size > 0
-                        words = _words(part) if sound.wanted.word_times else []
-                        yield _Piece(sound.resample(samples, voice.model.sample_rate), words)
-                break
-            except TritonTimeout:
-                raise
-            except TritonUnavailable:
-                self._catalog.forget(voice.model.name)
-                if heard or last_try:
-                    raise
-        if not heard:
-            raise TritonError(f"{voice.model.name} made no audio of the text")
-        yield _Piece(sound.flush(), [])
+        voice = await self._models.voice(request.voice_name.strip(), request.language_code.strip())
+        try:
+            for last_try in (False, True):
+                tensors = inputs(request, said, voice.info)
+                try:
+                    async with aclosing(voice.speak(tensors)) as parts:
+                        async for part in parts:
+                            samples = _samples(part)
+                            heard = heard or samples.size > 0
+                            words = _words(part) if sound.wanted.word_times else []
+                            yield _Piece(sound.resample(samples, voice.info.sample_rate), words)
+                    break
+                except TritonUnavailable as error:
+                    await voice.recover(error)
+                    if heard or last_try or isinstance(error, TritonTimeout):
+                        raise
+                    await voice.take()
+            if not heard:
+                raise TritonError(f"{voice.info.name} made no audio of the text")
+            yield _Piece(sound.flush(), [])
+        finally:
+            voice.release(linger_s=self._linger_s)
 
 
 class _Sound:

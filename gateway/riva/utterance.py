@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,8 +17,6 @@ RATE = 16_000
 CHUNK = 2_560
 """Samples the model gets at a time: 160 ms."""
 _KEPT_S = 20.0
-_RELOAD_S = 0.5
-"""A model whose process died is back after about this long."""
 
 Audio = npt.NDArray[np.float32]
 
@@ -66,15 +63,19 @@ class Utterance:
 
     def __init__(
         self,
-        open_call: Callable[[], Call],
+        open_call: Callable[[], Awaitable[Call]],
+        recover: Callable[[TritonError], Awaitable[None]],
         *,
         offset: int,
         language: str,
         hints: Sequence[str],
         deadline_s: float,
     ) -> None:
-        """offset: samples of the stream before this utterance. deadline_s: of each chunk."""
-        self._open_call = open_call
+        """open_call: a fresh sequence. recover: told why the last one failed, before another is opened.
+
+        offset: samples of the stream before this utterance. deadline_s: of each chunk.
+        """
+        self._open_call, self._recover = open_call, recover
         self._language, self._hints, self._deadline_s = language, hints, deadline_s
         self._offset = offset
         self._call: Call | None = None
@@ -104,7 +105,8 @@ class Utterance:
                 raise
             self._retried = True
             if isinstance(error, TritonUnavailable):
-                await asyncio.sleep(_RELOAD_S)
+                self.give_up()
+                await self._recover(error)
             answer = await self._replay(end=end)
         self.heard = self._read(answer)
         return self.heard
@@ -117,7 +119,7 @@ class Utterance:
 
     async def _infer(self, audio: Audio, *, end: bool) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
         start = self._call is None
-        call = self._call = self._call or self._open_call()
+        call = self._call = self._call or await self._open_call()
         return await call.infer(
             audio,
             start=start,

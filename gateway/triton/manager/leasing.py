@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 from gateway.triton.errors import ModelNotLoaded, TritonTimeout, TritonUnavailable
 from gateway.triton.manager.core import Core, of_version
@@ -23,12 +24,20 @@ class Leasing:
         self._loading = loading
         self._reconciler = reconciler
 
-    async def lease(self, info: ModelInfo, model: Model, end: float, on_progress: OnProgress | None) -> Lease:
-        """end: the event loop's time. Raises: see `Manager.lease`."""
+    async def lease(
+        self,
+        info: ModelInfo,
+        model: Model,
+        end: float,
+        on_progress: OnProgress | None,
+        *,
+        any_version: bool = False,
+    ) -> Lease:
+        """end: the event loop's time. any_version: see `ModelManager.lease`. Raises: see `Manager.lease`."""
         for _ in range(TRIES):
             if model.state is State.READY:
                 await self._wait_for_repair(model, end)
-                lease = await self._try(model, info)
+                lease = await self._try(model, info, any_version)
                 if lease is not None:
                     return lease
             await self.make_ready(model, end, on_progress)
@@ -38,15 +47,36 @@ class Leasing:
         if model.repair is not None and not model.repair.done():
             await asyncio.wait({model.repair}, timeout=max(end - self._core.now(), 0.0))
 
-    async def _try(self, model: Model, info: ModelInfo) -> Lease | None:
+    async def request(self, info: ModelInfo, model: Model) -> Lease:
+        """Raises: see `ModelManager.request`."""
+        core = self._core
+        for _ in range(TRIES):
+            if not model.is_in(State.READY, State.DRAINING) or core.closed:
+                break
+            version = model.serving
+            key = of_version(model.name, version)
+            try:
+                await core.leases.hold(key)
+            except NotNow:  # it is being retired by somebody who knows a newer one
+                await asyncio.sleep(0.1)
+                await self._reconciler.look()
+                continue
+            if model.is_in(State.READY, State.DRAINING) and version in model.versions:
+                model.take(version)
+                return Lease(info, version, partial(self._give, model, version, key))
+            core.leases.drop(key)
+        raise ModelNotLoaded(f"{model.name} is not loaded any more")
+
+    async def _try(self, model: Model, info: ModelInfo, any_version: bool) -> Lease | None:
         """A lease, or None when the model went away, or is about to."""
-        core, version = self._core, model.serving
-        held = [model.name, of_version(model.name, version)]
+        core, version = self._core, "" if any_version else model.serving
+        held = [model.name] if any_version else [model.name, of_version(model.name, version)]
         results = await asyncio.gather(*(core.leases.hold(key) for key in held), return_exceptions=True)
         failed = [one for one in results if isinstance(one, BaseException)]
-        if not failed and model.state is State.READY and version in model.versions and not core.closed:
+        there = any_version or version in model.versions
+        if not failed and model.state is State.READY and there and not core.closed:
             model.take(version)
-            return Lease(core.info(model.name) or info, version, lambda: self._release(model, version))
+            return Lease(core.info(model.name) or info, version, partial(self._give, model, version, *held))
         for key, result in zip(held, results, strict=True):
             if result is None:
                 core.leases.drop(key)
@@ -60,10 +90,10 @@ class Leasing:
             raise TritonUnavailable("this process is about to end")
         return None
 
-    def _release(self, model: Model, version: str) -> None:
+    def _give(self, model: Model, version: str, *held: str) -> None:
         model.give(version, self._core.now())
-        self._core.leases.drop(model.name)
-        self._core.leases.drop(of_version(model.name, version))
+        for key in held:
+            self._core.leases.drop(key)
 
     async def make_ready(self, model: Model, end: float, on_progress: OnProgress | None) -> None:
         """One step towards it. Raises: as `lease`."""

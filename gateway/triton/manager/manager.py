@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from gateway.settings import ModelsSettings
 from gateway.triton.errors import (
+    ModelNotLoaded,
     ProcessDied,
     SequenceLost,
     TritonError,
@@ -91,17 +92,29 @@ class ModelManager:
     # ---- leases ----------------------------------------------------------------------------------
 
     async def lease(
-        self, name: str, *, deadline_s: float | None = None, on_progress: OnProgress | None = None
+        self,
+        name: str,
+        *,
+        any_version: bool = False,
+        deadline_s: float | None = None,
+        on_progress: OnProgress | None = None,
     ) -> Lease:
+        """any_version: a session's, which keeps the model and none of its versions: see `request`."""
         core = self._core
         end = core.now() + (core.settings.load_s if deadline_s is None else deadline_s)
         info, model = await self._find(name)
-        return await self._leasing.lease(info, model, end, on_progress)
+        return await self._leasing.lease(info, model, end, on_progress, any_version=any_version)
 
-    def is_newest(self, lease: Lease) -> bool:
-        """Whether a new lease would get the same version; from memory."""
-        model = self._core.models.get(lease.info.name)
-        return model is None or model.state is not State.READY or model.serving == lease.version
+    async def request(self, name: str) -> Lease:
+        """For one request on a model that its session holds: the version that serves now, until the request is over.
+
+        Raises: ModelNotLoaded, TritonUnavailable.
+        """
+        core = self._core
+        info = core.info(name)
+        if info is None or name not in core.models:
+            raise ModelNotLoaded(f"{name} is not loaded any more")
+        return await self._leasing.request(info, core.models[name])
 
     # ---- operators -------------------------------------------------------------------------------
 
@@ -165,6 +178,11 @@ class ModelManager:
         names = sorted(name for name, model in core.models.items() if model.state is State.READY)
         return [info for name in names if (info := core.info(name)) is not None]
 
+    def version(self, name: str) -> str:
+        """That new requests get; "" while it is not loaded. From memory."""
+        model = self._core.models.get(name)
+        return model.serving if model is not None else ""
+
     def known(self) -> list[ModelInfo]:
         return [one for one in self._core.catalogue.all() if not one.name.startswith(SYSTEM_PREFIX)]
 
@@ -182,6 +200,10 @@ class ModelManager:
         core = self._core
         found = plan.next_by_ttl(core.occupants(), core.settings)
         return (*found, "ttl") if found is not None else None
+
+    def seen(self) -> list[ModelStatus]:
+        """The resident models; from memory."""
+        return [self._status(info) for info in self.resident()]
 
     async def status(self) -> list[ModelStatus]:
         await asyncio.gather(self._core.catalogue.refresh(), self._reconciler.look())

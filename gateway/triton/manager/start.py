@@ -12,6 +12,9 @@ from gateway.triton.manager.loading import Loading
 from gateway.triton.manager.repair import Repairs
 from gateway.triton.manager.types import LoadFailed, State, Why
 
+NONE = "none"
+"""Of the settings: this family is somebody else's."""
+
 
 async def load_at_start(core: Core, loading: Loading, repairs: Repairs) -> None:
     """Raises: LoadFailed when a default does not load or does not answer, with the reason."""
@@ -32,6 +35,8 @@ async def load_at_start(core: Core, loading: Loading, repairs: Repairs) -> None:
 
 
 async def _default(core: Core, loading: Loading, repairs: Repairs, family: str, name: str) -> None:
+    if name == NONE:
+        return
     if name:
         try:
             await _load(core, loading, repairs, name, Why.DEFAULT)

@@ -7,6 +7,7 @@ from array import array
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 from types import TracebackType
 
@@ -42,6 +43,8 @@ class Figures:
         """clock: seconds; the running loop's by default."""
         self._clock = clock or _loop_s
         self._known: dict[tuple[str, str], Figure] = {}
+        self.on_first: Callable[[str, float], None] = lambda model, seconds: None
+        """Told each first chunk: model, and seconds after the request."""
         self._swept_s = float("-inf")
 
     def __len__(self) -> int:
@@ -52,12 +55,15 @@ class Figures:
         found = self._known.get((server, model))
         if found is None:
             self._sweep()
-            found = self._known[server, model] = Figure(self._clock)
+            found = self._known[server, model] = Figure(self._clock, partial(self._on_first, model))
         return found
 
     def load(self, server: str, model: str) -> Load:
         found = self._known.get((server, model))
         return IDLE if found is None else found.load()
+
+    def _on_first(self, model: str, seconds: float) -> None:
+        self.on_first(model, seconds)
 
     def forget_server(self, server: str) -> None:
         """What was measured says nothing about what may come back at this address."""
@@ -79,6 +85,7 @@ class Figure:
         "_count",
         "_failed",
         "_lasted",
+        "_on_first",
         "_p",
         "_p_until",
         "_used_s",
@@ -86,8 +93,10 @@ class Figure:
         "told",
     )
 
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
+    def __init__(
+        self, clock: Callable[[], float], on_first: Callable[[float], None] = lambda seconds: None
+    ) -> None:
+        self._clock, self._on_first = clock, on_first
         self.in_flight = 0
         self.told = 0
         """Requests that wait in the model, all callers together, as it said last."""
@@ -135,6 +144,7 @@ class Figure:
         self._lasted[place], self._at[place] = now - begun_s, now
         self._count += 1
         self._p_until = float("-inf")
+        self._on_first(now - begun_s)
 
     def _ended(self, failed: bool) -> None:
         self.in_flight -= 1

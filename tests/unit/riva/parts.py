@@ -14,8 +14,8 @@ from riva.client.proto import riva_asr_pb2_grpc, riva_tts_pb2_grpc
 
 from gateway.audio.pcm import Int16
 from gateway.riva.asr import SpeechRecognition
-from gateway.riva.catalog import Catalog
 from gateway.riva.malformed import RefuseMalformed
+from gateway.riva.models import SpeechModels
 from gateway.riva.server import GRPC_OPTIONS
 from gateway.riva.tts import SpeechSynthesis
 from gateway.riva.utterance import CHUNK, RATE, Audio
@@ -23,6 +23,9 @@ from gateway.triton.codec import Array, text
 from gateway.triton.errors import TritonError, TritonUnavailable
 from gateway.triton.model_info import ModelInfo
 from gateway.triton.repository import ModelState
+from gateway.triton.routing.choose import Candidate, Want, decide
+from gateway.triton.routing.languages import voice_of
+from gateway.triton.routing.policy import Policy
 from tests.support.fakes import FakeVad
 
 NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -75,6 +78,70 @@ class FakeRepository:
         return self.models[name]
 
 
+class FakeFleet:
+    """Holds models of one scripted Triton as the real one does, without leases and loads."""
+
+    def __init__(self, repository: FakeRepository, asr: FakeAsr, tts: FakeTts) -> None:
+        self.repository, self.asr, self.tts = repository, asr, tts
+        self.known: dict[str, ModelInfo] = {}
+        self.held: list[FakeHold] = []
+        """Not released yet."""
+
+    def candidates(self) -> list[Candidate]:
+        return [Candidate(info) for info in self.known.values()]
+
+    def hold(
+        self, want: Want, *, policy: str = "", notify: Callable[[str, str], None] | None = None
+    ) -> FakeHold:
+        self.held.append(FakeHold(self, want))
+        return self.held[-1]
+
+    async def look(self) -> None:
+        try:
+            names = sorted(state.name for state in await self.repository.index())
+        except TritonError:
+            self.known = {}
+            raise
+        self.known = {name: self.repository.models[name] for name in names}
+
+
+class FakeHold:
+    def __init__(self, fleet: FakeFleet, want: Want) -> None:
+        self._fleet, self._want = fleet, want
+        self.info: ModelInfo | None = None
+        self.recovered: list[TritonError] = []
+
+    async def take(self, *, deadline_s: float | None = None) -> ModelInfo:
+        await asyncio.sleep(0)
+        if self.info is None:
+            self.info = decide(self._fleet.candidates(), self._want, Policy()).serves.info
+        return self.info
+
+    async def recover(self, error: TritonError) -> None:
+        assert self.info is not None
+        self.recovered.append(error)
+        self._fleet.known.pop(self.info.name, None)
+        self.info = None
+        await self._fleet.look()
+
+    async def sequence(self) -> FakeCall:
+        return self._fleet.asr.open()
+
+    def stream(
+        self, inputs: Mapping[str, Array], *, first_deadline_s: float, next_deadline_s: float
+    ) -> AsyncGenerator[dict[str, Array], None]:
+        assert self.info is not None
+        return self._fleet.tts.synthesize(self.info, inputs)
+
+    def voice_inputs(self) -> dict[str, Array]:
+        assert self.info is not None
+        name = voice_of(self.info, self._want.voice, self._want.language)
+        return {"VOICE": text(name)} if name else {}
+
+    def release(self, *, linger_s: float = 0.0) -> None:
+        self._fleet.held.remove(self)
+
+
 class Notice:
     """Wakes a test whenever something was written into a diary."""
 
@@ -106,6 +173,9 @@ class FakeAsr:
         call = FakeCall(self)
         self.calls.append(call)
         return call
+
+    async def open_soon(self) -> FakeCall:
+        return self.open()
 
     @property
     def left_open(self) -> int:
@@ -223,10 +293,11 @@ class Rig:
 
     def __init__(self, *models: ModelInfo) -> None:
         self.repository = FakeRepository(*(models or (model("asr_a"), model("tts_a"))))
-        self.catalog = Catalog(self.repository)
         self.notice = Notice()
         self.asr = FakeAsr(self.notice)
         self.tts = FakeTts(self.notice)
+        self.fleet = FakeFleet(self.repository, self.asr, self.tts)
+        self.models = SpeechModels(self.fleet)
         self.vad = FakeVad()
         self.address = ""
 
@@ -234,11 +305,9 @@ class Rig:
     async def serve(self) -> AsyncGenerator[Rig, None]:
         server = grpc.aio.server(options=GRPC_OPTIONS, interceptors=[RefuseMalformed()])
         riva_asr_pb2_grpc.add_RivaSpeechRecognitionServicer_to_server(
-            SpeechRecognition(self.catalog, self.asr.open, self.vad, chunk_deadline_s=5.0), server
+            SpeechRecognition(self.models, self.vad, chunk_deadline_s=5.0), server
         )
-        riva_tts_pb2_grpc.add_RivaSpeechSynthesisServicer_to_server(
-            SpeechSynthesis(self.catalog, self.tts.synthesize), server
-        )
+        riva_tts_pb2_grpc.add_RivaSpeechSynthesisServicer_to_server(SpeechSynthesis(self.models), server)
         self.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
         await server.start()
         self.channel = grpc.aio.insecure_channel(self.address)
@@ -255,6 +324,10 @@ class Rig:
     @property
     def tts_stub(self) -> Any:
         return riva_tts_pb2_grpc.RivaSpeechSynthesisStub(self.channel)
+
+
+async def ignored(error: TritonError) -> None:
+    """For an utterance: nobody has to know."""
 
 
 def loud(ms: float, rate: int = RATE) -> Int16:

@@ -11,7 +11,7 @@ from gateway.riva.listening import MAX_UTTERANCE_S, Listening, Result
 from gateway.riva.utterance import CHUNK, RATE, Utterance
 from tests.support.fakes import FakeVad
 from tests.support.virtual_time import run_virtual
-from tests.unit.riva.parts import FakeAsr, loud, quiet
+from tests.unit.riva.parts import FakeAsr, ignored, loud, quiet
 
 
 class Ears:
@@ -19,7 +19,9 @@ class Ears:
         self.asr, self.vad = FakeAsr(), FakeVad()
         self.results: list[Result] = []
         self.listening = Listening(
-            lambda offset: Utterance(self.asr.open, offset=offset, language="", hints=(), deadline_s=1),
+            lambda offset: Utterance(
+                self.asr.open_soon, ignored, offset=offset, language="", hints=(), deadline_s=1
+            ),
             endpointing=endpointing,
             detector=Detector(self.vad) if endpointing else None,
         )

@@ -8,14 +8,14 @@ import pytest
 from gateway.riva.utterance import CHUNK, RATE, Audio, Utterance
 from gateway.triton.errors import SequenceLost, TritonError, TritonTimeout, TritonUnavailable
 from tests.support.virtual_time import run_virtual
-from tests.unit.riva.parts import FakeAsr
+from tests.unit.riva.parts import FakeAsr, ignored
 
 LOUD: Audio = np.full(CHUNK, 0.3, np.float32)
 END: Audio = np.zeros(0, np.float32)
 
 
 def utterance(asr: FakeAsr, *, offset: int = 0) -> Utterance:
-    return Utterance(asr.open, offset=offset, language="en-US", hints=("ten",), deadline_s=1.0)
+    return Utterance(asr.open_soon, ignored, offset=offset, language="en-US", hints=("ten",), deadline_s=1.0)
 
 
 def test_start_language_and_hints_go_with_the_first_chunk_and_end_with_the_last() -> None:

@@ -1,0 +1,205 @@
+"""The Tritons that a process uses, a model manager for each, and how a session gets a model of one of them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+
+from gateway.settings import ModelsSettings
+from gateway.triton.admission import Admission
+from gateway.triton.catalogue.catalogue import Catalogue
+from gateway.triton.channel import GRPCInferenceServiceStub, open_channel, open_stream_channel
+from gateway.triton.codec import Array, text
+from gateway.triton.errors import TritonUnavailable
+from gateway.triton.fleet.hold import Hold
+from gateway.triton.leases.client import open_leases
+from gateway.triton.manager.events import Event
+from gateway.triton.manager.manager import ModelManager
+from gateway.triton.manager.warm_up import WarmUp
+from gateway.triton.model_info import ModelInfo
+from gateway.triton.repository import Repository
+from gateway.triton.routing.choose import Candidate, Want
+from gateway.triton.routing.policy import Policies, read_policies
+from gateway.triton.routing.server import Server
+from gateway.triton.routing.servers import Servers
+from gateway.triton.stream import Drains
+
+log = logging.getLogger(__name__)
+
+Notify = Callable[[str, str], None]
+"""Told a code and a sentence for the session."""
+
+
+class Calls:
+    """What is called on a channel for speech."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self.inference = GRPCInferenceServiceStub(channel)
+        self.repository = Repository(channel)
+
+
+class Fleet:
+    """`await start()`, `hold()` for each session, `await close()`."""
+
+    def __init__(
+        self,
+        addresses: str,
+        *,
+        models: ModelsSettings,
+        repositories: Sequence[str | Path] = (),
+        ssl: bool = False,
+        key: str = "",
+        keeper: bool = False,
+        label: str = "",
+        drain_s: float = 5.0,
+        on_event: Callable[[Event], None] = lambda event: None,
+    ) -> None:
+        """addresses: see `Servers`. repositories: what the Tritons serve from, where this process can read it.
+
+        key: key=value of a restricted model repository API. keeper: loads the default and preloaded models, and
+        unloads what nobody uses; others load on first use alone. label: of this process, for people who look at
+        leases. drain_s: longest that a given-up stream is read on.
+        Raises: TritonError for addresses and policies that are none.
+        """
+        self._models, self._ssl, self._key = models, ssl, key
+        self._repositories, self._keeper, self._label = tuple(repositories), keeper, label
+        self._on_event = on_event
+        self._policies = read_policies(models.policy)
+        self._catalogues: dict[str, Catalogue] = {}
+        """By server address."""
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self.drains = Drains(deadline_s=drain_s)
+        self.admission = Admission()
+        self.servers: Servers[Calls] = Servers(
+            addresses,
+            lambda address, name: open_stream_channel(address, ssl=ssl, name=name),
+            Calls,
+            probe=self._probe,
+            attend=self._attend,
+        )
+
+    @property
+    def policies(self) -> Policies:
+        return self._policies
+
+    @property
+    def uses_stand_ins(self) -> bool:
+        return self._models.fallback
+
+    async def start(self) -> None:
+        """Raises: TritonError where no Triton answers, or the first does not have what must be there."""
+        await self.servers.start()
+
+    async def close(self) -> None:
+        """Streams that were given up are read to their end first."""
+        for task in set(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.drains.close()
+        await self.servers.close()
+
+    def hold(self, want: Want, *, policy: str = "", notify: Notify | None = None) -> Hold:
+        """For one session; nothing is leased before `take()`. Raises: PolicyError."""
+        return Hold(self, want, self._policies.get(policy), notify or (lambda code, message: None))
+
+    def candidates(self) -> list[Candidate]:
+        """Every model of every server that takes calls; not those that would have to be loaded where that is not done."""
+        return [
+            replace(each, info=self.offered(each.server, each.info))
+            for each in self.servers.candidates()
+            if each.resident or self._models.on_demand
+        ]
+
+    def offered(self, server: str, info: ModelInfo) -> ModelInfo:
+        """The model with the voices that packs give it."""
+        catalogue = self._catalogues.get(server)
+        packs = catalogue.packs(info.name) if catalogue is not None and self._models.voice_packs else {}
+        if not packs:
+            return info
+        languages = info.voice_languages
+        if len(languages) == len(info.voices):
+            languages += tuple(pack.language for pack in packs.values())
+        return replace(info, voices=(*info.voices, *packs), voice_languages=languages)
+
+    def voice_inputs(self, server: str, model: str, voice: str) -> dict[str, Array]:
+        """What is sent to a model for a voice of its own or of a pack."""
+        catalogue = self._catalogues.get(server)
+        if catalogue is not None:
+            return catalogue.voice_inputs(model, voice)
+        return {"VOICE": text(voice)} if voice else {}
+
+    async def look(self) -> None:
+        """What each Triton has now, whoever changed it. Raises: TritonError when none of them answers."""
+        managers = list(self.managers().values())
+        found = await asyncio.gather(*(one.reconcile() for one in managers), return_exceptions=True)
+        failures = [one for one in found if isinstance(one, BaseException)]
+        if len(failures) == len(found):
+            raise failures[0] if failures else TritonUnavailable("no Triton takes calls")
+
+    def models(self) -> list[ModelInfo]:
+        """Each model once, those that are resident somewhere first."""
+        ranked = sorted(self.candidates(), key=lambda each: not each.resident)
+        return list({each.info.name: each.info for each in reversed(ranked)}.values())[::-1]
+
+    def managers(self) -> dict[str, ModelManager]:
+        """By server address, of those that take calls."""
+        return {
+            server.address: server.models
+            for server in self.servers.available()
+            if isinstance(server.models, ModelManager)
+        }
+
+    def run(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """A task that ends with the fleet at the latest."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _probe(self, server: Server[Calls]) -> bool:
+        with server.line.use() as connection:
+            since = asyncio.get_running_loop().time()
+            live = await connection.stubs.repository.is_live(deadline_s=0.9)
+            if not live:
+                connection.silent_since(since)
+            return live
+
+    @asynccontextmanager
+    async def _attend(self, server: Server[Calls]) -> AsyncIterator[ModelManager]:
+        """A channel of its own: loads take minutes, and calls must not wait behind anything."""
+        channel = open_channel(server.address, ssl=self._ssl, name=server.name)
+        try:
+            repository = Repository(channel, self._key)
+            leases = await open_leases(
+                channel, key=self._key, label=self._label, lease_s=self._models.lease_s
+            )
+            try:
+                catalogue = Catalogue(self._repositories, repository, packs=self._models.voice_packs)
+                manager = ModelManager(
+                    repository,
+                    leases,
+                    catalogue,
+                    self._models,
+                    warm_up=WarmUp(channel),
+                    keeper=self._keeper,
+                    server=server.address,
+                    on_event=self._on_event,
+                )
+                try:
+                    await manager.start()
+                    self._catalogues[server.address] = catalogue
+                    yield manager
+                finally:
+                    self._catalogues.pop(server.address, None)
+                    await manager.close()
+            finally:
+                await leases.close()
+        finally:
+            await channel.close()
