@@ -281,11 +281,11 @@ async def test_a_taken_port_is_replaced_by_another(
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        free = server_module._free_ports()
+        free = server_module.free_ports()
         ports = Ports(**{"grpc": free.grpc, "http": free.http, "metrics": free.metrics, which: port})
         first = iter([ports])
-        choose = server_module._free_ports
-        monkeypatch.setattr(server_module, "_free_ports", lambda: next(first, None) or choose())
+        choose = server_module.free_ports
+        monkeypatch.setattr(server_module, "free_ports", lambda: next(first, None) or choose())
         async with embedded(tmp_path) as triton:
             assert str(port) not in (triton.grpc + triton.http + triton.metrics)
 
