@@ -21,6 +21,8 @@ from pydantic_settings import (
     YamlConfigSettingsSource,
 )
 
+from gateway.settings_openai import OpenAiAudioSettings
+
 T = TypeVar("T")
 
 
@@ -270,7 +272,7 @@ class ListenSettings(_Part):
 
     grpc: str = Field("127.0.0.1:50050", description="parley.v1")
     riva: str = Field("127.0.0.1:50051", description="Riva ASR and TTS")
-    http: str = Field("127.0.0.1:8080", description="health, metrics, sessions")
+    http: str = Field("127.0.0.1:8080", description="health, metrics, sessions, OpenAI-compatible audio")
     speech_http: str = Field("127.0.0.1:8082", description="health and metrics of the speech process")
     llm: str = Field("127.0.0.1:8090", description="the stand-in LLM")
     workers: int = Field(
@@ -334,32 +336,6 @@ class ModelsSettings(_Part):
     voice_packs: Listed[Path] = Field((), description="folders of voice packs, each a folder with voice.yaml")
 
 
-class OpenAiAudioSettings(_Part):
-    """OpenAI-compatible speech and transcription (`/v1/audio/*`, `/v1/models`) on the HTTP address."""
-
-    enabled: bool = True
-    api_keys: tuple[SecretStr, ...] = Field((), description="one of these must be sent; none: open to all")
-    speech_models: tuple[str, ...] = Field(
-        ("tts-1", "tts-1-hd", "gpt-4o-mini-tts"), description="names that mean the configured voice"
-    )
-    transcription_models: tuple[str, ...] = Field(
-        ("whisper-1", "gpt-4o-transcribe", "gpt-4o-mini-transcribe"),
-        description="names that mean the configured recogniser",
-    )
-    voices: dict[str, str] = Field(
-        {}, description='further names of voices, as JSON: {"nova": "slt"}; OpenAI\'s mean the default else'
-    )
-    max_speech: int = Field(32, gt=0, description="speech requests at a time; more are told to try again")
-    max_transcriptions: int = Field(4, gt=0, description="transcriptions at a time, likewise")
-    max_input_chars: int = Field(4_096, gt=0, description="longest text to speak")
-    max_upload_mb: float = Field(25.0, gt=0, description="largest recording, MiB")
-    max_audio_s: float = Field(7_200.0, gt=0, description="longest recording")
-    request_s: float = Field(600.0, gt=0, description="deadline of a request, upload and download included")
-    stall_s: float = Field(
-        30.0, gt=0, description="client or recogniser moved nothing for this long: given up"
-    )
-
-
 class TtsApiSettings(_Part):
     """The TTS API (parley.v1.Tts) of `parley serve speech`, on the Riva address."""
 
@@ -382,6 +358,10 @@ class TtsApiSettings(_Part):
         20, ge=1, description="shortest first piece of an utterance that is spoken early"
     )
     loudness_lufs: float = Field(-16.0, ge=-40, le=-8, description="integrated loudness of what is spoken")
+    calibrate: bool = Field(
+        True,
+        description="a voice says one sentence unheard before it first speaks, so that its level is known",
+    )
 
 
 class StandInSettings(_Part):

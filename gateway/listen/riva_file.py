@@ -115,6 +115,7 @@ class RivaTranscriber:
             return AsrError(
                 f"the speech recogniser at {uri} refused the credentials: set PARLEY_ASR__API_KEY",
                 retryable=False,
+                unwell=True,
             )
         refused = code in _REFUSALS or "Unavailable model requested" in details
         details = details.removeprefix("Error: ")

@@ -10,7 +10,7 @@ from typing import Any
 from gateway.listen.asr import AsrError
 from gateway.listen.transcriber import AsrModel, Transcriber
 from gateway.openai_audio.errors import ApiError, bad, no_such_model, of_recognition, of_speech
-from gateway.settings import OpenAiAudioSettings
+from gateway.settings_openai import OpenAiAudioSettings
 from gateway.speak.tts import Synthesizer, TtsError, VoiceModel
 
 log = logging.getLogger(__name__)

@@ -13,6 +13,7 @@ _PREAMBLE = re.compile(
 _CUT = ("Internal error from Core", "Stream removed", "Socket closed", "GOAWAY")
 """What gRPC says, under various codes, when the connection ends in the middle of a call."""
 _MISSING = ("unknown model", "no available versions", "not at ready state")
+_RESTRICTED = "protocol is restricted"
 _LOST = "must specify the START flag"
 
 
@@ -36,6 +37,10 @@ class ModelNotLoaded(TritonUnavailable):
     """The server answers, and does not have this model."""
 
 
+class Restricted(TritonError):
+    """The server lets only those load and unload who send its key."""
+
+
 class ModelFull(TritonError):
     """The model has as much in hand as it takes at a time: the same request may succeed when one has ended."""
 
@@ -49,10 +54,20 @@ def from_status(what: str, code: grpc.StatusCode | None, details: str) -> Triton
     text = first_line(details)
     if _LOST in details:
         return SequenceLost(f"{what}: the sequence is gone, start it again")
+    if "protocol is restricted" in details:
+        return Restricted(
+            f"{what}: the model repository API is restricted: set PARLEY_TRITON__REPOSITORY_KEY, "
+            "or use PARLEY_TTS__KIND=riva"
+        )
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return TritonTimeout(f"{what}: no answer from Triton within the deadline")
     if code is grpc.StatusCode.NOT_FOUND or any(missing in details for missing in _MISSING):
         return ModelNotLoaded(f"{what}: {text}")
+    if _RESTRICTED in details:
+        return TritonUnavailable(
+            f"{what}: the model repository API is restricted: set PARLEY_TRITON__REPOSITORY_KEY to the key=value "
+            "that Triton was started with, or have the gateway use PARLEY_TTS__KIND=riva"
+        )
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
         return TritonUnavailable(f"{what}: {text or 'Triton cannot be reached'}")
     if any(cut in details for cut in _CUT):

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,18 @@ class Ports:
     grpc: int
     http: int
     metrics: int
+
+
+def free_ports() -> Ports:
+    """Three ports that are free now; held together so that they differ."""
+    sockets = [socket.socket() for _ in range(3)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return Ports(*(one.getsockname()[1] for one in sockets))
+    finally:
+        for one in sockets:
+            one.close()
 
 
 @dataclass(frozen=True, slots=True)

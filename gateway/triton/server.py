@@ -10,7 +10,6 @@ import asyncio
 import logging
 import os
 import secrets
-import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +23,7 @@ from gateway.triton.errors import TritonError, TritonTimeout, TritonUnavailable
 from gateway.triton.host import Wheel, find_wheel, listening_ports
 from gateway.triton.model_info import is_complete
 from gateway.triton.preflight import check_host
-from gateway.triton.process import Ports, ServerProcess, Stub
+from gateway.triton.process import Ports, ServerProcess, Stub, free_ports
 from gateway.triton.repository import Repository
 
 _LOG = logging.getLogger(__name__)
@@ -197,7 +196,7 @@ class EmbeddedTriton:
 
     async def _start_somewhere(self, wheel: Wheel) -> None:
         for attempt in range(1, _START_TRIES + 1):
-            self._ports = _free_ports()
+            self._ports = free_ports()
             try:
                 await self._start_once(wheel)
                 return
@@ -418,15 +417,3 @@ def _needs_auto_complete(reading: Reading) -> bool:
         except BadConfig:
             pass
     return False
-
-
-def _free_ports() -> Ports:
-    """Three ports that are free now; held together so that they differ."""
-    sockets = [socket.socket() for _ in range(3)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return Ports(*(one.getsockname()[1] for one in sockets))
-    finally:
-        for one in sockets:
-            one.close()

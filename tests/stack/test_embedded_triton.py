@@ -21,7 +21,7 @@ from gateway.triton.channel import GRPCInferenceServiceStub, open_channel
 from gateway.triton.codec import text
 from gateway.triton.errors import TritonError, TritonUnavailable
 from gateway.triton.infer import SequenceCall, stream_decoupled
-from gateway.triton.process import Ports
+from gateway.triton.process import Ports, free_ports
 from gateway.triton.repository import Repository
 from gateway.triton.server import EmbeddedTriton
 from gateway.triton.stream import Drains
@@ -281,11 +281,10 @@ async def test_a_taken_port_is_replaced_by_another(
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        free = server_module._free_ports()
+        free = free_ports()
         ports = Ports(**{"grpc": free.grpc, "http": free.http, "metrics": free.metrics, which: port})
         first = iter([ports])
-        choose = server_module._free_ports
-        monkeypatch.setattr(server_module, "_free_ports", lambda: next(first, None) or choose())
+        monkeypatch.setattr(server_module, "free_ports", lambda: next(first, None) or free_ports())
         async with embedded(tmp_path) as triton:
             assert str(port) not in (triton.grpc + triton.http + triton.metrics)
 

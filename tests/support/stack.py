@@ -44,7 +44,7 @@ class Stack:
     """An EmbeddedTriton in a thread; `with`, or `start()` and `stop()`."""
 
     def __init__(
-        self, models: Sequence[str], *, repositories: Sequence[Path] = (MODELS,), exit_s: int = 2
+        self, models: Sequence[str], *, repositories: Sequence[Path | str] = (MODELS,), exit_s: int = 2
     ) -> None:
         self.events: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._logs = tempfile.TemporaryDirectory(prefix="parley-test-")

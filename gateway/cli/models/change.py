@@ -13,13 +13,16 @@ from gateway.cli.common import FAILED, OK
 from gateway.cli.models.connection import Connected, changing, connect, look
 from gateway.cli.models.facts import Row, duration
 from gateway.cli.models.progress import Shown, show
-from gateway.triton.errors import TritonError, TritonTimeout
-from gateway.triton.leases.client import Change, Leases
+from gateway.triton.errors import TritonError
+from gateway.triton.leases.client import Leases
 from gateway.triton.leases.local import LocalLeases
-from gateway.triton.manager.types import InUse, LoadFailed, NoSuchModel, NotNow, State, Why
+from gateway.triton.manager.events import Event
+from gateway.triton.manager.manager import ModelManager
+from gateway.triton.manager.types import InUse, ModelStatus, NotNow, Progress, State, Why
 from gateway.triton.manager.warm_up import WarmUp
 
 _UNLOADS_AT_A_TIME = 8
+_UNLOAD_S = 30.0
 _WAIT_S = 0.5
 """Before asking again, where a refusal does not say how long."""
 
@@ -33,14 +36,29 @@ class Outcome:
     seconds: float = 0.0
 
 
+class Operator:
+    """A manager that only does what it is told."""
+
+    def __init__(self, to: Connected, leases: Leases, *, drain_s: float = 0.0) -> None:
+        """drain_s: how long an unload waits for sessions to end."""
+        settings = to.settings.models.model_copy(update={"drain_s": drain_s})
+        self.manager = ModelManager(
+            to.repository, leases, to.catalogue, settings,
+            warm_up=WarmUp(to.channel), keeper=False, server=to.where, on_event=_unheard,
+        )  # fmt: skip
+
+    async def status(self, name: str) -> ModelStatus | None:
+        return next((one for one in await self.manager.status() if one.info.name == name), None)
+
+
 async def run_load(options: argparse.Namespace) -> int:
     async with connect(options) as to:
         rows = {row.name: row for row in (await look(to)).rows}
         deadline_s = options.deadline or to.settings.models.load_s
-        async with _leases(to, options.names, rows) as leases:
+        async with _operator(to, options.names, rows) as operator:
 
             async def one(name: str, shown: Shown) -> str:
-                return await _load(to, leases, name, rows.get(name), deadline_s, shown)
+                return await _load(operator, name, rows.get(name), deadline_s, shown)
 
             return await _each(options, to.settings.models.max_loads, rows, one)
 
@@ -48,23 +66,39 @@ async def run_load(options: argparse.Namespace) -> int:
 async def run_unload(options: argparse.Namespace) -> int:
     async with connect(options) as to:
         rows = {row.name: row for row in (await look(to)).rows}
-        deadline_s = options.deadline or to.settings.models.drain_s
-        async with _leases(to, options.names, rows) as leases:
+        async with _operator(to, options.names, rows, drain_s=options.deadline or 0.0) as operator:
 
             async def one(name: str, shown: Shown) -> str:
-                return await _unload(to, leases, name, rows.get(name), deadline_s, shown, force=options.force)
+                return await _unload(
+                    operator, name, rows.get(name), options.deadline or _UNLOAD_S, shown, force=options.force
+                )
 
             return await _each(options, _UNLOADS_AT_A_TIME, rows, one)
 
 
+def _unheard(_: Event) -> None:
+    """What came of it is told to the person who asked."""
+
+
 @asynccontextmanager
-async def _leases(to: Connected, names: Sequence[str], rows: dict[str, Row]) -> AsyncIterator[Leases]:
-    """Where none of the models exists there is nothing to change, and nothing is brought into Triton."""
+async def _operator(
+    to: Connected, names: Sequence[str], rows: dict[str, Row], *, drain_s: float = 0.0
+) -> AsyncIterator[Operator]:
     if any(name in rows for name in names):
-        async with changing(to) as leases:
-            yield leases
-    else:
-        yield LocalLeases()
+        async with changing(to) as leases, _started(Operator(to, leases, drain_s=drain_s)) as operator:
+            yield operator
+    else:  # nothing is there to be changed, and nothing is brought into Triton
+        async with _started(Operator(to, LocalLeases(), drain_s=drain_s)) as operator:
+            yield operator
+
+
+@asynccontextmanager
+async def _started(operator: Operator) -> AsyncIterator[Operator]:
+    await operator.manager.start()
+    try:
+        yield operator
+    finally:
+        await operator.manager.close()
 
 
 async def _each(
@@ -85,7 +119,7 @@ async def _each(
             try:
                 outcome = Outcome(name, True, await change(name, shown), clock() - begun)
             except TritonError as error:
-                outcome = Outcome(name, False, str(error), clock() - begun)
+                outcome = Outcome(name, False, _bare(name, error), clock() - begun)
         shown.end(outcome.ok, outcome.text)
         return outcome
 
@@ -97,111 +131,73 @@ async def _each(
     return OK if all(outcome.ok for outcome in outcomes) else FAILED
 
 
-async def _load(
-    to: Connected, leases: Leases, name: str, row: Row | None, deadline_s: float, shown: Shown
-) -> str:
+async def _load(operator: Operator, name: str, row: Row | None, deadline_s: float, shown: Shown) -> str:
     """What was done. Raises: TritonError."""
-    if row is None:
-        raise NoSuchModel(
-            f"no such model on the Triton at {to.where}; `parley models list` shows those there are"
-        )
-    if row.state in (State.ABSENT, State.FAILED) and (problem := to.catalogue.problems().get(name)):
-        raise LoadFailed(problem)
     loop = asyncio.get_running_loop()
-    end = loop.time() + deadline_s
-    await _take(leases, name, Change.LOAD, end, shown, max_loads=to.settings.models.max_loads)
     begun = loop.time()
-    reason = "the command that loaded it was interrupted"
-    try:
-        await to.repository.load(name, deadline_s=max(end - begun, 0.1))
-        info = await to.repository.describe(name)
-        await WarmUp(to.channel)(info, "", max(end - loop.time(), 1.0))
-        reason = ""
-    except TritonTimeout:
-        reason = f"not loaded within {duration(deadline_s)}; it may still come, `parley models status {name}` tells"
-        raise TritonTimeout(reason) from None
-    except TritonError as error:
-        reason = str(error).removeprefix(f"load {name}: ")
-        await _forget(to, name)
-        raise LoadFailed(reason) from None
-    finally:
-        took = loop.time() - begun
-        why = "" if row.resident else Why.OPERATOR.value
-        load_s = row.load_s or 0.0 if row.resident else took
-        await leases.end(name, Change.LOAD, ok=not reason, why=why, reason=reason, load_s=load_s)
-    if not row.resident:
+
+    def on_progress(progress: Progress) -> None:
+        if row is not None and row.state is State.LOADING and progress.state is State.LOADING:
+            shown.say("somebody loads it already")
+
+    await operator.manager.load(name, why=Why.OPERATOR, deadline_s=deadline_s, on_progress=on_progress)
+    took = loop.time() - begun
+    if row is None or not row.resident:
         return f"loaded in {duration(took)}"
-    index = await to.repository.index()
-    versions = tuple(one.version for one in index if one.name == name and one.state == "READY")
-    if set(versions) != set(row.versions):
-        return f"version {', '.join(versions)} in place of {', '.join(row.versions)}, in {duration(took)}"
-    return "loaded already"
+    status = await operator.status(name)
+    if status is None or status.version in row.versions:
+        return "loaded already"
+    serves = f"version {status.version} serves after {duration(took)}"
+    left = await _without_old(
+        operator, name, begun + deadline_s, lambda old: shown.say(f"{serves}; {old} goes on")
+    )
+    return serves + (f"; {left} stays until its last session has ended" if left else "")
 
 
-async def _forget(to: Connected, name: str) -> None:
-    """A failed load leaves its state in Triton until the model is unloaded."""
-    try:
-        await to.repository.unload(name, deadline_s=5.0)
-    except TritonError:
-        pass  # why it failed matters more
+async def _without_old(operator: Operator, name: str, end: float, say: Callable[[str], None]) -> str:
+    """The versions that still have sessions at the deadline, "version 1", or "" when the new one is alone."""
+    loop = asyncio.get_running_loop()
+    pause = 0.1
+    while True:
+        status = await operator.status(name)
+        old = [one for one in status.versions if one != status.version] if status is not None else []
+        if not old:
+            return ""
+        names = f"version {', '.join(old)}"
+        say(names)
+        if loop.time() + pause > end:
+            return names
+        await asyncio.sleep(pause)  # its last session ends without telling us
+        pause = min(pause * 1.5, 2.0)
 
 
 async def _unload(
-    to: Connected, leases: Leases, name: str, row: Row | None, deadline_s: float, shown: Shown, *, force: bool
+    operator: Operator, name: str, row: Row | None, deadline_s: float, shown: Shown, *, force: bool
 ) -> str:
     """What was done. Raises: TritonError."""
-    if row is None:
-        raise NoSuchModel(
-            f"no such model on the Triton at {to.where}; `parley models list` shows those there are"
-        )
-    if row.state in (State.ABSENT, State.FAILED):
+    if row is not None and row.state is State.ABSENT:
         return "not loaded"
-    least_s = to.settings.models.min_residency_s
-    if not force and row.since_s is not None and row.since_s < least_s:
-        left = least_s - row.since_s
-        raise InUse(
-            f"resident for {duration(row.since_s)} only, at least {duration(least_s)} is kept; "
-            f"ask again in {duration(left)}, or use --force",
-            wait_s=left,
-        )
     loop = asyncio.get_running_loop()
-    end = loop.time() + deadline_s
-    try:
-        await _take(leases, name, Change.UNLOAD, end, shown, force=force)
-    except InUse as error:
-        raise InUse(f"{error}; ask again when they have ended, or use --force", leases=error.leases) from None
     begun = loop.time()
-    reason = "the command that unloaded it was interrupted"
-    try:
-        await to.repository.unload(name, deadline_s=max(end - begun, 0.1))
-        reason = ""
-    except TritonError as error:
-        reason = str(error).removeprefix(f"unload {name}: ")
-        raise TritonError(reason) from None
-    finally:
-        await leases.end(name, Change.UNLOAD, ok=not reason, reason=reason)
-    return f"unloaded in {duration(loop.time() - begun)}"
-
-
-async def _take(
-    leases: Leases,
-    name: str,
-    change: Change,
-    end: float,
-    shown: Shown,
-    *,
-    force: bool = False,
-    max_loads: int = 0,
-) -> None:
-    """The right to change it, as soon as nobody else does. Raises: InUse; NotNow at the deadline; TritonError."""
-    loop = asyncio.get_running_loop()
+    end = begun + deadline_s
     while True:
         try:
-            await leases.begin(name, change, force=force, max_loads=max_loads)
-            return
-        except NotNow as error:
+            await operator.manager.unload(name, force=force, deadline_s=max(end - loop.time(), 1.0))
+            return f"unloaded in {duration(loop.time() - begun)}"
+        except NotNow as error:  # somebody else changes it, or nobody knows yet who holds it
             pause = error.wait_s or _WAIT_S
             if loop.time() + pause > end:
                 raise
-            shown.say(str(error).removeprefix(f"{name} "))
+            shown.say(_bare(name, error))
             await asyncio.sleep(pause)
+        except InUse as error:
+            advice = "" if error.wait_s else "; ask again when they have ended, or use --force"
+            raise InUse(f"{error}{advice}", leases=error.leases, wait_s=error.wait_s) from None
+
+
+def _bare(name: str, error: TritonError) -> str:
+    """Without the model's name at its head: it stands before every line."""
+    text = str(error)
+    for head in (f"load {name}: ", f"unload {name}: ", f"{name}: ", f"{name} "):
+        text = text.removeprefix(head)
+    return text

@@ -149,6 +149,11 @@ async def test_a_service_that_reads_and_says_nothing_is_given_up_but_not_while_i
         await service.cancelled.wait()
 
 
+async def endless() -> AsyncIterator[bytes]:
+    yield loud(640).tobytes()
+    await asyncio.Event().wait()
+
+
 async def test_a_service_that_ends_early_refuses_or_is_not_there() -> None:
     async def early(_: Service, requests: Read, context: Any) -> None:
         await context.write(said(("hello", True, 1.0)))
@@ -158,7 +163,7 @@ async def test_a_service_that_ends_early_refuses_or_is_not_there() -> None:
 
     async with served(early) as (_, made):
         with pytest.raises(AsrError, match="ended the stream before"):
-            await heard(made, pieces(loud(120_000)))
+            await heard(made, endless())
     async with served(refuses, api_key=SecretStr("hush")) as (service, made):
         with pytest.raises(AsrError, match="PARLEY_ASR__API_KEY") as caught:
             await heard(made, pieces(loud(640)))

@@ -51,3 +51,11 @@ def test_only_the_models_own_words_are_kept() -> None:
         "dictionary\n\nAt:\n  /models/m/1/model.py(3): initialize\n;"
     )
     assert first_line(text) == "RuntimeError: no dictionary"
+
+
+def test_a_restricted_repository_says_what_to_do() -> None:
+    details = "This protocol is restricted, expecting header 'triton-grpc-protocol-admin'"
+    error = from_status("load asr_x", grpc.StatusCode.UNAVAILABLE, details)
+    assert type(error) is TritonUnavailable
+    assert "set PARLEY_TRITON__REPOSITORY_KEY" in str(error)
+    assert "PARLEY_TTS__KIND=riva" in str(error)
