@@ -24,6 +24,7 @@ from riva.client.proto import riva_asr_pb2 as rasr
 from riva.client.proto import riva_tts_pb2 as rtts
 
 from gateway.riva.server import SpeechServer
+from gateway.settings import ModelsSettings, TritonSettings
 from tests.support.stack import CHECKOUT, Stack, shared_stack
 
 pytestmark = pytest.mark.stack
@@ -47,7 +48,7 @@ class Service:
 
 @pytest.fixture(scope="module")
 def service(triton_stack: Stack) -> Iterator[Service]:
-    server = SpeechServer(triton_stack.triton.grpc, "127.0.0.1:0")
+    server = SpeechServer(TritonSettings(uri=triton_stack.triton.grpc), ModelsSettings(), "127.0.0.1:0")
     running = Service(server, triton_stack.run(server.start()))
     yield running
     triton_stack.run(server.stop(1.0))

@@ -19,7 +19,7 @@ from riva.client.proto import riva_asr_pb2_grpc
 from gateway.listen.asr import Hypothesis
 from gateway.listen.riva_asr import RivaRecognizer
 from gateway.riva.server import SpeechServer
-from gateway.settings import AsrSettings
+from gateway.settings import AsrSettings, ModelsSettings, TritonSettings
 from gateway.triton.channel import open_channel
 from gateway.triton.server import EmbeddedTriton
 from load.emulators import Addresses
@@ -57,7 +57,7 @@ class Service:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def ours(server: EmbeddedTriton) -> AsyncIterator[str]:
-    made = SpeechServer(server.grpc, "127.0.0.1:0")
+    made = SpeechServer(TritonSettings(uri=server.grpc), ModelsSettings(), "127.0.0.1:0")
     yield await made.start()
     await made.stop(1.0)
 

@@ -18,6 +18,7 @@ from riva.client.proto import riva_asr_pb2_grpc, riva_tts_pb2_grpc
 from riva.client.proto import riva_tts_pb2 as rtts
 
 from gateway.riva.server import SpeechServer
+from gateway.settings import ModelsSettings, TritonSettings
 from tests.support.stack import Stack, shared_stack
 
 pytestmark = pytest.mark.stack
@@ -86,7 +87,7 @@ def first_message() -> Any:
 
 @pytest.fixture
 async def service(triton_stack: Stack) -> AsyncIterator[Service]:
-    server = SpeechServer(triton_stack.triton.grpc, "127.0.0.1:0")
+    server = SpeechServer(TritonSettings(uri=triton_stack.triton.grpc), ModelsSettings(), "127.0.0.1:0")
     channel = grpc.aio.insecure_channel(await server.start())
     running = Service(
         triton_stack,

@@ -15,7 +15,7 @@ from gateway.audio.pcm import rms_dbfs, to_float, to_pcm
 from gateway.listen.asr import AsrError, Hypothesis
 from gateway.listen.riva_asr import RivaRecognizer
 from gateway.riva.server import SpeechServer
-from gateway.settings import AsrSettings, TtsSettings
+from gateway.settings import AsrSettings, ModelsSettings, TritonSettings, TtsSettings
 from gateway.speak.factory import make_synthesizer
 from gateway.speak.tts import Synthesizer, TtsError
 from tests.support.stack import Stack, shared_stack
@@ -28,7 +28,7 @@ stack = shared_stack("asr_pocketsphinx", "tts_espeak", scope="module")
 
 @pytest.fixture
 async def riva(stack: Stack) -> AsyncIterator[str]:
-    server = SpeechServer(stack.triton.grpc, "127.0.0.1:0")
+    server = SpeechServer(TritonSettings(uri=stack.triton.grpc), ModelsSettings(), "127.0.0.1:0")
     yield await server.start()
     await server.stop(0.0)
 

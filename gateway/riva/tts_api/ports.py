@@ -7,16 +7,21 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from gateway.triton.codec import Array
+from gateway.triton.errors import TritonError
 from gateway.triton.manager.types import Lease
 from gateway.triton.model_info import ModelInfo
 
 
-class Synthesis(Protocol):
-    """Starts one request on a decoupled model; `aclose()` cancels it in-band and returns at once."""
+class Source(Protocol):
+    """The model behind a voice that is held."""
 
-    def __call__(
-        self, model: ModelInfo, inputs: Mapping[str, Array], *, version: str = ""
-    ) -> AsyncGenerator[dict[str, Array], None]: ...
+    def speak(self, inputs: Mapping[str, Array], /) -> AsyncGenerator[dict[str, Array], None]:
+        """Starts one request; `aclose()` cancels it in-band and returns at once."""
+        ...
+
+    async def recover(self, error: TritonError) -> None:
+        """A request failed because the model or its server is gone; then the voice is held anew."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,7 @@ class Held:
     voice: str
     """As the model knows it; "" is its default."""
     language: str
+    source: Source
     instead_of: str = ""
     """The model that was wanted and is being loaded meanwhile."""
 

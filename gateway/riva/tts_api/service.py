@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 from gateway.protocol import tts_pb2 as pb
@@ -12,7 +13,7 @@ from gateway.riva.errors import Context
 from gateway.riva.tts_api.capabilities import About, capabilities
 from gateway.riva.tts_api.errors import CODE, Refused, statuses
 from gateway.riva.tts_api.models import list_models, load_model, unload_model
-from gateway.riva.tts_api.ports import Held, Synthesis, Voices, Want
+from gateway.riva.tts_api.ports import Held, Voices, Want
 from gateway.riva.tts_api.sessions import Session, Sessions, Style
 from gateway.riva.tts_api.sound import FRAME_BYTES, RATE, Sound
 from gateway.riva.tts_api.speaking import Speaking, check_rate, checked_style
@@ -25,6 +26,8 @@ from gateway.triton.manager.types import Manager
 
 NAME = "parley.v1.Tts"
 _MOST_LEAD_MS = 2_000
+_CALIBRATION_S = 1.0
+"""A session's start waits no longer for the level of a voice that nobody used before."""
 _UNREAD_S = 5.0
 """A call that is over and whose client does not read on is cut after this."""
 _LOAD_S = 600.0
@@ -38,13 +41,12 @@ class TtsService(tts_pb2_grpc.TtsServicer):
         self,
         manager: Manager,
         voices: Voices,
-        synthesize: Synthesis,
         settings: TtsApiSettings,
         about: About,
     ) -> None:
         self._manager = manager
         self._voices = voices
-        self._speaking = Speaking(voices, synthesize)
+        self._speaking = Speaking(voices, settings.loudness_lufs)
         self._settings = settings
         self._about = about
         self._sessions = Sessions(limit=settings.max_sessions, idle_s=settings.idle_s)
@@ -54,6 +56,7 @@ class TtsService(tts_pb2_grpc.TtsServicer):
 
     async def close(self) -> None:
         self._sessions.close()
+        await self._speaking.close()
         while self._tasks:
             await asyncio.wait(set(self._tasks))
 
@@ -74,6 +77,8 @@ class TtsService(tts_pb2_grpc.TtsServicer):
                 try:
                     check_rate(held)
                     style = checked_style(request.style.style, request.style.speed, held)
+                    if self._settings.calibrate:
+                        await self._speaking.know(held, style, wait_s=_CALIBRATION_S)
                 except BaseException:
                     held.lease.release()
                     raise
@@ -180,11 +185,11 @@ class TtsService(tts_pb2_grpc.TtsServicer):
         before = session.held
         deadline_s = context.time_remaining() or _LOAD_S
         await self._manager.load(before.model.name, deadline_s=deadline_s)
-        lease = await self._manager.lease(before.model.name, deadline_s=deadline_s)
+        held = await self._voices.hold(replace(session.want, model=before.model.name), deadline_s=deadline_s)
         if session.over or session.held is not before:
-            lease.release()
+            held.lease.release()
             return
-        session.exchange(Held(lease, before.voice, before.language))
+        session.exchange(replace(held, voice=before.voice, language=before.language))
 
     def _lead_s(self, request: pb.StartSessionRequest) -> float | None:
         delivery = request.delivery

@@ -27,7 +27,7 @@ _MAX_GAIN_DB = 24.0
 _RISE_DB_S = 4.0
 _FALL_DB_S = 8.0
 """Slow enough not to be heard as pumping, fast enough that three seconds come out at the target."""
-_MOST_LOSS_DB = 2.0
+_MOST_LOSS_DB = 3.0
 _PRIOR_S = 4.0
 """A voice that is known is believed as much as so much speech of this utterance."""
 _WRONG_LU = 0.7

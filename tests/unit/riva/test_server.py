@@ -14,19 +14,24 @@ from riva.client.proto import riva_asr_pb2 as rasr
 from riva.client.proto import riva_asr_pb2_grpc, riva_tts_pb2_grpc
 from riva.client.proto import riva_tts_pb2 as rtts
 
-from gateway.riva.catalog import Catalog
 from gateway.riva.health import SERVICES, Health
+from gateway.riva.models import SpeechModels
 from gateway.riva.server import SpeechServer
+from gateway.settings import ModelsSettings, TritonSettings
 from gateway.triton.errors import TritonUnavailable
-from tests.unit.riva.parts import FakeRepository, config, model
+from tests.unit.riva.parts import FakeAsr, FakeFleet, FakeRepository, FakeTts, Notice, config, model
 
-NOWHERE = "127.0.0.1:1"
+
+def server_nowhere(listen: str) -> SpeechServer:
+    return SpeechServer(TritonSettings(uri="127.0.0.1:1", repositories=()), ModelsSettings(), listen)
+
+
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 ASR_SERVICE, TTS_SERVICE = SERVICES
 
 
 async def test_without_triton_every_request_is_unavailable_and_health_says_so() -> None:
-    server = SpeechServer(NOWHERE, "127.0.0.1:0")
+    server = server_nowhere("127.0.0.1:0")
     address = await server.start()
     try:
         async with grpc.aio.insecure_channel(address) as channel:
@@ -57,7 +62,7 @@ async def test_without_triton_every_request_is_unavailable_and_health_says_so() 
 
 
 async def test_reflection_lists_the_services() -> None:
-    server = SpeechServer(NOWHERE, "127.0.0.1:0")
+    server = server_nowhere("127.0.0.1:0")
     address = await server.start()
     try:
         async with grpc.aio.insecure_channel(address) as channel:
@@ -73,12 +78,12 @@ async def test_a_taken_port_is_an_error_that_names_it() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(OSError, match=f"cannot listen on {address}"):
-            await SpeechServer(NOWHERE, address).start()
+            await server_nowhere(address).start()
 
 
 async def test_health_follows_the_models() -> None:
     repository = FakeRepository(model("asr_a"))
-    checks = Health(Catalog(repository))
+    checks = Health(SpeechModels(FakeFleet(repository, FakeAsr(), FakeTts(Notice()))))
     server = grpc.aio.server()
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     port = server.add_insecure_port("127.0.0.1:0")

@@ -35,6 +35,8 @@ from tests.unit.riva.parts import Notice, model
 
 INPUTS = ("TEXT", "VOICE", "LANGUAGE", "STYLE", "SPEED", "CANCEL")
 RATE = 16_000
+HELD = "This is tone 500 for a while, and "
+"""Complete enough for its first part to be spoken although nothing follows."""
 
 
 def voice_model(name: str = "tts_a", **changed: Any) -> ModelInfo:
@@ -181,16 +183,16 @@ class Rig:
     def __init__(self, *models: ModelInfo, resident: int = 99, **settings: Any) -> None:
         self.manager = FakeManager(*(models or (voice_model(),)), resident=resident)
         self.voice = FakeVoice()
-        self.settings = TtsApiSettings(**settings)
+        self.settings = TtsApiSettings(**{"calibrate": False} | settings)
         self.service = TtsService(
-            self.manager, ManagedVoices(self.manager), self.voice, self.settings, About("test", "here:1")
+            self.manager, ManagedVoices(self.manager, self.voice), self.settings, About("test", "here:1")
         )
         self.address = ""
 
     @asynccontextmanager
     async def serve(self) -> AsyncIterator[Rig]:
         server = grpc.aio.server(options=GRPC_OPTIONS, interceptors=[RefuseMalformed()])
-        add_TtsServicer_to_server(self.service, server)
+        add_TtsServicer_to_server(self.service, server)  # type: ignore[no-untyped-call]
         self.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
         await server.start()
         try:
