@@ -5,6 +5,7 @@ import pytest
 
 from gateway.triton.errors import (
     ModelNotLoaded,
+    ProcessDied,
     SequenceLost,
     TritonError,
     TritonTimeout,
@@ -27,7 +28,7 @@ _START = (
         (grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", TritonTimeout),
         (grpc.StatusCode.UNAVAILABLE, "failed to connect to all addresses", TritonUnavailable),
         (grpc.StatusCode.NOT_FOUND, "Request for unknown model", ModelNotLoaded),
-        (grpc.StatusCode.INTERNAL, "Stub process 'asr_x_0_0' is not healthy.", TritonUnavailable),
+        (grpc.StatusCode.INTERNAL, "Stub process 'asr_x_0_0' is not healthy.", ProcessDied),
         (grpc.StatusCode.INTERNAL, "Internal error from Core", TritonUnavailable),
         (grpc.StatusCode.UNKNOWN, "Stream removed (Socket closed)", TritonUnavailable),
         (grpc.StatusCode.INVALID_ARGUMENT, "unexpected shape", TritonError),
