@@ -26,7 +26,14 @@ class VoiceLevel:
     """Before any gain, less what the limiter takes away after it; None until it was heard."""
     weight_s: float = 0.0
     """How much speech that rests on, at most 20 s."""
+    tried: bool = False
+    """It was listened to once; see `calibration`."""
     _exact: float = 0.0
+
+    def know(self, lufs: float, voiced_s: float) -> None:
+        """It was measured."""
+        self.lufs = self._exact = lufs
+        self.weight_s = min(voiced_s, _MEMORY_S)
 
     def learn(self, lufs: float, voiced_s: float) -> None:
         """An utterance was over, or had been heard for so long."""

@@ -32,5 +32,5 @@ def add_tts_api(
     """
     about = About(settings.name or socket.gethostname(), address, gpus_from_metrics(metrics))
     service = TtsService(manager, voices or ManagedVoices(manager), synthesize, settings, about)
-    add_TtsServicer_to_server(service, server)
+    add_TtsServicer_to_server(service, server)  # type: ignore[no-untyped-call]
     return service

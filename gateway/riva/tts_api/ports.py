@@ -15,7 +15,7 @@ class Synthesis(Protocol):
     """Starts one request on a decoupled model; `aclose()` cancels it in-band and returns at once."""
 
     def __call__(
-        self, model: ModelInfo, inputs: Mapping[str, Array], *, version: str = ""
+        self, model: ModelInfo, inputs: Mapping[str, Array], /, *, version: str = ""
     ) -> AsyncGenerator[dict[str, Array], None]: ...
 
 

@@ -25,6 +25,8 @@ from gateway.triton.manager.types import Manager
 
 NAME = "parley.v1.Tts"
 _MOST_LEAD_MS = 2_000
+_CALIBRATION_S = 1.0
+"""A session's start waits no longer for the level of a voice that nobody used before."""
 _UNREAD_S = 5.0
 """A call that is over and whose client does not read on is cut after this."""
 _LOAD_S = 600.0
@@ -44,7 +46,7 @@ class TtsService(tts_pb2_grpc.TtsServicer):
     ) -> None:
         self._manager = manager
         self._voices = voices
-        self._speaking = Speaking(voices, synthesize)
+        self._speaking = Speaking(voices, synthesize, settings.loudness_lufs)
         self._settings = settings
         self._about = about
         self._sessions = Sessions(limit=settings.max_sessions, idle_s=settings.idle_s)
@@ -54,6 +56,7 @@ class TtsService(tts_pb2_grpc.TtsServicer):
 
     async def close(self) -> None:
         self._sessions.close()
+        await self._speaking.close()
         while self._tasks:
             await asyncio.wait(set(self._tasks))
 
@@ -74,6 +77,8 @@ class TtsService(tts_pb2_grpc.TtsServicer):
                 try:
                     check_rate(held)
                     style = checked_style(request.style.style, request.style.speed, held)
+                    if self._settings.calibrate:
+                        await self._speaking.know(held, style, wait_s=_CALIBRATION_S)
                 except BaseException:
                     held.lease.release()
                     raise

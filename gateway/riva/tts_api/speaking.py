@@ -11,8 +11,9 @@ import numpy as np
 
 from gateway.audio.pcm import Float
 from gateway.audio.resample import MAX_RATE, MIN_RATE
+from gateway.riva.tts_api.calibration import Calibration
 from gateway.riva.tts_api.errors import Refused
-from gateway.riva.tts_api.levels import Levels
+from gateway.riva.tts_api.levels import Levels, VoiceLevel
 from gateway.riva.tts_api.ports import Held, Synthesis, Voices
 from gateway.riva.tts_api.sessions import Session, Style
 from gateway.riva.tts_api.utterance import Chunk
@@ -44,11 +45,25 @@ class Figures:
 class Speaking:
     """One per service."""
 
-    def __init__(self, voices: Voices, synthesize: Synthesis) -> None:
+    def __init__(self, voices: Voices, synthesize: Synthesis, target_lufs: float) -> None:
         self._voices = voices
+        self._calibration = Calibration(target_lufs)
         self._synthesize = synthesize
         self._levels = Levels()
         self.figures = Figures()
+
+    async def know(self, held: Held, style: Style, *, wait_s: float) -> None:
+        """Learns how loud the voice is, if nobody did before."""
+        level = self._level(held.model.name, held.voice, style)
+        language = held.language or next(iter(held.model.languages), "")
+
+        def speak(sentence: str) -> AsyncGenerator[Chunk, None]:
+            return self._once(held, sentence, held.voice, held.language, style)
+
+        await self._calibration.known(level, language, speak, wait_s=wait_s)
+
+    async def close(self) -> None:
+        await self._calibration.close()
 
     async def say(
         self, session: Session, piece: str, voice: str, language: str, style: Style
@@ -78,7 +93,7 @@ class Speaking:
         self, held: Held, piece: str, voice: str, language: str, style: Style
     ) -> AsyncGenerator[Chunk, None]:
         model = held.model
-        level = self._levels.of(model.name, voice, f"{style.name}@{style.speed:g}")
+        level = self._level(model.name, voice, style)
         parts = self._synthesize(model, _inputs(piece, voice, language, style), version=held.lease.version)
         loop = asyncio.get_running_loop()
         waited = audio_s = 0.0
@@ -97,6 +112,9 @@ class Speaking:
             self.figures.speaking -= 1
             if audio_s:
                 self.figures.note(waited, audio_s)
+
+    def _level(self, model: str, voice: str, style: Style) -> VoiceLevel:
+        return self._levels.of(model, voice, f"{style.name}@{style.speed:g}")
 
 
 def checked_style(name: str, speed: float, held: Held) -> Style:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -35,6 +36,8 @@ from tests.unit.riva.parts import Notice, model
 
 INPUTS = ("TEXT", "VOICE", "LANGUAGE", "STYLE", "SPEED", "CANCEL")
 RATE = 16_000
+HELD = "This is tone 500 for a while, and "
+"""Complete enough for its first part to be spoken although nothing follows."""
 
 
 def voice_model(name: str = "tts_a", **changed: Any) -> ModelInfo:
@@ -123,10 +126,7 @@ class FakeManager:
 
 
 class FakeVoice:
-    """Hums a text: `tone_of` is its pitch, and each of its characters lasts 20 ms; 40 ms a chunk.
-
-    "ramp" in a text counts instead: sample n of it is n, so that the ear notices a missing or doubled one.
-    """
+    """Hums a text: `tone_of` is its pitch, and each of its characters lasts 20 ms; 40 ms a chunk."""
 
     def __init__(self) -> None:
         self.notice = Notice()
@@ -134,6 +134,9 @@ class FakeVoice:
         """Model, version, inputs."""
         self.made = self.finished = self.cancelled = 0
         """Chunks; texts."""
+        self.made_of: Counter[int] = Counter()
+        """Chunks, by tone."""
+        self.chunk_ms = 40
         self.hold: asyncio.Event | None = None
         """Everything after the first chunk waits for it."""
         self.script: list[Exception | None] = []
@@ -158,6 +161,8 @@ class FakeVoice:
                     await self.hold.wait()
                 await asyncio.sleep(0)
                 self.made += 1
+                self.made_of[tone_of(told["TEXT"])] += 1
+                self.notice()
                 yield {"AUDIO": chunk}
             done = True
         finally:
@@ -166,7 +171,7 @@ class FakeVoice:
             self.notice()
 
     def chunks(self, said: str, rate: int) -> list[Array]:
-        size = rate * 40 // 1000
+        size = rate * self.chunk_ms // 1000
         count = max(1, len(said) // 2)
         at = np.arange(count * size)
         tone = (0.25 * np.sin(2 * np.pi * tone_of(said) * at / rate)).astype(np.float32)
@@ -181,7 +186,7 @@ class Rig:
     def __init__(self, *models: ModelInfo, resident: int = 99, **settings: Any) -> None:
         self.manager = FakeManager(*(models or (voice_model(),)), resident=resident)
         self.voice = FakeVoice()
-        self.settings = TtsApiSettings(**settings)
+        self.settings = TtsApiSettings(**{"calibrate": False} | settings)
         self.service = TtsService(
             self.manager, ManagedVoices(self.manager), self.voice, self.settings, About("test", "here:1")
         )
@@ -190,7 +195,7 @@ class Rig:
     @asynccontextmanager
     async def serve(self) -> AsyncIterator[Rig]:
         server = grpc.aio.server(options=GRPC_OPTIONS, interceptors=[RefuseMalformed()])
-        add_TtsServicer_to_server(self.service, server)
+        add_TtsServicer_to_server(self.service, server)  # type: ignore[no-untyped-call]
         self.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
         await server.start()
         try:
