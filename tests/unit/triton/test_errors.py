@@ -6,6 +6,7 @@ import pytest
 from gateway.triton.errors import (
     ModelNotLoaded,
     ProcessDied,
+    Restricted,
     SequenceLost,
     TritonError,
     TritonTimeout,
@@ -57,6 +58,6 @@ def test_only_the_models_own_words_are_kept() -> None:
 def test_a_restricted_repository_says_what_to_do() -> None:
     details = "This protocol is restricted, expecting header 'triton-grpc-protocol-admin'"
     error = from_status("load asr_x", grpc.StatusCode.UNAVAILABLE, details)
-    assert type(error) is TritonUnavailable
+    assert type(error) is Restricted
     assert "set PARLEY_TRITON__REPOSITORY_KEY" in str(error)
     assert "PARLEY_TTS__KIND=riva" in str(error)
