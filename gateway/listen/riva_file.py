@@ -15,6 +15,7 @@ import grpc.aio
 from riva.client.proto import riva_asr_pb2, riva_asr_pb2_grpc, riva_audio_pb2
 
 from gateway.listen.asr import RATE, AsrError, HeardWord
+from gateway.listen.cuts import Cuts
 from gateway.listen.riva_asr import writer_of
 from gateway.listen.transcriber import AsrModel, Passage, Wanted
 from gateway.settings import AsrSettings, call_metadata
@@ -54,6 +55,8 @@ class RivaTranscriber:
             try:
                 while (response := await watched.answer()) is not None:
                     for passage in _passages(response):
+                        if passage.final:
+                            watched.cuts.ended(passage.processed_s)
                         if passage.final or wanted.partials:
                             yield passage
                 if not watched.half_closed:
@@ -134,6 +137,7 @@ class _Watched:
         self._moved_s = self._now()
         self._failure: BaseException | None = None
         self.half_closed = False
+        self.cuts = Cuts()
 
     async def write(self, config: Any, audio: AsyncIterator[bytes]) -> None:
         """The writer's task: ends with the audio, or with the call, whose status the reader reports."""
@@ -142,7 +146,12 @@ class _Watched:
             send = writer_of(self._call)
             await send(config)
             async for chunk in audio:
-                await send(riva_asr_pb2.StreamingRecognizeRequest(audio_content=chunk))
+                last, rest = self.cuts.split(chunk)
+                if last:
+                    end = riva_asr_pb2.StreamingRecognizeRequest(audio_content=last)
+                    end.runtime_config["force_eou"] = "true"
+                    await send(end)
+                await send(riva_asr_pb2.StreamingRecognizeRequest(audio_content=rest))
                 self._moves()
             await self._call.done_writing()
             self.half_closed = True

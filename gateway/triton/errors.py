@@ -37,7 +37,7 @@ class ModelNotLoaded(TritonUnavailable):
     """The server answers, and does not have this model."""
 
 
-class Restricted(TritonError):
+class Restricted(TritonUnavailable):
     """The server lets only those load and unload who send its key."""
 
 
@@ -54,17 +54,12 @@ def from_status(what: str, code: grpc.StatusCode | None, details: str) -> Triton
     text = first_line(details)
     if _LOST in details:
         return SequenceLost(f"{what}: the sequence is gone, start it again")
-    if "protocol is restricted" in details:
-        return Restricted(
-            f"{what}: the model repository API is restricted: set PARLEY_TRITON__REPOSITORY_KEY, "
-            "or use PARLEY_TTS__KIND=riva"
-        )
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return TritonTimeout(f"{what}: no answer from Triton within the deadline")
     if code is grpc.StatusCode.NOT_FOUND or any(missing in details for missing in _MISSING):
         return ModelNotLoaded(f"{what}: {text}")
     if _RESTRICTED in details:
-        return TritonUnavailable(
+        return Restricted(
             f"{what}: the model repository API is restricted: set PARLEY_TRITON__REPOSITORY_KEY to the key=value "
             "that Triton was started with, or have the gateway use PARLEY_TTS__KIND=riva"
         )

@@ -143,19 +143,6 @@ def read_config(folder: Path) -> ModelConfig:
     return config
 
 
-def read_repository(folder: Path) -> dict[str, ModelConfig]:
-    """Every model folder of a repository that can be read, by name; unreadable configs are left out."""
-    found = {}
-    for model in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if not model.is_dir() or model.name.startswith((".", "_")):
-            continue
-        try:
-            found[model.name] = read_config(model)
-        except TritonError:
-            continue
-    return found
-
-
 def is_complete(config: ModelConfig) -> bool:
     """False: Triton must ask the model's graph for its inputs and outputs before it can load it."""
     return bool(config.input and config.output and (config.backend or config.platform))

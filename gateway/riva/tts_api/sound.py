@@ -50,6 +50,8 @@ class Sound:
         self._gain_db: float | None = None
         self._moving = False
         self._partial = b""
+        self._owed = 0.0
+        """Samples at 48 kHz that the audio so far lasts, less those in frames already."""
 
     @property
     def cold(self) -> bool:
@@ -88,6 +90,8 @@ class Sound:
         """The last frames, the very last filled up with silence."""
         pcm = self._partial + self._end_voice() + to_pcm(self._limiter.flush())
         self._partial = b""
+        # The resampler's tail may be longer than the audio: no frame is made for it alone.
+        pcm = pcm[: 2 * max(0, round(self._owed))]
         return self._cut(pcm + bytes(-len(pcm) % FRAME_BYTES))
 
     def close(self) -> None:
@@ -118,6 +122,7 @@ class Sound:
         assert self._meter is not None
         assert self._resampler is not None
         self._meter.push(samples)
+        self._owed += len(samples) * RATE / self._resampler.in_rate
         louder = self._resampler.push(samples * _FULL_SCALE).astype(np.float32) / _FULL_SCALE
         return self._level_out(louder, len(samples) / self._resampler.in_rate)
 
@@ -166,4 +171,5 @@ class Sound:
         pcm = self._partial + pcm
         whole = len(pcm) // FRAME_BYTES * FRAME_BYTES
         self._partial = pcm[whole:]
+        self._owed -= whole // 2
         return [pcm[at : at + FRAME_BYTES] for at in range(0, whole, FRAME_BYTES)]

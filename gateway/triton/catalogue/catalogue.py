@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from gateway.triton.catalogue.findings import Finding
-from gateway.triton.catalogue.folder import ModelFolder
+from gateway.triton.catalogue.folder import CONFIG, ModelFolder
 from gateway.triton.catalogue.machine import Machine
 from gateway.triton.catalogue.repositories import Reading, read_repositories
 from gateway.triton.catalogue.validate import problem, validate
@@ -53,10 +54,9 @@ class Catalogue:
         self._problems: dict[str, str] = {}
         self.unread: dict[str, str] = {}
         """Repositories that could not be read at the last look, with a sentence each."""
-        self._told: dict[str, ModelInfo] = {}
+        self._told: dict[str, ModelInfo | None] = {}
         self._reading = Reading()
-        self._findings: dict[str, list[Finding]] = {}
-        self._checked: dict[str, tuple[ModelFolder, frozenset[str] | None]] = {}
+        self._checked: dict[str, _Checked] = {}
         self._shelf = Shelf(packs)
         self._packs: list[VoicePack] = []
         self._pack_problems: dict[str, str] = {}
@@ -82,7 +82,8 @@ class Catalogue:
 
     def findings(self, name: str) -> list[Finding]:
         """All that is worth a word about a model's folder, errors first."""
-        return list(self._findings.get(name, ()))
+        checked = self._checked.get(name)
+        return list(checked.findings) if checked is not None else []
 
     def folder(self, name: str) -> ModelFolder | None:
         """None: in no repository that can be read from here, or in several."""
@@ -137,25 +138,25 @@ class Catalogue:
     async def _look(self) -> None:
         reading, index = await asyncio.gather(read_repositories(self._repositories), self._index())
         told = await self._tell(index) if index is not None else self._told
-        await asyncio.to_thread(self._check, reading, frozenset(told))
+        checked = await asyncio.to_thread(self._check, reading, frozenset(told))
         packs, pack_problems = await asyncio.to_thread(self._shelf.read)
-        self._merge(reading, index, told)
+        self._reading, self._checked, self._told = reading, checked, told
+        self._merge(index)
         self._packs, self._pack_problems = packs, pack_problems
 
-    def _check(self, reading: Reading, told: frozenset[str]) -> None:
-        """In a thread: a model's source is parsed, which takes some milliseconds."""
+    def _check(self, reading: Reading, told: frozenset[str]) -> dict[str, _Checked]:
+        """In a thread: configs and sources are parsed, some milliseconds for each that changed."""
         names: frozenset[str] | None = told.union(reading.folders, reading.doubled)
         if reading.unread and not told:
             names = None  # what is in there, nobody knows
-        findings = {}
+        checked = {}
         for name, folder in reading.folders.items():
-            now = (folder, names)
-            if self._checked.get(name) == now:
-                findings[name] = self._findings[name]
-            else:
-                findings[name] = validate(folder, machine=self._machine, siblings=names)
-                self._checked[name] = now
-        self._findings = findings
+            siblings = names if b"ensemble" in folder.texts.get(CONFIG, b"") else None
+            known = self._checked.get(name)
+            if known is None or (known.folder, known.siblings) != (folder, siblings):
+                known = _checked(folder, siblings, self._machine)
+            checked[name] = known
+        return checked
 
     async def _index(self) -> list[ModelState] | None:
         self.silent = ""
@@ -167,12 +168,12 @@ class Catalogue:
             self.silent = str(error)
             return None
 
-    async def _tell(self, index: Iterable[ModelState]) -> dict[str, ModelInfo]:
-        """What Triton says of each model it has: all of the loaded, as much as it ever said of the others."""
-        names = {one.name for one in index}
-        ready = sorted({one.name for one in index if one.state == "READY"})
+    async def _tell(self, index: Iterable[ModelState]) -> dict[str, ModelInfo | None]:
+        """What Triton says of each model it has, or said while it was loaded; None for a name alone."""
+        states = list(index)
+        ready = sorted({one.name for one in states if one.state == "READY"})
         infos = await asyncio.gather(*(self._describe(name) for name in ready))
-        told = {name: self._told.get(name) or model_info(ModelConfig(name=name)) for name in names}
+        told = {one.name: self._told.get(one.name) for one in states}
         return told | {info.name: info for info in infos if info is not None}
 
     async def _describe(self, name: str) -> ModelInfo | None:
@@ -182,26 +183,45 @@ class Catalogue:
         except TritonError:
             return None  # unloaded meanwhile, or its numbers are none, which is said of its folder
 
-    def _merge(self, reading: Reading, index: list[ModelState] | None, told: dict[str, ModelInfo]) -> None:
+    def _merge(self, index: list[ModelState] | None) -> None:
         ready = {one.name for one in index or () if one.state == "READY"}
-        problems = dict(reading.doubled)
+        problems = dict(self._reading.doubled)
         models = {}
-        for name, folder in reading.folders.items():
-            why = problem(self._findings[name])
-            if not why and index is not None and name not in told:
-                why = f"{name} is in {folder.repository}, which this Triton was not started with"
-            try:
-                if not why:
-                    models[name] = model_info(folder.config())
-            except TritonError as error:
-                why = str(error)
-            if why:
-                problems[name] = why
-        # A loaded model is what Triton says, whatever became of its folder since.
-        models |= {
-            name: info
-            for name, info in told.items()
-            if name in ready or (name not in reading.folders and name not in problems)
-        }
-        self._reading, self._told = reading, told
-        self._models, self._problems, self.unread = models, problems, reading.unread
+        for name, checked in self._checked.items():
+            if checked.info is None:
+                problems[name] = checked.problem
+            elif index is not None and name not in self._told:
+                problems[name] = (
+                    f"{name} is in {checked.folder.repository}, which this Triton was not started with"
+                )
+            else:
+                models[name] = checked.info
+        for name, info in self._told.items():
+            if name in ready and info is not None:
+                models[name] = info  # whatever became of its folder since
+            elif name not in self._checked and name not in problems:
+                models[name] = info or model_info(ModelConfig(name=name))
+        self._models, self._problems, self.unread = models, problems, self._reading.unread
+
+
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    """What was found out about a folder."""
+
+    folder: ModelFolder
+    siblings: frozenset[str] | None
+    findings: tuple[Finding, ...]
+    info: ModelInfo | None
+    """None: it has a problem."""
+    problem: str
+
+
+def _checked(folder: ModelFolder, siblings: frozenset[str] | None, machine: Machine) -> _Checked:
+    findings = validate(folder, machine=machine, siblings=siblings)
+    why = problem(findings)
+    info = None
+    try:
+        info = model_info(folder.config()) if not why else None
+    except TritonError as error:
+        why = str(error)
+    return _Checked(folder, siblings, tuple(findings), info, why)

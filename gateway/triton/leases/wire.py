@@ -9,6 +9,7 @@ import secrets
 from pathlib import Path
 from typing import Any, Protocol
 
+import grpc
 import grpc.aio
 from tritonclient.grpc import service_pb2 as pb
 
@@ -28,6 +29,8 @@ _INSTALL_S = 15.0
 _INSTALL_TRIES = 12
 _NO_BACKEND = "unable to find backend library"
 _NO_CONTROL = "explicit model load"
+
+_NO_METHOD = "Method not implemented"
 
 _HERE = Path(__file__).parent
 _FILES = {
@@ -82,6 +85,8 @@ class TritonWire:
             response = await self._stub.ModelInfer(request, timeout=ASK_S)
             reply: dict[str, Any] = json.loads(response.raw_output_contents[0][4:])
         except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNIMPLEMENTED or _NO_METHOD in (error.details() or ""):
+                raise LeasesUnsupported("this server speaks a part of Triton's API alone") from None
             raise from_rpc("the lease table", error) from None
         except (ValueError, IndexError):
             raise TritonError(f"{MODEL} in Triton is no lease table; unload it") from None

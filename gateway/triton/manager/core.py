@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Protocol, TypeVar
 
@@ -82,6 +82,8 @@ class Core:
         self.records: dict[str, Record] = {}
         """The lease table as it was when it was last read."""
         self.records_at = 0.0
+        self.look: Callable[[], Awaitable[None]] = self._no_look
+        """Takes over what Triton and the lease table say. Raises: TritonError."""
         self.reachable = True
         self.closed = False
         self.read_only = ""
@@ -89,6 +91,9 @@ class Core:
         self._server = server
         self._on_event = on_event
         self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def _no_look(self) -> None:
+        return None
 
     def now(self) -> float:
         return asyncio.get_running_loop().time()

@@ -127,6 +127,7 @@ class Leasing:
         self, model: Model, job: asyncio.Task[None], end: float, on_progress: OnProgress | None
     ) -> None:
         core = self._core
+        await asyncio.sleep(0)  # a new one has not begun yet
         while not job.done():
             self._tell(model, on_progress)
             left = end - core.now()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 
-from gateway.triton.errors import ModelNotLoaded, TritonError, TritonTimeout, TritonUnavailable
+from gateway.triton.errors import ModelNotLoaded, Restricted, TritonError, TritonTimeout, TritonUnavailable
 from gateway.triton.leases.types import Change
 from gateway.triton.manager import plan
 from gateway.triton.manager.core import PINNED, Core
@@ -19,7 +19,8 @@ _FORGET_S = 5.0
 """Longest wait for the unload of a model that did not load."""
 _EVICTIONS = 8
 """A victim may be taken into use while it is about to go; then another is looked for, so often."""
-_CLOSED = re.compile(r"explicit model load|model repository API is restricted")
+_NOT_EXPLICIT = "explicit model load"
+"""What a Triton says that was started to load its models by itself."""
 
 
 class Loading:
@@ -100,7 +101,7 @@ class Loading:
                 raise
             raise LoadFailed(f"{name} did not load within {core.settings.load_s:g} s") from None
         except TritonError as error:
-            if await core.is_gone(error) or _CLOSED.search(str(error)):
+            if _is_closed(error) or await core.is_gone(error):
                 raise
             raise LoadFailed(_reason(name, error)) from None
         await self.warm(info, "", end)
@@ -133,7 +134,7 @@ class Loading:
             return
         async with self._room:
             for _ in range(_EVICTIONS):
-                await core.read_records()
+                await core.look()  # others load and unload too
                 going = plan.victims(model.name, info.memory_mb, core.occupants(), core.settings)
                 if not going:
                     return
@@ -152,7 +153,7 @@ class Loading:
         if not isinstance(error, LoadFailed):
             await core.leases.end(name, Change.UNLOAD, ok=True)
             model.to(State.ABSENT)
-            if _CLOSED.search(str(error)):
+            if _is_closed(error):
                 self.close_to_changes(error)
                 raise error
             raise TritonUnavailable(f"{name} is not loaded: {error}") from None
@@ -178,10 +179,14 @@ class Loading:
         if not self._core.read_only:
             self._core.read_only = (
                 str(error)
-                if "REPOSITORY_KEY" in str(error)
+                if isinstance(error, Restricted)
                 else "this Triton does not load models on request (--model-control-mode=explicit)"
             )
             self._core.emit(Kind.READ_ONLY, reason=self._core.read_only)
+
+
+def _is_closed(error: TritonError) -> bool:
+    return isinstance(error, Restricted) or _NOT_EXPLICIT in str(error)
 
 
 def _reason(name: str, error: TritonError) -> str:

@@ -37,6 +37,8 @@ from gateway.triton.manager.types import (
 from gateway.triton.manager.unloading import Unloading
 from gateway.triton.model_info import SYSTEM_PREFIX, ModelInfo
 
+_SLACK_S = 10.0
+"""Beyond the deadline of a load who waits for it is told why it failed."""
 _SWEEP_S = 30.0
 """Longest time between two looks at Triton, when nothing gave reason to look."""
 
@@ -67,6 +69,7 @@ class ModelManager:
         self._repairs = Repairs(self._core, self._loading)
         self._reconciler = Reconciler(self._core, self._loading)
         self._leasing = Leasing(self._core, self._loading, self._reconciler)
+        self._core.look = self._reconciler.look
         self._keeper = keeper
 
     # ---- life ------------------------------------------------------------------------------------
@@ -101,7 +104,7 @@ class ModelManager:
     ) -> Lease:
         """any_version: a session's, which keeps the model and none of its versions: see `request`."""
         core = self._core
-        end = core.now() + (core.settings.load_s if deadline_s is None else deadline_s)
+        end = core.now() + (core.settings.load_s + _SLACK_S if deadline_s is None else deadline_s)
         info, model = await self._find(name)
         return await self._leasing.lease(info, model, end, on_progress, any_version=any_version)
 
@@ -133,7 +136,7 @@ class ModelManager:
         Raises: as `lease`. A version that does not load is LoadFailed, and the old one goes on.
         """
         core = self._core
-        end = core.now() + (core.settings.load_s if deadline_s is None else deadline_s)
+        end = core.now() + (core.settings.load_s + _SLACK_S if deadline_s is None else deadline_s)
         await core.catalogue.refresh()
         _, model = await self._find(name)
         if not model.lock.locked():

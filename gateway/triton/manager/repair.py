@@ -39,7 +39,8 @@ class Repairs:
             if model.state is not State.READY:
                 return False
             try:
-                await core.begin(model.name, Change.LOAD, within_s=core.settings.load_s)
+                limits = core.settings
+                await core.begin(model.name, Change.LOAD, within_s=limits.load_s, max_loads=limits.max_loads)
             except NotNow:
                 return False
             ok, reason, began = False, "", core.now()

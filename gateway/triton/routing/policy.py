@@ -54,7 +54,7 @@ class Policy:
 
 
 def _can_reference(info: ModelInfo) -> bool:
-    return "REFERENCE_AUDIO" in info.inputs or "zero_shot" in info.tags
+    return "REFERENCE_AUDIO" in info.inputs and "zero-shot" in info.tags
 
 
 CONDITIONS: Mapping[str, Callable[[ModelInfo], bool]] = {

@@ -174,3 +174,17 @@ async def test_a_service_that_ends_early_refuses_or_is_not_there() -> None:
             await heard(made, pieces(loud(640)))
         with pytest.raises(AsrError, match="start it"):
             await made.models()
+
+
+async def test_a_recording_without_pauses_is_cut_at_quiet_moments() -> None:
+    """Loud for 70 s, but for 100 ms at 24.3 s: cut there, then after 30 s wherever."""
+    audio = loud(70_000)
+    audio[24_300 * 16 : 24_400 * 16] = 0
+    async with Rig().serve() as rig, transcriber(rig.address) as made:
+        found = await heard(made, pieces(audio))
+    ends = [passage.processed_s for passage in found]
+    assert len(found) == 3, ends
+    assert ends[0] == pytest.approx(24.35, abs=0.05)
+    assert 53 < ends[1] < 55
+    assert ends[2] == pytest.approx(70, abs=0.2)
+    assert sum(len(passage.words) for passage in found) == pytest.approx(70 / 0.32, abs=4), "words were lost"

@@ -5,6 +5,8 @@ import pytest
 
 from gateway.triton.errors import (
     ModelNotLoaded,
+    ProcessDied,
+    Restricted,
     SequenceLost,
     TritonError,
     TritonTimeout,
@@ -27,7 +29,7 @@ _START = (
         (grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", TritonTimeout),
         (grpc.StatusCode.UNAVAILABLE, "failed to connect to all addresses", TritonUnavailable),
         (grpc.StatusCode.NOT_FOUND, "Request for unknown model", ModelNotLoaded),
-        (grpc.StatusCode.INTERNAL, "Stub process 'asr_x_0_0' is not healthy.", TritonUnavailable),
+        (grpc.StatusCode.INTERNAL, "Stub process 'asr_x_0_0' is not healthy.", ProcessDied),
         (grpc.StatusCode.INTERNAL, "Internal error from Core", TritonUnavailable),
         (grpc.StatusCode.UNKNOWN, "Stream removed (Socket closed)", TritonUnavailable),
         (grpc.StatusCode.INVALID_ARGUMENT, "unexpected shape", TritonError),
@@ -56,6 +58,6 @@ def test_only_the_models_own_words_are_kept() -> None:
 def test_a_restricted_repository_says_what_to_do() -> None:
     details = "This protocol is restricted, expecting header 'triton-grpc-protocol-admin'"
     error = from_status("load asr_x", grpc.StatusCode.UNAVAILABLE, details)
-    assert type(error) is TritonUnavailable
+    assert type(error) is Restricted
     assert "set PARLEY_TRITON__REPOSITORY_KEY" in str(error)
     assert "PARLEY_TTS__KIND=riva" in str(error)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from gateway.triton.errors import TritonError
-from gateway.triton.model_info import is_complete, model_info, read_config, read_repository
+from gateway.triton.model_info import family_of, is_complete, model_info, read_config
 
 
 def model(repository: Path, name: str, config: str) -> Path:
@@ -46,16 +46,24 @@ def test_an_unreadable_config_names_the_file(tmp_path: Path) -> None:
     folder = model(tmp_path, "bad", "backend: python")
     with pytest.raises(TritonError, match=r"bad/config\.pbtxt cannot be read"):
         read_config(folder)
-    assert read_repository(tmp_path) == {}
 
 
-def test_a_repository_lists_its_models_and_nothing_else(tmp_path: Path) -> None:
+def test_a_config_is_complete_with_tensors_and_a_backend(tmp_path: Path) -> None:
     model(tmp_path, "full", _FULL)
     model(tmp_path, "open", 'backend: "onnxruntime"')
     (tmp_path / "bare" / "1").mkdir(parents=True)
-    (tmp_path / ".git").mkdir()
-    (tmp_path / "README.md").write_text("models")
-    found = read_repository(tmp_path)
-    assert list(found) == ["bare", "full", "open"]
-    assert [is_complete(config) for config in found.values()] == [False, True, False]
-    assert read_repository(tmp_path / "nowhere") == {}
+    found = [read_config(tmp_path / name) for name in ("bare", "full", "open")]
+    assert [config.name for config in found] == ["bare", "full", "open"]
+    assert [is_complete(config) for config in found] == [False, True, False]
+
+
+def test_what_a_model_says_of_itself(tmp_path: Path) -> None:
+    values = {"engine": "flite", "licence": "MIT", "streaming": "no"}
+    lines = "".join(
+        f'parameters {{ key: "{key}" value: {{ string_value: "{value}" }} }}' for key, value in values.items()
+    )
+    info = model_info(read_config(model(tmp_path, "tts_x", _FULL + lines)))
+    assert (info.engine, info.license, info.streaming, family_of(info)) == ("flite", "MIT", False, "tts")
+    decoupled = "model_transaction_policy { decoupled: true }"
+    assert model_info(read_config(model(tmp_path, "tts_y", _FULL + decoupled))).streaming
+    assert not model_info(read_config(model(tmp_path, "vad", _FULL))).streaming

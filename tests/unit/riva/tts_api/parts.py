@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -125,10 +126,7 @@ class FakeManager:
 
 
 class FakeVoice:
-    """Hums a text: `tone_of` is its pitch, and each of its characters lasts 20 ms; 40 ms a chunk.
-
-    "ramp" in a text counts instead: sample n of it is n, so that the ear notices a missing or doubled one.
-    """
+    """Hums a text: `tone_of` is its pitch, and each of its characters lasts 20 ms; 40 ms a chunk."""
 
     def __init__(self) -> None:
         self.notice = Notice()
@@ -136,6 +134,9 @@ class FakeVoice:
         """Model, version, inputs."""
         self.made = self.finished = self.cancelled = 0
         """Chunks; texts."""
+        self.made_of: Counter[int] = Counter()
+        """Chunks, by tone."""
+        self.chunk_ms = 40
         self.hold: asyncio.Event | None = None
         """Everything after the first chunk waits for it."""
         self.script: list[Exception | None] = []
@@ -160,6 +161,8 @@ class FakeVoice:
                     await self.hold.wait()
                 await asyncio.sleep(0)
                 self.made += 1
+                self.made_of[tone_of(told["TEXT"])] += 1
+                self.notice()
                 yield {"AUDIO": chunk}
             done = True
         finally:
@@ -168,7 +171,7 @@ class FakeVoice:
             self.notice()
 
     def chunks(self, said: str, rate: int) -> list[Array]:
-        size = rate * 40 // 1000
+        size = rate * self.chunk_ms // 1000
         count = max(1, len(said) // 2)
         at = np.arange(count * size)
         tone = (0.25 * np.sin(2 * np.pi * tone_of(said) * at / rate)).astype(np.float32)

@@ -145,7 +145,7 @@ async def test_pause_of_a_does_not_stall_b() -> None:
 
 
 async def test_while_paused_the_model_works_ahead_up_to_the_bound() -> None:
-    async with Rig(hot_s=1.0).serve() as rig:
+    async with Rig(hot_s=2.0).serve() as rig:
         session = await rig.start()
         call = rig.open(session, end=False)
         await asyncio.sleep(0)
@@ -153,10 +153,10 @@ async def test_while_paused_the_model_works_ahead_up_to_the_bound() -> None:
             pass
         call.send(LONG)
         call.end()
-        await rig.voice.notice.until(lambda: rig.voice.made * 2 >= 50)
+        await rig.voice.notice.until(lambda: rig.voice.made * 2 >= 100)
         for _ in range(20):
             await rig.control(session, pb.PAUSE)
-        assert rig.voice.made * 2 <= 50 + 4, "about a second of frames, and what the first chunk takes"
+        assert rig.voice.made * 2 <= 100 + 4, "two seconds of frames, and the rest of a chunk"
         await rig.control(session, pb.RESUME)
         heard = await call.rest()
         assert len(heard.frames) == rig.voice.made * 2

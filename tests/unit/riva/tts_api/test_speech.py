@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import grpc
+import numpy as np
 import pytest
 
 from gateway.protocol import tts_pb2 as pb
@@ -22,7 +23,7 @@ def loud(frames: list[bytes]) -> list[int]:
 
 
 @pytest.mark.parametrize("rate", [8_000, 16_000, 22_050, 24_000, 44_100, 48_000])
-async def test_every_frame_has_1920_bytes_and_the_last_ends_in_silence(rate: int) -> None:
+async def test_every_frame_has_1920_bytes(rate: int) -> None:
     async with Rig(voice_model(sample_rate=rate)).serve() as rig:
         session = await rig.start()
         heard = await rig.say(session, "tone 700 once")
@@ -32,9 +33,24 @@ async def test_every_frame_has_1920_bytes_and_the_last_ends_in_silence(rate: int
         assert heard.done is not None
         assert heard.messages[-1].HasField("done")
         assert heard.done.frames == len(heard.frames)
-        made = rig.voice.made * 40 / 20
-        assert made <= len(heard.frames) <= made + 1
+        assert len(heard.frames) == rig.voice.made * 40 / 20
         assert any(heard.frames[-1]), "no frame is empty"
+
+
+async def test_the_last_frame_ends_in_silence() -> None:
+    async with Rig(voice_model(sample_rate=8_000)).serve() as rig:
+        rig.voice.chunk_ms = 50
+        heard = await rig.say(await rig.start(), "tone 700, xx")
+        assert len(heard.frames) == 15
+        whole, last = heard.frames[13], np.frombuffer(heard.frames[-1], "<i2")
+        assert any(whole[-200:])
+        assert len(last) == 960
+        rig.voice.chunk_ms = 45
+        heard = await rig.say(await rig.start(), "tone 700, xx")
+        last = np.frombuffer(heard.frames[-1], "<i2")
+        assert len(heard.frames) == 14
+        assert np.abs(last[:470]).max() > 1_000
+        assert not last[480:].any(), "270 ms are thirteen frames and a half"
 
 
 async def test_the_first_frame_leaves_before_the_text_and_its_synthesis_are_over() -> None:
@@ -48,7 +64,7 @@ async def test_the_first_frame_leaves_before_the_text_and_its_synthesis_are_over
         call.send("tone 900 later.")
         call.end()
         heard = await call.rest()
-        assert list(dict.fromkeys(loud(heard.frames))) == [500, 900]
+        assert list(dict.fromkeys(loud(heard.frames[:-1]))) == [500, 900]
         assert heard.done is not None
         assert 0 <= heard.done.first_audio_ms < 1_000
 
@@ -69,7 +85,7 @@ async def test_text_goes_on_arriving_while_it_is_spoken() -> None:
             "Then there is tone 600 here.",
             "Last of all comes tone 700, and no stop",
         ]
-        assert list(dict.fromkeys(loud(heard.frames))) == [500, 600, 700]
+        assert list(dict.fromkeys(loud(heard.frames[:-1]))) == [500, 600, 700]
         assert heard.done is not None
         assert heard.done.text == said
 
@@ -188,12 +204,11 @@ async def test_a_client_that_does_not_read_holds_the_model_back() -> None:
         call = rig.open(session, *[sentence] * 60)
         await call.frames(1)
         before = -1
-        while before != rig.voice.made:
-            before = rig.voice.made
+        while before != rig.voice.made_of[500]:
+            before = rig.voice.made_of[500]
             assert (await rig.say(other, "tone 700 is heard meanwhile")).done is not None
-        made = rig.voice.made
         total = sum(len(sentence) // 2 for _ in range(60))
-        assert made < total / 2, "what nobody takes is not made"
+        assert rig.voice.made_of[500] < total / 2, "what nobody takes is not made"
         await rig.control(session, pb.STOP)
         heard = await call.rest()
         assert heard.done is not None

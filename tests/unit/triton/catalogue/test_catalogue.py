@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
+import pytest
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from gateway.triton.catalogue.catalogue import Catalogue
+from gateway.triton.catalogue.findings import Finding
+from gateway.triton.catalogue.folder import ModelFolder
 from gateway.triton.catalogue.machine import Machine
+from gateway.triton.catalogue.validate import validate
 from gateway.triton.errors import TritonUnavailable
 from gateway.triton.repository import ModelState
 from tests.unit.triton.catalogue.parts import asr, tts, write
@@ -168,3 +173,31 @@ async def test_an_ensemble_may_lean_on_models_that_only_triton_has(tmp_path: Pat
     catalogue = Catalogue([tmp_path], Triton(both="", far=""))
     await catalogue.refresh()
     assert catalogue.problems() == {}
+
+
+async def test_a_loaded_model_that_triton_does_not_describe_is_what_its_folder_says(tmp_path: Path) -> None:
+    write(tmp_path, "tts_x", tts())
+    catalogue = Catalogue([tmp_path], Triton(tts_x="READY"))
+    await catalogue.refresh()
+    info = catalogue.get("tts_x")
+    assert info is not None
+    assert info.voices == ("ann", "bob")
+
+
+async def test_only_what_changed_is_checked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def counted(folder: ModelFolder, **given: Any) -> list[Finding]:
+        seen.append(folder.name)
+        return validate(folder, **given)
+
+    monkeypatch.setattr("gateway.triton.catalogue.catalogue.validate", counted)
+    folder = write(tmp_path, "tts_x", tts())
+    write(tmp_path, "tts_y", tts("tts_y"))
+    catalogue = Catalogue([tmp_path])
+    await catalogue.refresh()
+    await catalogue.refresh()
+    assert seen == ["tts_x", "tts_y"]
+    (folder / "config.pbtxt").write_text(tts(default="true"))
+    await catalogue.refresh()
+    assert seen == ["tts_x", "tts_y", "tts_x"]

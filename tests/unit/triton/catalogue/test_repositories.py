@@ -108,7 +108,7 @@ async def test_a_repository_in_an_object_store_is_read_like_a_folder(
         [broken] = validate(reading.folders["asr_x"])
         assert str(broken) == f"{url}/asr_x/1/model.py:1: Python cannot read it: invalid syntax"
 
-        nothing = url.replace("/models/", "/nosuch/")
+        nothing = url.replace("/models-", "/nosuch-")
         reading = await read_repositories([nothing])
         assert reading.unread == {nothing: f"model repository {nothing} cannot be read: 404 Not Found"}
 
