@@ -357,7 +357,7 @@ class TtsApiSettings(_Part):
     first_chars: int = Field(
         20, ge=1, description="shortest first piece of an utterance that is spoken early"
     )
-    loudness_lufs: float = Field(-16.0, ge=-40, le=-8, description="integrated loudness of what is spoken")
+    loudness_lufs: float = Field(-16.0, ge=-40, le=-5, description="integrated loudness of what is spoken")
     calibrate: bool = Field(
         True,
         description="a voice says one sentence unheard before it first speaks, so that its level is known",

@@ -18,6 +18,7 @@ from gateway.triton.errors import TritonError, TritonTimeout, TritonUnavailable
 from gateway.triton.fleet.fleet import Fleet
 from gateway.triton.fleet.hold import Hold
 from gateway.triton.manager.events import Event, log_event
+from gateway.triton.manager.types import LoadFailed, NoRoom, NotNow
 from gateway.triton.model_info import ModelInfo
 from gateway.triton.routing.choose import NothingFits, Want, decide
 from gateway.triton.routing.languages import family_of, voice_of
@@ -169,6 +170,8 @@ class TritonVoice:
             raise TtsError(f"{error} (Triton at {self._settings.uri})", unwell=not there) from error
         except PolicyError as error:
             raise TtsError(str(error), unwell=False) from error
+        except (NotNow, NoRoom, LoadFailed) as error:
+            raise TtsError(f"the speech synthesiser cannot be used now: {error}") from error
         except TritonUnavailable as error:
             raise unreachable(self._settings, error) from error
         except TritonError as error:

@@ -9,10 +9,12 @@ import grpc
 import grpc.aio
 from tritonclient.grpc import service_pb2 as pb
 
+from gateway.triton.leases.wire import MODEL as LEASES
 from gateway.triton.models.voices import Refused, Voice, choose_voice
 from load.emulators.asr import DEATH, GARBAGE
 from load.emulators.distributions import Draws
 from load.emulators.faults import Died, Faults, Strike
+from load.emulators.lease_table import LeaseTable
 from load.emulators.pace import Pace
 from load.emulators.profile import TtsProfile
 from load.emulators.stats import TtsStats
@@ -43,6 +45,7 @@ class Speech:
         self.jobs: dict[str, Job] = {}
         """By request id, those that a CANCEL can stop."""
         self._loaded = True
+        self._leases = LeaseTable()
         self.set_profile(profile)
 
     def set_profile(self, profile: TtsProfile) -> None:
@@ -117,6 +120,8 @@ class Speech:
         return pb.ModelConfigResponse(config=model_config(self.profile))
 
     async def _infer(self, request: pb.ModelInferRequest, context: Any) -> pb.ModelInferResponse:
+        if request.model_name == LEASES:
+            return await self._leases.infer(request, context)
         await self._check(request.model_name, context)
         await context.abort(
             grpc.StatusCode.UNIMPLEMENTED,
@@ -135,6 +140,9 @@ class Speech:
     async def _load(
         self, request: pb.RepositoryModelLoadRequest, context: Any
     ) -> pb.RepositoryModelLoadResponse:
+        if request.model_name == LEASES and "config" in request.parameters:
+            self._leases.load(request)
+            return pb.RepositoryModelLoadResponse()
         if request.model_name != self.profile.model:
             name = request.model_name
             await context.abort(

@@ -137,8 +137,9 @@ class Fleet:
 
     async def look(self) -> None:
         """What each Triton has now, whoever changed it. Raises: TritonError when none of them answers."""
-        managers = list(self.managers().values())
-        found = await asyncio.gather(*(one.reconcile() for one in managers), return_exceptions=True)
+        found = await asyncio.gather(
+            *(one.look() for one in self.managers().values()), return_exceptions=True
+        )
         failures = [one for one in found if isinstance(one, BaseException)]
         if len(failures) == len(found):
             raise failures[0] if failures else TritonUnavailable("no Triton takes calls")

@@ -256,9 +256,9 @@ class ModelManager:
             self._reconciler.look_when_back()
             return False
 
-    async def reconcile(self) -> None:
-        """Take over what Triton's index and the lease table say. Raises: TritonError."""
-        await self._reconciler.look()
+    async def look(self) -> None:
+        """Take over what the repositories, Triton's index and the lease table say. Raises: TritonError."""
+        await asyncio.gather(self._core.catalogue.refresh(), self._reconciler.look())
 
     async def _sweep(self) -> None:
         core = self._core

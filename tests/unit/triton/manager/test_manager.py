@@ -238,7 +238,7 @@ async def test_another_process_knows_of_a_failed_load() -> None:
         bench.catalogue.disks["tts_b"].broken[1] = "OSError: nothing there"
         with pytest.raises(LoadFailed):
             await one.lease("tts_b")
-        await two.reconcile()
+        await two.look()
         with pytest.raises(NotNow, match="OSError: nothing there"):
             await two.lease("tts_b")
         assert bench.triton.loads.count("tts_b@1") == 1
@@ -505,7 +505,7 @@ async def test_loads_and_unloads_of_others_are_taken_over() -> None:
         manager = await bench.started()
         await bench.triton.load("tts_b")
         await bench.triton.unload("tts_a")
-        await manager.reconcile()
+        await manager.look()
         assert [one.name for one in manager.resident()] == ["asr_a", "tts_b"]
         assert model_of(manager, "tts_b").why is Why.FOUND
         assert {Kind.FOUND, Kind.LOST} <= set(bench.kinds())

@@ -61,7 +61,7 @@ def test_strict_wants_take_no_other_region_and_no_unnamed_voice() -> None:
 
 
 def test_capabilities_are_demanded() -> None:
-    able = candidate("tts_able", tags=("lora",), inputs=("REFERENCE_AUDIO",))
+    able = candidate("tts_able", tags=("lora", "zero-shot"), inputs=("REFERENCE_AUDIO",))
     plain = candidate("tts_plain", streaming=False)
     assert order(Want("tts", streaming=True), able, plain) == ["tts_able"]
     assert order(Want("tts", zero_shot=True), able, plain) == ["tts_able"]

@@ -134,7 +134,7 @@ def test_a_requirement_that_no_model_meets_is_a_doubt(tmp_path: Path) -> None:
 
 
 def test_conditions_are_read_from_the_model_itself() -> None:
-    heavy = model("tts_x", needs_gpu=True, inputs=("TEXT", "REFERENCE_AUDIO"), tags=("lora",))
+    heavy = model("tts_x", needs_gpu=True, inputs=("TEXT", "REFERENCE_AUDIO"), tags=("lora", "zero-shot"))
     plain = model("asr_x", streaming=False)
     assert [has(heavy, word) for word in ("gpu", "cpu_ok", "streaming", "zero_shot", "lora")] == [
         True,
