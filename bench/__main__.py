@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import accept_part, guard, slices_part, speech, speed
+from bench import accept_part, first_chunk_part, guard, slices_part, speech, speed
 from bench.machine import describe
 from bench.parts import OWN_STACK, PARTS, Bench
 from bench.report import Part, as_json, machine_text, part_text
@@ -30,6 +30,7 @@ examples:
   scripts/bench latency bargein               some parts
   scripts/bench slices                        what each part of the gateway costs, cumulatively; 5 minutes
   scripts/bench accept                        new sessions a second; a minute
+  scripts/bench first-chunk                   a voice's first chunk under load; five minutes
   scripts/bench speed                         what one core carries, beside the goals; about half an hour
   scripts/bench --quick                       the guard: has a session become dearer? exit 1 above +25 %
 
@@ -40,6 +41,7 @@ ALONE: dict[str, Callable[[bool], Part]] = {
     "speed": lambda quick: speed.main(),
     "slices": lambda quick: slices_part.main(quick=quick),
     "accept": lambda quick: accept_part.main(quick=quick),
+    "first-chunk": lambda quick: first_chunk_part.main(quick=quick),
 }
 """Parts that start everything themselves, take long, and are in no `all`."""
 _LONGEST_S = {True: 120.0, False: 3_000.0}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 from collections.abc import Mapping
 from typing import Any
@@ -78,6 +79,8 @@ class Workers:
         host, port = split_address(listen.http)
         beside: dict[str, ASGIApp] = {}
         if self._settings.openai_audio.enabled:
+            # Workers are started by fork and exec: gRPC's own handlers of forks would only complain.
+            os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
             self._audio = OpenAiAudioService(self._settings, None, self.admitting)
             beside = self._audio.beside
         self._server = serve_http(build_http(self, beside), host, port)

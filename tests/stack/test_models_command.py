@@ -122,6 +122,13 @@ def test_a_model_comes_and_goes(parley: Parley, monkeypatch: pytest.MonkeyPatch)
     assert parley("unload", "tts_tone").out == "tts_tone: unloading\ntts_tone: not loaded\n"
 
 
+def test_a_recogniser_whose_folder_is_elsewhere_loads_as_what_it_is(parley: Parley) -> None:
+    loaded = parley("load", "asr_light")
+    assert loaded.code == 0, loaded.out
+    assert parley("status", "asr_light").code == 0
+    assert parley("unload", "asr_light", "--force").code == 0
+
+
 def test_one_that_fails_does_not_keep_the_others_back(parley: Parley) -> None:
     loaded = parley("load", "asr_broken", "tts_tone", "asr_of_tomorrow")
     assert loaded.code == 1

@@ -40,7 +40,9 @@ class Row:
     load_s: float | None = None
     """What its last load took."""
     reason: str = ""
-    """Why its last load failed, or why it cannot be served here."""
+    """Why it is not ready: its last load failed, or it cannot be served here."""
+    last_failure: str = ""
+    """Of the last load, also of a version that did not take the place of one that answers."""
     evict_in_s: float | None = None
     """When its idle time ends; 0: at the manager's next look."""
 
@@ -94,6 +96,7 @@ def _row(
         ready,
         info,
         reason="" if ready else failure or problem,
+        last_failure=failure,
         load_s=record.load_s if record is not None and record.load_s else None,
     )
     if record is None:

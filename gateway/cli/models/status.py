@@ -44,6 +44,7 @@ def facts_of(row: Row) -> list[tuple[str, str]]:
     info = row.info
     facts = [
         ("reason", row.reason),
+        ("last failure", row.last_failure if row.last_failure != row.reason else ""),
         ("in change", row.changing),
         ("version", ", ".join(row.versions)),
         ("resident", _resident(row)),

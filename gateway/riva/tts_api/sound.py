@@ -28,9 +28,9 @@ _RISE_DB_S = 4.0
 _FALL_DB_S = 8.0
 """Slow enough not to be heard as pumping, fast enough that three seconds come out at the target."""
 _MOST_LOSS_DB = 3.0
-_PRIOR_S = 4.0
+_PRIOR_S = 2.0
 """A voice that is known is believed as much as so much speech of this utterance."""
-_WRONG_LU = 0.7
+_WRONG_LU = 0.5
 """The gain stays where it is until it is as wrong as this."""
 _FULL_SCALE = np.float32(32768)
 
@@ -52,6 +52,11 @@ class Sound:
         self._partial = b""
         self._owed = 0.0
         """Samples at 48 kHz that the audio so far lasts, less those in frames already."""
+
+    @property
+    def gain_db(self) -> float | None:
+        """In force; None before any is known."""
+        return self._gain_db
 
     @property
     def cold(self) -> bool:
@@ -149,16 +154,16 @@ class Sound:
         """None: as it is."""
         assert self._meter is not None
         heard, prior = self._meter.lufs, self._level.lufs
-        if heard is None and prior is None:
+        if prior is not None and (heard is None or self._gain_db is None):
+            lufs = prior
+        elif heard is None:
             return None
-        if heard is None:
-            heard, voiced = prior, 0.0
         else:
             # What the limiter takes away has to be made up for.
-            heard, voiced = heard - self._loss_db, self._meter.voiced_s
-        assert heard is not None
-        believed = min(_PRIOR_S, self._level.weight_s) if prior is not None else 0.0
-        lufs = (heard * voiced + (prior or 0.0) * believed) / max(voiced + believed, 1e-9)
+            heard -= self._loss_db
+            voiced_s = self._meter.voiced_s
+            known_s = min(_PRIOR_S, self._level.weight_s) if prior is not None else 0.0
+            lufs = (heard * voiced_s + (prior or 0.0) * known_s) / (voiced_s + known_s)
         wanted = max(-_MAX_GAIN_DB, min(_MAX_GAIN_DB, self._target - lufs))
         if self._gain_db is not None:
             off = abs(wanted - self._gain_db)

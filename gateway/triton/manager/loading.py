@@ -95,6 +95,10 @@ class Loading:
         end = core.now() + core.settings.load_s
         try:
             await core.repository.load(name, deadline_s=core.settings.load_s)
+            if core.catalogue.folder(name) is None:
+                # Of a repository that cannot be read from here, Triton describes the loaded models only.
+                await core.catalogue.refresh()
+                info = core.info(name) or info
             await self.settle(info, end)
         except TritonTimeout:
             if await core.is_gone(TritonTimeout()):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -28,6 +29,9 @@ LEAD_MS = 500
 LOOK_S = 0.15
 """How often a stream looks whether its client is still there (a round trip to the server)."""
 MAX_CHARS = 20_000
+READY_THREADS = 64
+"""Threads that exist before they are needed: a crowd's first chunks would wait for their making."""
+START_S = 10.0
 SPEEDS = (0.5, 2.0)
 FREE_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 
@@ -61,6 +65,7 @@ class SpeechModel:
         self._turns = Turns(engine.threads, engine.threads if engine.rests and engine.threads > 1 else 0)
         # A stream has one call in hand, which holds a thread while it waits for its turn, too.
         self._calls = ThreadPoolExecutor(self._max_streams, thread_name_prefix="engine")
+        _start_threads(self._calls, min(self._max_streams, READY_THREADS if engine.rests else engine.threads))
         self._thread = LoopThread("speech")
 
     def execute(self, requests: list[Any]) -> None:
@@ -180,7 +185,7 @@ class SpeechModel:
             beside = [pb.Tensor(name, value) for name, value in self._beside.items()]
             response = pb.InferenceResponse(output_tensors=[pb.Tensor("AUDIO", chunk), *beside])
             reply.send(response, flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL if last else 0)
-            stream.sent += 1
+            stream.has_left()
             if last:
                 return
 
@@ -218,3 +223,11 @@ class Counters:
         family = pb.MetricFamily(name=name, description=description, kind=kind)
         self._families.append(family)
         return family
+
+
+def _start_threads(pool: ThreadPoolExecutor, count: int) -> None:
+    """A pool makes a thread only while all others are at work."""
+    gate = threading.Barrier(count + 1)
+    for _ in range(count):
+        pool.submit(gate.wait, START_S)
+    gate.wait(START_S)

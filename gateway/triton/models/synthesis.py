@@ -18,6 +18,8 @@ HELD_MS = 2_000
 """Audio made ahead of its sending; then the engine's next piece of text waits."""
 PORTION_MS = FIRST_MS + MIN_MS
 """Audio handed from the engine's thread to the loop at a time: as much as the first chunk waits for."""
+LEAVE_S = 0.02
+"""Longest rest of the engine until the first chunk has left."""
 PARKED_S = 120.0
 """A call that waited this long in the middle of its work is given up: something is broken."""
 
@@ -65,7 +67,7 @@ class Stream:
         self._trim = Trim(rate)
         self._loop = asyncio.get_running_loop()
         self._turns = turns
-        self._woken = threading.Event()
+        self._woken, self._first_left = threading.Event(), threading.Event()
         self._turn = Turn(self._woken.set)
         self._arrived = time.monotonic()
         self._first_made = 0.0
@@ -87,9 +89,15 @@ class Stream:
         self._fresh.append(heard)
         self._made += len(heard)
         self._portion += len(heard)
+        is_first = not self._first_made
         if self._portion * 1000 >= PORTION_MS * self._rate:
             self._hand_over()
-        if self._rests:
+        if self._rests and is_first and self._first_made:
+            # What is made next would only compete with the sending of what the listener waits for.
+            self._turns.leave(self._turn)
+            self._first_left.wait(LEAVE_S)
+            self._wait(self._turns.ask(self._turn, self._due()))
+        elif self._rests:
             self._wait(self._turns.make_room(self._turn, self._due()))
         return not self.cancelled
 
@@ -104,6 +112,7 @@ class Stream:
         if not self.cancelled:
             self.cancelled, self.cancelled_at = how, time.monotonic()
         self._turns.call_off(self._turn)
+        self._first_left.set()
         self.changed.set()
         self.room.set()
 
@@ -117,6 +126,12 @@ class Stream:
         chunk = self.chunks.take()
         self._look_at_room()
         return chunk
+
+    def has_left(self) -> None:
+        """A chunk was sent."""
+        self.sent += 1
+        if self.sent == 1:
+            self._first_left.set()
 
     def _due(self) -> float:
         """When the listener has heard all that was made."""

@@ -103,6 +103,7 @@ class TestRows:
     def test_a_newer_version_that_failed_leaves_the_old_one_ready(self) -> None:
         found = row(RECORD, ready("tts_x"), ModelState("tts_x", "2", "UNAVAILABLE", "it broke"))
         assert (found.state, found.versions, found.reason) == (State.READY, ("1",), "")
+        assert ("last failure", "it broke") in facts_of(found)
 
     def test_versions_are_sorted_as_numbers(self) -> None:
         assert row(None, ready("tts_x", "10"), ready("tts_x", "9")).versions == ("9", "10")

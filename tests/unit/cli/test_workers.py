@@ -112,6 +112,14 @@ async def test_a_part_that_is_down_makes_it_not_ready_and_the_workers_are_a_part
     assert "127.0.0.1:1" in body["parts"]["llm"]["error"]
 
 
+async def test_the_parent_serves_openai_s_audio_itself(pool: Pool) -> None:
+    status, body = await pool.get("/v1/models")
+    assert status == 200
+    assert "tts-1" in {model["id"] for model in body["data"]}
+    status, body = await pool.get("/v1/audio/nothing")
+    assert (status, body["error"]["code"]) == (404, "unknown_url")
+
+
 async def test_a_session_opened_again_replaces_the_one_in_another_process(pool: Pool) -> None:
     async with AsyncExitStack() as stack:
         call = await stack.enter_async_context(caller(pool, "mine"))

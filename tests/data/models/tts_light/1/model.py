@@ -42,17 +42,14 @@ class Light:
             return
         hz, ms = sound_of(text)
         for index in range(max(1, round(ms / speed / STEP_MS))):
-            burn(self.step_s)
+            end = time.thread_time() + self.step_s
             at = np.arange(index * STEP, (index + 1) * STEP)
             swell = 1.0 - 0.2 * np.cos(at * (2 * np.pi * 3 / RATE))
-            if not heard((np.cos(at * (2 * np.pi * hz / RATE)) * swell * LEVEL).astype(np.int16)):
+            samples = (np.cos(at * (2 * np.pi * hz / RATE)) * swell * LEVEL).astype(np.int16)
+            while time.thread_time() < end:
+                hashlib.sha256(WORK)
+            if not heard(samples):
                 return
-
-
-def burn(seconds):
-    end = time.thread_time() + seconds
-    while time.thread_time() < end:
-        hashlib.sha256(WORK)
 
 
 def sound_of(text):
