@@ -11,6 +11,7 @@ from bench.report import SAMPLE_COLUMNS, Part, Table, number, row, verdict
 from bench.speech import Clip
 from bench.stack import Up
 from bench.stats import percentile, summarise
+from bench.tts_control import tts_control_part
 from bench.turns_part import turns_part
 
 _EDGE = "the end of the last 50 ms in which every 10 ms frame lies within 25 dB of the clip's loudest"
@@ -320,6 +321,10 @@ async def cost_part(bench: Bench) -> Part:
     return part
 
 
+async def tts_part(bench: Bench) -> Part:
+    return await tts_control_part(bench.stack.endpoints["riva"], quick=bench.quick)
+
+
 def _short(clips: list[Clip]) -> list[Clip]:
     """The shortest half, at least four; whole sentences all the same."""
     return sorted(clips, key=lambda clip: clip.seconds)[: max(4, len(clips) // 2)]
@@ -333,6 +338,7 @@ PARTS: dict[str, Measure] = {
     "wer": wer_part,
     "noise": noise_part,
     "steadiness": steadiness_part,
+    "tts-control": tts_part,
     "start": start_part,
     "cost": cost_part,
 }

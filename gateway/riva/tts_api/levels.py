@@ -15,7 +15,9 @@ _MEMORY_S = 20.0
 _LEAST_S = 0.8
 """Less speech says nothing about a voice."""
 _CLOSE_LU = 0.5
-"""A level that is as close as that stays as it is, so that the same text sounds the same."""
+_CLOSE_TO_MEASURED_LU = 1.0
+"""A level that is as close as that stays as it is, so that the same text sounds the same; one that was measured by
+itself is believed more than what a single utterance says."""
 
 
 @dataclass(slots=True)
@@ -29,10 +31,12 @@ class VoiceLevel:
     tried: bool = False
     """It was listened to once; see `calibration`."""
     _exact: float = 0.0
+    _measured: bool = False
 
     def know(self, lufs: float, voiced_s: float) -> None:
         """It was measured."""
         self.lufs = self._exact = lufs
+        self._measured = True
         self.weight_s = min(voiced_s, _MEMORY_S)
 
     def learn(self, lufs: float, voiced_s: float) -> None:
@@ -42,7 +46,8 @@ class VoiceLevel:
         together = self.weight_s + voiced_s
         self._exact = (self._exact * self.weight_s + lufs * voiced_s) / together
         self.weight_s = min(together, _MEMORY_S)
-        if self.lufs is None or abs(self.lufs - self._exact) > _CLOSE_LU:
+        close = _CLOSE_TO_MEASURED_LU if self._measured else _CLOSE_LU
+        if self.lufs is None or abs(self.lufs - self._exact) > close:
             self.lufs = self._exact
 
 

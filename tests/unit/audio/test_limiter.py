@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from gateway.audio.limiter import Limiter
 
 CEILING = -1.0

@@ -1,0 +1,117 @@
+"""The TTS API over real voices on the embedded Triton."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+
+import grpc.aio
+import numpy as np
+import pyloudnorm
+import pytest
+
+from gateway.protocol import tts_pb2 as pb
+from gateway.protocol import voice_pb2
+from gateway.protocol.tts_pb2_grpc import TtsStub
+from gateway.riva.server import GRPC_OPTIONS
+from gateway.riva.tts_api.make import add_tts_api
+from gateway.settings import TtsApiSettings
+from gateway.triton.channel import GRPCInferenceServiceStub, open_channel
+from gateway.triton.codec import Array
+from gateway.triton.infer import stream_decoupled
+from gateway.triton.model_info import ModelInfo
+from gateway.triton.repository import Repository
+from gateway.triton.stream import Drains
+from tests.support.stack import Stack, shared_stack
+from tests.unit.riva.tts_api.parts import Call, FakeManager, Heard
+
+pytestmark = pytest.mark.stack
+
+MODELS = ("tts_flite", "tts_espeak")
+stack = shared_stack(*MODELS, scope="module")
+TEXT = (
+    "Well, the quick brown fox jumps over the lazy dog, and then it runs back into the forest. "
+    "Nobody knows why it does so every single day, but it seems to be happy"
+)
+
+
+@pytest.fixture
+async def tts(stack: Stack) -> AsyncIterator[TtsStub]:
+    channel = open_channel(stack.triton.grpc)
+    inference, drains = GRPCInferenceServiceStub(channel), Drains()
+
+    def synthesize(
+        model: ModelInfo, inputs: Mapping[str, Array], /, *, version: str = ""
+    ) -> AsyncGenerator[dict[str, Array], None]:
+        return stream_decoupled(
+            inference, model.name, inputs, drains=drains, first_deadline_s=5.0, next_deadline_s=5.0
+        )
+
+    manager = FakeManager(*[await Repository(channel).describe(name) for name in MODELS])
+    server = grpc.aio.server(options=GRPC_OPTIONS)
+    service = add_tts_api(
+        server, manager, synthesize, TtsApiSettings(), address="here", metrics=stack.triton.metrics
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as ours:
+        yield TtsStub(ours)  # type: ignore[no-untyped-call]
+    await service.close()
+    await server.stop(0)
+    await drains.close()
+    await channel.close()
+    assert not any(manager.leases.values())
+
+
+async def start(tts: TtsStub, **fields: object) -> str:
+    delivery = pb.Delivery(as_fast_as_possible=True)
+    started = await tts.StartSession(pb.StartSessionRequest(delivery=delivery, **fields))
+    return str(started.session_id)
+
+
+async def say(tts: TtsStub, session: str, text: str) -> Heard:
+    pieces = tuple(text[at : at + 5] for at in range(0, len(text), 5))
+    return await Call(tts, session, pieces, True, None).rest()
+
+
+@pytest.mark.parametrize("voice", ["flite.slt", "flite.kal16", "espeak.en-us", "espeak.en-gb-female"])
+async def test_voices_speak_at_minus_16_lufs_from_the_first_word(tts: TtsStub, voice: str) -> None:
+    session = await start(tts, voice=voice)
+    for text in (TEXT, "Another sentence of some length follows now, so that it can be measured as well."):
+        heard = await say(tts, session, text)
+        assert heard.done is not None
+        assert heard.done.outcome == voice_pb2.COMPLETED
+        assert {len(frame) for frame in heard.frames} == {1_920}
+        wave = np.frombuffer(heard.pcm, "<i2").astype(np.float64) / 32768
+        assert len(wave) > 3 * 48_000
+        assert pyloudnorm.Meter(48_000).integrated_loudness(wave) == pytest.approx(-16.0, abs=1.0)
+        assert np.abs(wave).max() <= 10 ** (-1 / 20)
+    await tts.EndSession(pb.EndSessionRequest(session_id=session))
+
+
+async def test_pause_and_resume_change_no_sample(tts: TtsStub) -> None:
+    session = await start(tts, voice="flite.kal16")
+    reference = (await say(tts, session, TEXT)).pcm
+    call = Call(tts, session, (TEXT,), True, None)
+    for count in (1, 7, 40):
+        await call.frames(count)
+        for command in (pb.PAUSE, pb.RESUME):
+            await tts.Control(pb.ControlRequest(session_id=session, command=command))
+    heard = await call.rest()
+    assert heard.pcm == reference
+    await tts.EndSession(pb.EndSessionRequest(session_id=session))
+
+
+async def test_stop_frees_the_model_for_others(tts: TtsStub) -> None:
+    a, b = await start(tts, voice="flite.slt"), await start(tts, voice="espeak.en-us")
+    first, second = Call(tts, a, (TEXT * 5,), True, None), asyncio.create_task(say(tts, b, TEXT))
+    await first.frames(5)
+    await tts.Control(pb.ControlRequest(session_id=a, command=pb.STOP))
+    heard = await first.rest()
+    assert heard.done is not None
+    assert heard.done.outcome == voice_pb2.CANCELLED
+    other = await second
+    assert other.done is not None
+    assert other.done.outcome == voice_pb2.COMPLETED
+    for session in (a, b):
+        await tts.EndSession(pb.EndSessionRequest(session_id=session))
