@@ -15,6 +15,7 @@ from gateway.protocol import voice_pb2
 from gateway.protocol.tts_pb2_grpc import TtsStub
 from gateway.riva.server import GRPC_OPTIONS
 from gateway.riva.tts_api.make import add_tts_api
+from gateway.riva.tts_api.voices import ManagedVoices
 from gateway.settings import TtsApiSettings
 from gateway.triton.channel import GRPCInferenceServiceStub, open_channel
 from gateway.triton.codec import Array
@@ -50,7 +51,7 @@ async def tts(stack: Stack) -> AsyncIterator[TtsStub]:
     manager = FakeManager(*[await Repository(channel).describe(name) for name in MODELS])
     server = grpc.aio.server(options=GRPC_OPTIONS)
     service = add_tts_api(
-        server, manager, synthesize, TtsApiSettings(), address="here", metrics=stack.triton.metrics
+        server, manager, ManagedVoices(manager, synthesize), TtsApiSettings(), address="here"
     )
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
@@ -63,9 +64,9 @@ async def tts(stack: Stack) -> AsyncIterator[TtsStub]:
     assert not any(manager.leases.values())
 
 
-async def start(tts: TtsStub, **fields: object) -> str:
+async def start(tts: TtsStub, *, voice: str) -> str:
     delivery = pb.Delivery(as_fast_as_possible=True)
-    started = await tts.StartSession(pb.StartSessionRequest(delivery=delivery, **fields))
+    started = await tts.StartSession(pb.StartSessionRequest(delivery=delivery, voice=voice))
     return str(started.session_id)
 
 
