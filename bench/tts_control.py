@@ -21,6 +21,8 @@ SESSIONS = 8
 _SENTENCE = "The train leaves at seven in the morning and arrives late in the afternoon, if all goes well. "
 _QUIET_S = 0.3
 """After a PAUSE frames are waited for as long as this."""
+_SETTLE_S = 1.0
+"""Before the first trial: every session has started by then."""
 _ANSWER_S = 5.0
 _FRAME_BYTES = 1_920
 
@@ -72,6 +74,8 @@ class _Listener:
         listening = asyncio.create_task(self._listen())
         try:
             rng = random.Random(seed)
+            await self.frame(_ANSWER_S)
+            await asyncio.sleep(_SETTLE_S)
             for _ in range(trials):
                 # Begun anew where the text ran out, which happens when nobody waits for real time.
                 if listening.done():
@@ -150,14 +154,17 @@ async def tts_control_part(address: str, *, quick: bool) -> Part:
         f"{SESSIONS} sessions that speak all the time, {trials} trials in each, at random moments; ms. PAUSE: from sending "
         "it to the arrival of the last frame at the client, 0 where none came after it. RESUME: from sending it to the "
         "arrival of the first frame. At real time frames leave up to the lead ahead; as fast as possible they leave as "
-        "the voice makes them. Client and service share the machine.",
+        "the voice makes them, and what lies in the transport when PAUSE is sent still arrives: no goal there. Client and "
+        "service share the machine.",
     )
     rows = []
     for fast in (False, True):
         found = await measure(address, trials=trials, fast=fast)
         how = "as fast as possible" if fast else "at real time"
-        rows.append(row(f"PAUSE → last frame, {how}", found.pause_to_last, p95=LIMIT_MS))
-        rows.append(row(f"RESUME → first frame, {how}", found.resume_to_first, p95=LIMIT_MS))
+        # Without real time the frames that wait in both ends' transport are as many as the client lets come up.
+        goal = None if fast else LIMIT_MS
+        rows.append(row(f"PAUSE → last frame, {how}", found.pause_to_last, p95=goal))
+        rows.append(row(f"RESUME → first frame, {how}", found.resume_to_first, p95=goal))
         sound = found.gaps + found.wrong_size + found.crossed == 0
         part.findings.append(
             f"{how}: {found.frames} frames, {found.gaps} gaps in their numbers, {found.wrong_size} not of 1,920 bytes, "
