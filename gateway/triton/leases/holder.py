@@ -139,6 +139,7 @@ class Holder:
             "why": why,
             "reason": reason,
             "load_s": load_s,
+            "at": _now(),
         }
         try:
             await self._next_answer()
@@ -274,7 +275,7 @@ class Holder:
             "lease_s": self._lease_s,
             "holds": dict(self._sessions),
             "changes": {name: change.value for name, change in self._changes.items()},
-            "ends": list(self._ends.values()),
+            "ends": [_told_late(end) for end in self._ends.values()],
             "wants": wants or [],
             "begins": [begin.said() for begin in begins or []],
             "records": records,
@@ -337,6 +338,11 @@ def _check(answer: dict[str, Any], wants: list[str], begins: list[_Begin]) -> No
     whole = answer.keys() >= {"table", "lost", "unloading", "wants", "begins"}
     if not whole or answer["wants"].keys() != set(wants) or len(answer["begins"]) != len(begins):
         raise TritonError("the lease table does not answer as it should: is it of another release of Parley?")
+
+
+def _told_late(end: dict[str, Any]) -> dict[str, Any]:
+    """As the table hears it, whose clock is another."""
+    return {**{key: value for key, value in end.items() if key != "at"}, "ago_s": _now() - end["at"]}
 
 
 def _refused(refusal: dict[str, Any]) -> TritonError:

@@ -47,6 +47,9 @@ class Model:
         self.change = ""
         self.changer = ""
         self.changing_since = now
+        self.decided = float("-inf")
+        """When a change began or ended last, and whose it was."""
+        self.decider = ""
         self.since: float | None = None
         self.used = now
         self.why = ""
@@ -69,8 +72,8 @@ class Table:
         """One word of a process, and the answer. Everything in it takes effect, or nothing does.
 
         message: holder, label, seq (grows), lease_s; holds {model: sessions} and changes {model: change}
-            it has now, all of them; ends [{model, change, ok, why, reason, load_s}]; wants [model], to be
-            held; begins [{model, change, force, max_loads}]; records: true asks for them.
+            it has now, all of them; ends [{model, change, ok, why, reason, load_s, ago_s}], told so long
+            after; wants [model], to be held; begins [{model, change, force, max_loads}]; records: true asks for them.
         Reply: table; wants {model: null or refusal}; begins [null or refusal]; unloading, the held
             models that are being unloaded; lost, the changes that somebody else has; records.
             A refusal is {kind: "in_use" or "not_now", text, leases, wait_s}.
@@ -177,10 +180,15 @@ class Table:
 
     def _end(self, holder: str, end: dict[str, Any], now: float) -> None:
         model = self._model(end["model"], now)
+        when = now - end["ago_s"]
         if model.changer == holder:
             self._clear(model)
+        elif model.change or (when < model.decided and model.decider != holder):
+            return  # it was given up, and another has gone on from there: old news
+        model.decided, model.decider = max(when, model.decided), holder
         if end["ok"] and end["change"] == LOAD:
-            model.since = model.used = now
+            model.since = when
+            model.used = max(model.used, when)
             model.why = end["why"] or model.why
             model.load_s = end["load_s"]
         elif end["ok"]:
@@ -188,7 +196,7 @@ class Table:
         model.reason = "" if end["ok"] else end["reason"]
         if end["change"] == LOAD:
             model.failures = 0 if end["ok"] else model.failures + 1
-            model.failed_at = None if end["ok"] else now
+            model.failed_at = None if end["ok"] else when
 
     def _busy(self, name: str, model: Model) -> dict[str, Any]:
         changer = self.holders.get(model.changer)
@@ -237,6 +245,7 @@ class Table:
 
     def _set(self, model: Model, change: str, holder: str, now: float) -> None:
         model.change, model.changer, model.changing_since = change, holder, now
+        model.decided, model.decider = now, holder
 
     def _clear(self, model: Model) -> None:
         model.change = model.changer = ""
@@ -262,6 +271,7 @@ class _Word:
                     "why": str(one.get("why", ""))[:_LONGEST_NAME],
                     "reason": str(one.get("reason", ""))[:2_000],
                     "load_s": max(float(one.get("load_s", 0.0)), 0.0),
+                    "ago_s": max(float(one.get("ago_s", 0.0)), 0.0),
                 }
                 for one in message.get("ends", [])
             ]

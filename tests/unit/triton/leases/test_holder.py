@@ -331,6 +331,22 @@ async def test_an_end_that_was_not_heard_is_told_later() -> None:
 
 
 @virtual
+async def test_an_end_that_is_told_later_counts_from_when_it_was() -> None:
+    wire = Wire()
+    one = process(wire, "one")
+    await one.begin("m", Change.LOAD)
+    wire.down = True
+    await one.end("m", Change.LOAD, ok=True)
+    await asyncio.sleep(4.0)
+    wire.down = False
+    await asyncio.sleep(1.1)
+    since_s = (await one.records())["m"].since_s
+    assert since_s is not None
+    assert since_s >= 4.0
+    await one.close()
+
+
+@virtual
 async def test_a_server_that_is_gone_is_not_asked_for_ever() -> None:
     wire = Wire()
     one = process(wire)
