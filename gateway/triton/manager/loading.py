@@ -19,6 +19,8 @@ _FORGET_S = 5.0
 """Longest wait for the unload of a model that did not load."""
 _EVICTIONS = 8
 """A victim may be taken into use while it is about to go; then another is looked for, so often."""
+_LOOK_S = 0.25
+"""Between two looks whether a model that somebody else unloads is gone."""
 _NOT_EXPLICIT = "explicit model load"
 """What a Triton says that was started to load its models by itself."""
 
@@ -138,13 +140,26 @@ class Loading:
             return
         async with self._room:
             for _ in range(_EVICTIONS):
-                await core.look()  # others load and unload too
-                going = plan.victims(model.name, info.memory_mb, core.occupants(), core.settings)
+                going = await self._victims(model, info)
                 if not going:
                     return
                 name, cap = going[0]
                 await self._unloading.evict(core.model(name), cap, victim_of=model.name)
         raise NoRoom(f"no room for {model.name}: models that could go are taken into use again and again")
+
+    async def _victims(self, model: Model, info: ModelInfo) -> list[tuple[str, str]]:
+        """Raises: NoRoom when there is none even after what is on its way out has gone."""
+        core = self._core
+        end = core.now() + core.settings.load_s
+        while True:
+            await core.look()  # others load and unload too
+            try:
+                return plan.victims(model.name, info.memory_mb, core.occupants(), core.settings)
+            except NoRoom:
+                going = [one for one in core.models.values() if one.state is State.UNLOADING]
+                if not going or core.now() > end:
+                    raise
+                await going[0].changed(_LOOK_S)
 
     async def _failed(self, model: Model, error: TritonError) -> None:
         """Raises: always."""

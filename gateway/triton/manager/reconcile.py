@@ -86,8 +86,11 @@ class Reconciler:
                 self._versions_came_or_went(model, versions, changing, records)
             elif changing is None:
                 self._found(model, versions, record, records)
+        elif any(one.state == "UNLOADING" for one in states) and not model.leases:
+            if model.state is State.READY:
+                model.to(State.UNLOADING)  # by somebody else; its room is taken as long as that takes
         elif model.state in (State.READY, State.DRAINING):
-            self._lost(model, states)
+            self._lost(model, states, changing)
         elif changing is Change.LOAD:
             if model.state in (State.ABSENT, State.FAILED):
                 model.to(State.LOADING)
@@ -144,7 +147,7 @@ class Reconciler:
         else:
             core.emit(Kind.FOUND, model.name, version=serving, why=Why.FOUND)
 
-    def _lost(self, model: Model, states: list[ModelState]) -> None:
+    def _lost(self, model: Model, states: list[ModelState], changing: Change | None) -> None:
         """It was resident, and is no more. A restarted server has forgotten it; an operator has unloaded it."""
         core = self._core
         why = model.why or Why.SESSION
@@ -155,7 +158,7 @@ class Reconciler:
         model.retiring.clear()
         core.emit(Kind.LOST, model.name, version=model.serving, leases=held)
         model.to(State.ABSENT)
-        if held or (pinned and forgotten):
+        if changing is None and (held or (pinned and forgotten)):
             self._loading.start(model, why)
 
 

@@ -10,6 +10,9 @@ from gateway.triton.manager.events import Kind
 from gateway.triton.manager.resident import Model
 from gateway.triton.manager.types import InUse, NotNow, State
 
+_LOOK_S = 0.25
+"""Between two looks whether another process is done with its load."""
+
 
 class Unloading:
     def __init__(self, core: Core) -> None:
@@ -17,25 +20,37 @@ class Unloading:
 
     async def unload(self, model: Model, *, force: bool, deadline_s: float) -> None:
         """By an operator. Raises: InUse, NotNow, TritonError."""
+        try:
+            await self._unload(model, force, deadline_s)
+        except (InUse, NotNow) as error:
+            self._core.emit(Kind.REFUSED, model.name, reason=str(error))
+            raise
+
+    async def _unload(self, model: Model, force: bool, deadline_s: float) -> None:
         core = self._core
         end = core.now() + deadline_s
-        if model.state is State.READY and not force:
-            await self._refuse_young(model)
-        async with core.locked(model, deadline_s):
+        while model.state is State.LOADING and not model.lock.locked() and core.now() < end:
+            await model.changed(min(_LOOK_S, max(end - core.now(), 0.0)))  # another process loads it
+            await core.look()
+        async with core.locked(model, max(end - core.now(), 0.0)):
             if not model.is_in(State.READY):
-                await self._forget(model, max(end - core.now(), 0.1))
+                await self._forget(model, force, max(end - core.now(), 0.1))
                 return
+            if not force:
+                await self._refuse_young(model)
+            if not model.is_in(State.READY):
+                raise NotNow(f"{model.name} went away meanwhile")
             reason = "an operator unloads it"
             model.to(State.DRAINING, reason)
             core.emit(Kind.DRAINING, model.name, because="operator", leases=model.leases)
             began = core.now()
             try:
                 await self._wait_free(model, force, min(end, began + core.settings.drain_s))
-            except BaseException as error:
+                if not force:
+                    await self._still_old(model)
+            except BaseException:
                 if model.is_in(State.DRAINING):
                     model.to(State.READY)
-                if isinstance(error, TritonError):
-                    core.emit(Kind.REFUSED, model.name, reason=str(error))
                 raise
             core.emit(Kind.DRAINED, model.name, seconds=core.now() - began)
             await self._finish(model, max(end - core.now(), core.settings.drain_s, 1.0))
@@ -47,13 +62,32 @@ class Unloading:
         young = plan.young_s(core.occupant(model), core.settings)
         if young:
             text = f"{model.name} was loaded a moment ago: it may go in {young:.0f} s, or by force"
-            core.emit(Kind.REFUSED, model.name, reason=text)
             raise InUse(text, leases=model.leases, wait_s=young)
 
-    async def _forget(self, model: Model, deadline_s: float) -> None:
+    async def _still_old(self, model: Model) -> None:
+        """Now that nobody else changes it: it may have been loaded or repaired a moment ago.
+
+        Raises: InUse, and then the right to unload it is given back.
+        """
+        try:
+            await self._refuse_young(model)
+        except TritonError:
+            await self._core.leases.end(model.name, Change.UNLOAD, ok=False)
+            raise
+
+    async def _forget(self, model: Model, force: bool, deadline_s: float) -> None:
         """Of one that is not ready: what a failed load left, or one that somebody else has under way."""
-        if model.state in (State.FAILED, State.UNLOADING) or await self._is_there(model.name):
-            await self._core.repository.unload(model.name, deadline_s=deadline_s)
+        core, name = self._core, model.name
+        if model.state is State.FAILED or await self._is_there(name):
+            await core.begin(name, Change.UNLOAD, force=force, within_s=deadline_s)
+            ok = False
+            try:
+                if not force and await core.ready_versions(name):
+                    raise NotNow(f"{name} was loaded by somebody else just now", wait_s=1.0)
+                await core.repository.unload(name, deadline_s=deadline_s)
+                ok = True
+            finally:
+                await core.leases.end(name, Change.UNLOAD, ok=ok)
         model.failures, model.retry_at = 0, 0.0
         if model.state is not State.ABSENT:
             model.to(State.ABSENT)
@@ -95,6 +129,7 @@ class Unloading:
             try:
                 try:
                     await core.leases.begin(model.name, Change.UNLOAD)
+                    await self._still_old(model)
                 except (InUse, NotNow):
                     return False
                 await self._finish(model, max(core.settings.drain_s, 1.0))

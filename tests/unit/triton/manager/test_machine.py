@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Coroutine
 from typing import Any
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -42,10 +43,14 @@ class Models(RuleBasedStateMachine):
         self.wire = LocalWire()
         self.leases: list[tuple[int, Lease]] = []
         self.tasks: list[asyncio.Task[Any]] = []
-        self.forced: set[str] = set()
-        """Unloaded by force or past the managers: their leases hold nothing any more."""
+        self.forced: Counter[str] = Counter()
+        """While they are unloaded by force: leases do not count."""
         self.foreign: set[str] = set()
+        """Somebody else loads and unloads them as well, and asks nobody."""
+        self.hung: set[str] = set()
+        """Their loads were given up, and never end: whether they take room nobody knows."""
         self.wrong: list[str] = []
+        self.answers: list[str] = []
         self.managers: list[ModelManager] = []
         self.holders: list[LocalLeases] = []
         for number in range(2):
@@ -61,7 +66,8 @@ class Models(RuleBasedStateMachine):
     # ---- what the server is told -----------------------------------------------------------------
 
     def _dropped(self, name: str, version: int) -> None:
-        if name in self.forced or name in self.foreign or not self.triton.up:
+        disk = self.catalogue.disks[name]
+        if self.forced[name] or name in self.foreign or disk.mute or disk.broken or disk.hangs:
             return
         held = [lease for _, lease in self.leases if lease.info.name == name]
         if any(lease.version == str(version) for lease in held):
@@ -75,7 +81,7 @@ class Models(RuleBasedStateMachine):
     def _started(self, name: str) -> None:
         if name in self.foreign or self.triton.ready(name):
             return
-        there = {one for one in self.triton.resident() if one != name}
+        there = {one for one in self.triton.resident() if one != name and one not in self.hung}
         if there & self.foreign:
             return
         if len(there) + 1 > _SETTINGS.max_resident:
@@ -111,14 +117,14 @@ class Models(RuleBasedStateMachine):
 
     @rule(name=_names, which=_which)
     def force(self, name: str, which: int) -> None:
-        self.forced.add(name)
+        self.forced[name] += 1
 
         async def forced() -> None:
             try:
                 await self.managers[which].unload(name, force=True, deadline_s=60.0)
             finally:
                 self._forget_leases(name)
-                self.forced.discard(name)
+                self.forced[name] -= 1
 
         self._spawn(forced())
 
@@ -139,6 +145,8 @@ class Models(RuleBasedStateMachine):
         disk = self.catalogue.disks[name]
         disk.broken = dict.fromkeys(disk.there, "RuntimeError: no") if how == "broken" else {}
         disk.hangs = set(disk.there) if how == "hangs" else set()
+        if how == "hangs":
+            self.hung.add(name)
         disk.mute = how == "mute"
 
     @rule(name=_names, which=_which)
@@ -158,7 +166,7 @@ class Models(RuleBasedStateMachine):
         self._run(asyncio.sleep(seconds))
         self.triton.start()
 
-    @rule(name=_names, loads=st.booleans())
+    @rule(name=st.sampled_from(_NAMES[-2:]), loads=st.booleans())
     def somebody_else(self, name: str, loads: bool) -> None:
         self.foreign.add(name)
 
@@ -166,7 +174,6 @@ class Models(RuleBasedStateMachine):
             await (self.triton.load(name) if loads else self.triton.unload(name))
             if not loads:
                 self._forget_leases(name)
-                self.foreign.discard(name)
 
         self._spawn(change())
 
@@ -193,8 +200,7 @@ class Models(RuleBasedStateMachine):
             self._run(asyncio.sleep(200.0))
             waiting = [task for task in self.tasks if not task.done()]
             assert not waiting, f"without an answer: {waiting}"
-            while self.leases:
-                self.leases.pop()[1].release()
+            self._run(self._release_all())
             self._run(asyncio.sleep(10.0))
             for manager in self.managers:
                 assert not any(model.leases for model in manager._core.models.values())
@@ -202,6 +208,10 @@ class Models(RuleBasedStateMachine):
         finally:
             self._run(self._close())
             self.loop.close()
+
+    async def _release_all(self) -> None:
+        while self.leases:
+            self.leases.pop()[1].release()
 
     async def _close(self) -> None:
         for manager in self.managers:
@@ -228,7 +238,7 @@ class Models(RuleBasedStateMachine):
             try:
                 await work
             except TritonError as error:
-                assert str(error)
+                self.answers.append(str(error))
 
         async def begin() -> None:
             self.tasks.append(asyncio.create_task(guarded()))
@@ -245,6 +255,10 @@ class Models(RuleBasedStateMachine):
 
 
 Models.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=60,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    phases=(Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink),
 )
 TestModels = Models.TestCase
