@@ -7,43 +7,25 @@ defaults below. Times are milliseconds (`_ms`) or seconds (`_s`), levels dB or d
 
 from __future__ import annotations
 
-import json
 import os
-from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic import Field, SecretStr
 from pydantic_settings import (
     BaseSettings,
-    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     YamlConfigSettingsSource,
 )
 
-from gateway.settings_openai import OpenAiAudioSettings
-
-T = TypeVar("T")
-
-
-def _split(value: object) -> object:
-    """A list in the environment: JSON, or text with commas."""
-    if not isinstance(value, str):
-        return value
-    if value.lstrip().startswith("["):
-        return json.loads(value)
-    return [item.strip() for item in value.split(",") if item.strip()]
+from gateway.settings_models import ModelsSettings as ModelsSettings
+from gateway.settings_models import TritonSettings as TritonSettings
+from gateway.settings_models import TtsApiSettings as TtsApiSettings
+from gateway.settings_openai import OpenAiAudioSettings as OpenAiAudioSettings
+from gateway.settings_part import Part
 
 
-Listed = Annotated[tuple[T, ...], NoDecode, BeforeValidator(_split)]
-"""A tuple that the environment may hold as JSON or as text with commas."""
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class AsrSettings(_Part):
+class AsrSettings(Part):
     """The gateway's recogniser: any Riva-compatible gRPC endpoint (ours, NVIDIA Riva, a Riva NIM)."""
 
     uri: str = Field("127.0.0.1:50051", description="host:port of the Riva ASR service")
@@ -67,7 +49,7 @@ class AsrSettings(_Part):
     )
 
 
-class TtsSettings(_Part):
+class TtsSettings(Part):
     """The voice: a Triton decoupled model, or a Riva-compatible TTS service."""
 
     kind: Literal["triton", "riva"] = "triton"
@@ -91,7 +73,7 @@ def call_metadata(service: AsrSettings | TtsSettings) -> list[tuple[str, str]]:
     return pairs
 
 
-class LlmSettings(_Part):
+class LlmSettings(Part):
     """Any OpenAI-compatible chat endpoint: NIM, vLLM, Ollama, the stand-in."""
 
     base_url: str = Field("http://127.0.0.1:8090/v1", description="base URL ending in /v1")
@@ -119,7 +101,7 @@ class LlmSettings(_Part):
     )
 
 
-class VadSettings(_Part):
+class VadSettings(Part):
     """Silero, batched over all sessions."""
 
     threshold: float = Field(0.5, gt=0, lt=1)
@@ -129,7 +111,7 @@ class VadSettings(_Part):
     pre_roll_ms: int = Field(300, ge=0, description="audio before the onset that the recogniser gets")
 
 
-class GateSettings(_Part):
+class GateSettings(Part):
     """Adaptive noise gate in front of the detector: it silences input, it never stops the clock."""
 
     enabled: bool = True
@@ -145,14 +127,14 @@ class GateSettings(_Part):
     factor_barged_in: float = 1.2
 
 
-class EchoSettings(_Part):
+class EchoSettings(Part):
     """Server-side echo defence: our own playout heard through the microphone is no speech."""
 
     enabled: bool = True
     max_delay_ms: int = Field(500, description="longest way out of the gateway and back in")
 
 
-class TurnSettings(_Part):
+class TurnSettings(Part):
     """End of turn: silence and transcript together."""
 
     hangover_ms: int = Field(
@@ -181,7 +163,7 @@ class TurnSettings(_Part):
     automatic: bool = Field(True, description="false: turns end only on commit (push to talk)")
 
 
-class BargeInSettings(_Part):
+class BargeInSettings(Part):
     enabled: bool = True
     confirm_ms: int = Field(250, gt=0, description="voiced audio that confirms an interruption")
     confirm_backchannel_ms: int = Field(700, gt=0, description="the same while only backchannels were said")
@@ -211,7 +193,7 @@ class BargeInSettings(_Part):
     )  # fmt: skip
 
 
-class PlayoutSettings(_Part):
+class PlayoutSettings(Part):
     lead_ms: int = Field(60, ge=0, description="how far ahead of real time frames are sent")
     tick_ms: int = Field(5, gt=0, description="the shared timer of all paced sends")
     buffer_s: float = Field(
@@ -223,7 +205,7 @@ class PlayoutSettings(_Part):
     first_sentence_chars: int = Field(12, ge=1, description="shortest first piece handed to synthesis")
 
 
-class SessionSettings(_Part):
+class SessionSettings(Part):
     max_sessions: int = Field(200, gt=0, description="per worker process")
     admit_backlog_ms: float = Field(
         150.0,
@@ -260,14 +242,14 @@ class SessionSettings(_Part):
     drain_s: float = Field(30.0, ge=0, description="grace for replies to end on shutdown or end of input")
 
 
-class BreakerSettings(_Part):
+class BreakerSettings(Part):
     """What keeps a failing recogniser, LLM or synthesiser from being asked on and on; one breaker for each."""
 
     failures: int = Field(5, gt=0, description="failures in a row after which a part is left alone")
     open_s: float = Field(2.0, gt=0, description="for how long; then one call tries it")
 
 
-class ListenSettings(_Part):
+class ListenSettings(Part):
     """Addresses of our own servers; port 0 takes any."""
 
     grpc: str = Field("127.0.0.1:50050", description="parley.v1")
@@ -280,91 +262,7 @@ class ListenSettings(_Part):
     )
 
 
-class TritonSettings(_Part):
-    """The Triton that `parley serve speech` uses, and the embedded server of `parley up`."""
-
-    uri: str = Field(
-        "127.0.0.1:8001",
-        description="host:port of Triton's gRPC endpoint; several with commas, or a name that stands for several",
-    )
-    ssl: bool = Field(False, description="use TLS towards Triton")
-    repositories: Listed[str] = Field(
-        ("model_repository",),
-        description="model repositories: folders, or s3://, gs:// and as:// URLs as Triton writes them",
-    )
-    repository_key: SecretStr = Field(
-        SecretStr(""),
-        description="key=value of a model repository API restricted with --grpc-restricted-protocol",
-    )
-    metrics: str = Field(
-        "", description="host:port of Triton's metrics, for what GPUs it has; empty: not asked"
-    )
-    log_dir: Path | None = Field(None, description="server logs; default ~/.local/state/parley")
-    request_ms: int = Field(
-        3_000,
-        gt=0,
-        description="longest wait for the answer to a chunk of audio, or for a chunk of a synthesis",
-    )
-
-
-class ModelsSettings(_Part):
-    """What is resident on Triton, for whom and for how long."""
-
-    asr: str = Field(
-        "",
-        description="default recogniser; must load, or start-up fails; empty: the repository's own; none: no default",
-    )
-    tts: str = Field("", description="default voice model, likewise")
-    preload: tuple[str, ...] = Field((), description="further models loaded at start and kept")
-    on_demand: bool = Field(True, description="load a model when the first session asks for it")
-    ttl_s: float = Field(600.0, ge=0, description="unloaded after so long without a session; 0: never")
-    min_residency_s: float = Field(120.0, ge=0, description="not unloaded sooner than this after its load")
-    max_resident: int = Field(0, ge=0, description="most models resident at a time; 0: no cap")
-    max_memory_mb: int = Field(0, ge=0, description="most memory of all resident models, as they declare it")
-    max_loads: int = Field(2, ge=1, description="loads at the same time")
-    load_s: float = Field(120.0, gt=0, description="deadline of a load, warm-up included")
-    drain_s: float = Field(30.0, ge=0, description="how long an unload waits for the last sessions")
-    backoff_s: float = Field(5.0, gt=0, description="pause after a failed load; doubles up to 5 min")
-    linger_s: float = Field(
-        30.0, ge=0, description="a Riva stream's hold on its model outlives it by this: callers pause"
-    )
-    lease_s: float = Field(15.0, gt=0, description="a process that says nothing for this long holds nothing")
-    fallback: bool = Field(
-        True, description="while a wanted model loads, serve from a resident one of the same language"
-    )
-    policy: Path | None = Field(None, description="YAML file with routing policies")
-    voice_packs: Listed[Path] = Field((), description="folders of voice packs, each a folder with voice.yaml")
-
-
-class TtsApiSettings(_Part):
-    """The TTS API (parley.v1.Tts) of `parley serve speech`, on the Riva address."""
-
-    name: str = Field("", description="what this service calls itself; empty: the host's name")
-    max_sessions: int = Field(256, ge=1, description="sessions at a time; one more is refused")
-    idle_s: float = Field(300.0, gt=0, description="a session in which nothing happens for so long is ended")
-    lead_ms: int = Field(
-        200,
-        ge=0,
-        le=2_000,
-        description="how far ahead of real time frames leave, unless a session asks otherwise",
-    )
-    hot_s: float = Field(
-        5.0,
-        gt=0,
-        le=60,
-        description="audio made ahead of what has left, also while paused; then the model waits",
-    )
-    first_chars: int = Field(
-        20, ge=1, description="shortest first piece of an utterance that is spoken early"
-    )
-    loudness_lufs: float = Field(-16.0, ge=-40, le=-5, description="integrated loudness of what is spoken")
-    calibrate: bool = Field(
-        True,
-        description="a voice says one sentence unheard before it first speaks, so that its level is known",
-    )
-
-
-class StandInSettings(_Part):
+class StandInSettings(Part):
     """The stand-in LLM's timing."""
 
     first_token_ms: float = Field(0.0, ge=0)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import Field, SecretStr
+
+from gateway.settings_part import Part
 
 
-class OpenAiAudioSettings(BaseModel):
+class OpenAiAudioSettings(Part):
     """OpenAI-compatible speech and transcription (`/v1/audio/*`, `/v1/models`) on the HTTP address."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     enabled: bool = True
     api_keys: tuple[SecretStr, ...] = Field((), description="one of these must be sent; none: open to all")

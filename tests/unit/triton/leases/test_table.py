@@ -110,13 +110,11 @@ class Processes(RuleBasedStateMachine):
     @rule(name=st.sampled_from(PROCESSES), model=st.sampled_from(MODELS), most=st.integers(0, 2))
     def begin_load(self, name: str, model: str, most: int) -> None:
         process = self.processes[name]
-        others = {
-            m for p in self.processes.values() if self.is_alive(p) for m, c in p.changes.items() if c == LOAD
-        }
-        own = {m for m, c in process.changes.items() if c == LOAD}
         refusal = self.tell(process, begins=[begin(model, LOAD, max_loads=most)])["begins"][0]
         if refusal is None:
-            assert not most or len(others | own) < most
+            alive = [p for p in self.processes.values() if self.is_alive(p)]
+            loading = {m for p in alive for m, change in p.changes.items() if change == LOAD}
+            assert not most or len(loading) < most
             process.changes[model] = LOAD
 
     @rule(name=st.sampled_from(PROCESSES), model=st.sampled_from(MODELS), force=st.booleans())
