@@ -93,7 +93,7 @@ class House:
             self.stub = GRPCInferenceServiceStub(channel)
             yield self
 
-    async def manager(self, label: str = "one", *, keeper: bool = True, **settings: float) -> ModelManager:
+    async def manager(self, label: str = "one", *, keeper: bool = True, **settings: float | str) -> ModelManager:
         channel = open_channel(self.triton.grpc)
         self._stack.push_async_callback(channel.close)
         repository = Repository(channel)
@@ -138,7 +138,7 @@ async def test_broken_models_leave_the_others_ready_and_say_why(tmp_path: Path) 
     dtype = house.add("tts_dtype", like="tts_light") / "config.pbtxt"
     dtype.write_text(dtype.read_text().replace("TYPE_FP32", "TYPE_INT16"))
     async with house.open():
-        manager = await house.manager(load_s=4.0, max_loads=4)
+        manager = await house.manager(load_s=4.0, max_loads=4, tts="tts_light")
         names = [*broken, "tts_empty", "tts_dtype"]
         results = await asyncio.gather(*(manager.load(name) for name in names), return_exceptions=True)
         said = {name: str(result) for name, result in zip(names, results, strict=True)}
