@@ -162,6 +162,8 @@ class TritonVoice:
         try:
             if held is None:
                 await self._fleet.start()
+            held = self._held  # while that was awaited, another may have begun
+            if held is None:
                 want = want_of(self._fleet, self._settings, self._wish)
                 held = self._held = self._fleet.hold(want, policy=self._wish.policy, notify=self._notify)
             info = await held.take()
@@ -170,8 +172,8 @@ class TritonVoice:
             raise TtsError(f"{error} (Triton at {self._settings.uri})", unwell=not there) from error
         except PolicyError as error:
             raise TtsError(str(error), unwell=False) from error
-        except (NotNow, NoRoom, LoadFailed) as error:
-            raise TtsError(f"the speech synthesiser cannot be used now: {error}") from error
+        except (NotNow, NoRoom, LoadFailed) as error:  # this one model's trouble: others speak on
+            raise TtsError(f"the speech synthesiser cannot be used now: {error}", unwell=False) from error
         except TritonUnavailable as error:
             raise unreachable(self._settings, error) from error
         except TritonError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import grpc
@@ -16,7 +16,8 @@ from gateway.breaker import Breaker, State
 from gateway.listen.asr import AsrError
 from gateway.listen.guarded_asr import GuardedRecognizer
 from gateway.speak.guarded_tts import GuardedSynthesizer
-from gateway.speak.tts import TtsError
+from gateway.speak.hold import Wish, hold_voice
+from gateway.speak.tts import Chunk, TtsError
 from gateway.telemetry.http_server import serve_http
 from gateway.think.guarded_llm import GuardedLlm
 from gateway.think.llm import LlmError
@@ -196,6 +197,36 @@ async def test_which_triton_synthesis_failures_count() -> None:
             async for _chunk in GuardedSynthesizer(synthesizer, guard).synthesize("Hello."):
                 pass
         assert opened(guard)
+
+
+async def test_a_session_s_hold_on_its_voice_goes_through_the_breaker_sentence_by_sentence() -> None:
+    told: list[str] = []
+    async with triton_tts.served(triton_tts.three_chunks, triton_tts.model("tts_a", voices="slt")) as (
+        triton,
+        synthesizer,
+    ):
+        guard = breaker()
+        held = hold_voice(
+            GuardedSynthesizer(synthesizer, guard), Wish(voice="slt"), lambda code, message: told.append(code)
+        )
+        chunks, _ = await asyncio.gather(_all(held.synthesize("Hello.")), held.prepare())
+        assert len(chunks) == 3
+        (lease,) = [status.leases for one in synthesizer.fleet.managers().values() for status in one.seen()]
+        assert lease == 1, "the sentence and the preparation share one hold"
+        with pytest.raises(TtsError, match="no voice nobody"):
+            held.change(Wish(voice="nobody"), switch=False)
+        triton.speak = triton_tts.one_and_hang
+        with pytest.raises(TtsError, match="no answer within"):
+            await _all(held.synthesize("Hello."))
+        assert opened(guard)
+        with pytest.raises(TtsError, match="left alone") as refused:
+            await _all(held.synthesize("Hello."))
+        assert refused.value.later
+        held.release()
+
+
+async def _all(chunks: AsyncGenerator[Chunk, None]) -> list[Chunk]:
+    return [chunk async for chunk in chunks]
 
 
 # ---- readiness ---------------------------------------------------------------------------------
