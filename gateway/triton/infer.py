@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
 import grpc.aio
 import numpy as np
@@ -51,6 +51,7 @@ async def stream_decoupled(
     first_deadline_s: float,
     next_deadline_s: float,
     version: str = "",
+    on_over: Callable[[], None] = lambda: None,
 ) -> AsyncGenerator[dict[str, Array], None]:
     """One request to a decoupled model (no batch dimension), its responses as they come.
 
@@ -59,10 +60,12 @@ async def stream_decoupled(
     once; what still comes is thrown away in a task that `drains` keeps.
 
     first_deadline_s, next_deadline_s: longest wait for the first and for each later response.
-    version: of the model; "" takes the newest.
+    version: of the model; "" takes the newest. on_over: called when nothing more will reach the model, which may be
+        after the end of this generator; a version must not go before.
     Raises: TritonTimeout, TritonUnavailable, TritonError; the stream is cancelled and drained then too.
     """
     stream = Stream(stub, model, version)
+    stream.on_over = on_over
     try:
         stream.send(request(model, inputs, version=version))
         wait_s = first_deadline_s
@@ -88,6 +91,7 @@ class SequenceCall:
         ModelStreamInfer call per utterance; every other model goes over unary calls.
     batched: the model's max_batch_size is at least 1 (sequence batching demands it).
     version: the model's version that it begins on and ends on; "" takes the newest for every chunk.
+    on_over: called when nothing more will reach the model, END included; a version must not go before.
     """
 
     def __init__(
@@ -99,12 +103,16 @@ class SequenceCall:
         decoupled: bool = False,
         batched: bool = True,
         version: str = "",
+        on_over: Callable[[], None] = lambda: None,
     ) -> None:
         self._stub = stub
         self._model, self._version = model, version
         self._batched = batched
         self._drains = drains
+        self._on_over = on_over
         self._stream = Stream(stub, model, version) if decoupled else None
+        if self._stream is not None:
+            self._stream.on_over = on_over
         self._sequence = secrets.randbits(62) + 1
         self._open = False
         self._answer: asyncio.Task[pb.ModelInferResponse] | None = None
@@ -134,8 +142,8 @@ class SequenceCall:
         self._answer.add_done_callback(_seen)
         response = await asyncio.shield(self._answer)
         self._answer = None
-        if end and self._stream is not None:
-            self._drains.take(self._stream)
+        if end:
+            self._leave(cancel=True)
         return outputs(response, batched=self._batched)
 
     def give_up(self) -> None:
@@ -146,8 +154,14 @@ class SequenceCall:
         if self._open:
             self._open = False
             self._drains.run(self._end(self._answer))
-        elif self._stream is not None:
-            self._drains.take(self._stream, cancel=False)
+        else:
+            self._leave()
+
+    def _leave(self, *, cancel: bool = False) -> None:
+        if self._stream is not None:
+            self._drains.take(self._stream, cancel=cancel)
+        else:
+            self._on_over()
 
     async def _end(self, before: asyncio.Task[pb.ModelInferResponse] | None) -> None:
         try:
@@ -157,8 +171,7 @@ class SequenceCall:
         except TritonError:
             pass  # the sequence is gone anyhow, or the model forgets it when it has been idle
         finally:
-            if self._stream is not None:
-                self._drains.take(self._stream, cancel=False)
+            self._leave()
 
     async def _exchange(self, message: pb.ModelInferRequest, deadline_s: float) -> pb.ModelInferResponse:
         if self._stream is None:

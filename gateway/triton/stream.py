@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import grpc.aio
@@ -42,6 +42,8 @@ class Stream:
         """The server reported an error: `pending` is no longer to be trusted."""
         self.over = False
         """The call has ended; nothing more comes."""
+        self.on_over: Callable[[], None] = lambda: None
+        """Called when nothing more of it will reach the model, CANCEL and END included; more than once, perhaps."""
         self.draining = False
         """`Drains` reads the rest."""
         self._stub = stub
@@ -183,7 +185,11 @@ class Drains:
         cancel: tell the model first, unless it has answered everything.
         """
         # Two readers of one stream would wake each other's waits.
-        if stream.opened and not stream.over and not stream.draining:
+        if stream.draining:
+            return
+        if not stream.opened or stream.over:
+            stream.on_over()
+        else:
             stream.draining = True
             if cancel and not stream.finished and not stream.broken:
                 stream.send(request(stream.model, {"CANCEL": np.array([True])}, version=stream.version))
@@ -218,3 +224,4 @@ class Drains:
         finally:
             if not stream.over:
                 stream.kill()
+            stream.on_over()

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import ExitStack, aclosing
 from typing import TYPE_CHECKING
-
-import numpy as np
-from numpy.typing import NDArray
 
 from gateway.triton.codec import Array
 from gateway.triton.errors import TritonError, TritonTimeout, TritonUnavailable
@@ -75,38 +72,6 @@ class Seat:
             await self.manager.suspect(self.info.name, error)
         else:
             self._fleet.run(self.manager.suspect(self.info.name, error))
-
-
-class HeldSequence:
-    """A `SequenceCall` whose version stays loaded, and which counts as open, until its end."""
-
-    __slots__ = ("_call", "_held")
-
-    def __init__(self, call: SequenceCall, held: ExitStack) -> None:
-        self._call, self._held = call, held
-
-    async def infer(
-        self,
-        audio: NDArray[np.float32],
-        *,
-        start: bool = False,
-        end: bool = False,
-        language: str = "",
-        hints: Sequence[str] = (),
-        deadline_s: float,
-    ) -> dict[str, Array]:
-        """See `SequenceCall.infer`."""
-        answer = await self._call.infer(
-            audio, start=start, end=end, language=language, hints=hints, deadline_s=deadline_s
-        )
-        if end:
-            self._held.close()
-        return answer
-
-    def give_up(self) -> None:
-        """See `SequenceCall.give_up`."""
-        self._call.give_up()
-        self._held.close()
 
 
 class Hold:
@@ -194,8 +159,9 @@ class Hold:
 
     # ---- requests --------------------------------------------------------------------------------
 
-    async def sequence(self) -> HeldSequence:
-        """A fresh sequence on the model that `take()` gave. Raises: ModelFull, TritonUnavailable."""
+    async def sequence(self) -> SequenceCall:
+        """A fresh sequence on the model that `take()` gave: its version stays until the model has had its END, and it
+        counts as open as long. Raises: ModelFull, TritonUnavailable."""
         seat, fleet = self._taken(), self._fleet
         info = seat.info
         with ExitStack() as stack:
@@ -203,15 +169,15 @@ class Hold:
             stack.enter_context(fleet.admission.admit(seat.server.address, info))
             stack.enter_context(fleet.servers.figures.of(seat.server.address, info.name).request())
             connection = stack.enter_context(seat.server.line.use())
-            call = SequenceCall(
+            return SequenceCall(
                 connection.stubs.inference,
                 info.name,
                 drains=fleet.drains,
                 decoupled=info.decoupled,
                 batched=info.max_batch_size > 0,
                 version=lease.version,
+                on_over=stack.pop_all().close,
             )
-            return HeldSequence(call, stack.pop_all())
 
     async def stream(
         self, inputs: Mapping[str, Array], *, first_deadline_s: float, next_deadline_s: float
@@ -220,32 +186,38 @@ class Hold:
         seat, fleet = self._taken(), self._fleet
         server, info = seat.server, seat.info
         now = asyncio.get_running_loop().time
-        with (
-            await seat.request() as lease,
-            fleet.admission.admit(server.address, info),
-            fleet.servers.figures.of(server.address, info.name).request() as request,
-            server.line.use() as connection,
-        ):
-            responses = stream_decoupled(
-                connection.stubs.inference,
-                info.name,
-                inputs,
-                drains=fleet.drains,
-                first_deadline_s=first_deadline_s,
-                next_deadline_s=next_deadline_s,
-                version=lease.version,
-            )
-            since = now()
-            try:
-                async with aclosing(responses):
-                    async for response in responses:
-                        connection.heard()
-                        request.answered()
-                        yield response
-                        since = now()
-            except TritonTimeout:
-                connection.silent_since(since)
-                raise
+        lease, begun = await seat.request(), False
+        try:
+            with (
+                fleet.admission.admit(server.address, info),
+                fleet.servers.figures.of(server.address, info.name).request() as request,
+                server.line.use() as connection,
+            ):
+                responses = stream_decoupled(
+                    connection.stubs.inference,
+                    info.name,
+                    inputs,
+                    drains=fleet.drains,
+                    first_deadline_s=first_deadline_s,
+                    next_deadline_s=next_deadline_s,
+                    version=lease.version,
+                    on_over=lease.release,
+                )
+                since = now()
+                try:
+                    async with aclosing(responses):
+                        begun = True
+                        async for response in responses:
+                            connection.heard()
+                            request.answered()
+                            yield response
+                            since = now()
+                except TritonTimeout:
+                    connection.silent_since(since)
+                    raise
+        finally:
+            if not begun:
+                lease.release()
 
     # ---- the seat --------------------------------------------------------------------------------
 
