@@ -124,11 +124,13 @@ class Stack:
             "listen": {"grpc": listen["grpc"], "http": listen["http"]},
             "triton": {"repositories": repositories},
         }
-        models = {
+        models: dict[str, Any] = {
             family: NONE
             for family, part in (("asr", given.asr), ("tts", given.tts))
             if "uri" in part.model_fields_set and family not in given.models.model_fields_set
         }
+        if given.models.preload:
+            models["preload"] = list(given.models.preload)
         if "uri" not in given.asr.model_fields_set:
             gateway["asr"] = {"uri": listen["riva"]}
         if "uri" not in given.tts.model_fields_set:

@@ -41,7 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="HTTP of the speech process (default 127.0.0.1:8082)",
     )
     parser.add_argument("--llm", type=address, metavar="ADDR", help="stand-in LLM (default 127.0.0.1:8090)")
-    parser.add_argument("--models", metavar="A,B", help="models to load (default: every one that runs here)")
+    parser.add_argument("--models", metavar="A,B", help="further models to load at start")
     parser.add_argument(
         "--repository",
         action="append",
@@ -86,10 +86,13 @@ async def _up(options: argparse.Namespace) -> int:
 
 def _overrides(options: argparse.Namespace) -> dict[str, Any]:
     listen = {key: getattr(options, key) for key in ("grpc", "riva", "http", "speech_http", "llm")}
-    triton: dict[str, Any] = {"repositories": options.repository}
-    if options.models:
-        triton["models"] = [name.strip() for name in options.models.split(",") if name.strip()]
-    chosen = {"listen": listen, "triton": triton}
+    triton = {"repositories": options.repository}
+    ahead = [name.strip() for name in (options.models or "").split(",") if name.strip()]
+    chosen: dict[str, dict[str, Any]] = {
+        "listen": listen,
+        "triton": triton,
+        "models": {"preload": ahead or None},
+    }
     return {
         section: {key: value for key, value in values.items() if value is not None}
         for section, values in chosen.items()
