@@ -87,7 +87,8 @@ def first_message() -> Any:
 
 @pytest.fixture
 async def service(triton_stack: Stack) -> AsyncIterator[Service]:
-    server = SpeechServer(TritonSettings(uri=triton_stack.triton.grpc), ModelsSettings(), "127.0.0.1:0")
+    models = ModelsSettings(tts="tts_espeak")  # the one whose process is killed
+    server = SpeechServer(TritonSettings(uri=triton_stack.triton.grpc), models, "127.0.0.1:0")
     channel = grpc.aio.insecure_channel(await server.start())
     running = Service(
         triton_stack,
