@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 from gateway.speak.tts import Chunk, Synthesizer
 
 Notify = Callable[[str, str], None]
-"""Told a code and a sentence for the client: "voice_loading", "voice_moved"."""
+"""Told a code and a sentence for the client: "voice_loading", "voice_ready", "voice_failed", "voice_moved"."""
 
 
 @dataclass(frozen=True, slots=True)

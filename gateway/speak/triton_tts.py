@@ -94,7 +94,7 @@ class TritonSynthesizer:
         await self._look()
         want = want_of(self.fleet, self._settings, Wish())
         try:
-            decide(self.fleet.candidates(), want, self.fleet.policies.get())
+            decide(self.fleet.candidates(), want, self.fleet.policy("", want))
         except TritonError as error:
             raise TtsError(f"{error} on the Triton at {self._settings.uri}") from error
 
@@ -106,6 +106,8 @@ class TritonSynthesizer:
         try:
             await self.fleet.start()
             await self.fleet.look()
+        except PolicyError as error:
+            raise TtsError(str(error), unwell=False) from error
         except TritonError as error:
             raise unreachable(self._settings, error) from error
 
@@ -117,6 +119,7 @@ class TritonVoice:
         self._fleet, self._settings, self._notify = owner.fleet, settings, notify
         self._wish = wish
         self._held: Hold | None = None
+        self._released = False
 
     async def prepare(self) -> None:
         try:
@@ -154,6 +157,7 @@ class TritonVoice:
                 raise TtsError(f"the speech synthesiser failed: {error}", unwell=False) from error
 
     def release(self) -> None:
+        self._released = True
         if self._held is not None:
             self._held.release()
 

@@ -33,7 +33,7 @@ class Everywhere:
         self, name: str, *, deadline_s: float | None = None, on_progress: OnProgress | None = None
     ) -> Lease:
         """On the Triton where it is resident, else on the first that has it."""
-        having = sorted(self._having(name), key=lambda one: name not in _names(one.resident()))
+        having = sorted(await self._having(name), key=lambda one: name not in _names(one.resident()))
         return await having[0].lease(name, deadline_s=deadline_s, on_progress=on_progress)
 
     async def load(
@@ -62,25 +62,33 @@ class Everywhere:
         if not managers:
             raise TritonUnavailable("no Triton takes calls")
         found: dict[str, list[ModelStatus]] = {}
-        for each in await asyncio.gather(*(one.status() for one in managers)):
-            for status in each:
+        seen = await asyncio.gather(*(one.status() for one in managers), return_exceptions=True)
+        failures = [each for each in seen if isinstance(each, BaseException)]
+        if len(failures) == len(seen):
+            raise failures[0]
+        for each in seen:
+            for status in each if not isinstance(each, BaseException) else ():
                 found.setdefault(status.info.name, []).append(status)
         return [_merged(found[name]) for name in sorted(found)]
 
     async def _each(self, name: str, work: Callable[[ModelManager], Awaitable[None]]) -> None:
         """All are tried; the first failure is raised then."""
-        results = await asyncio.gather(*map(work, self._having(name)), return_exceptions=True)
+        having = await self._having(name)
+        results = await asyncio.gather(*map(work, having), return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):
                 raise result
 
-    def _having(self, name: str) -> list[ModelManager]:
+    async def _having(self, name: str) -> list[ModelManager]:
         managers = self._managers()
         if not managers:
             raise TritonUnavailable("no Triton takes calls")
-        having = [one for one in managers if name in _names(one.known())]
-        if not having and len(managers) == 1:
+        if len(managers) == 1:
             return managers  # it says why not
+        having = [one for one in managers if name in _names(one.known())]
+        if not having:  # it may be new
+            await self._fleet.look()
+            having = [one for one in managers if name in _names(one.known())]
         if not having:
             raise NoSuchModel(f"no Triton has a model {name} in its repositories")
         return having

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc.aio
 
@@ -25,14 +25,16 @@ from gateway.triton.manager.manager import ModelManager
 from gateway.triton.manager.warm_up import WarmUp
 from gateway.triton.model_info import ModelInfo
 from gateway.triton.repository import Repository
-from gateway.triton.routing.choose import Candidate, Want
-from gateway.triton.routing.policy import Policies, read_policies
+from gateway.triton.routing.choose import Candidate, Want, rank
+from gateway.triton.routing.languages import Fit, family_of
+from gateway.triton.routing.policy import Policies, Policy, read_policies
 from gateway.triton.routing.server import Server
 from gateway.triton.routing.servers import Servers
 from gateway.triton.stream import Drains
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Notify = Callable[[str, str], None]
 """Told a code and a sentence for the session."""
 
@@ -72,6 +74,9 @@ class Fleet:
         self._repositories, self._keeper, self._label = tuple(repositories), keeper, label
         self._on_event = on_event
         self._policies = read_policies(models.policy)
+        self._checked = models.policy is None
+        """The names in the policy file are those of models."""
+        self._defaults = {"asr": models.asr, "tts": models.tts}
         self._catalogues: dict[str, Catalogue] = {}
         """By server address."""
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -94,27 +99,54 @@ class Fleet:
         return self._models.fallback
 
     async def start(self) -> None:
-        """Raises: TritonError where no Triton answers, or the first does not have what must be there."""
+        """Raises: TritonError where no Triton answers, or the first does not have what must be there; PolicyError
+        where the policy file names a model that none of them has."""
         await self.servers.start()
+        if not self._checked and all(server.attended for server in self.servers.listed):
+            known = [info for one in self.managers().values() for info in one.known()]
+            for doubt in self._policies.check(known):
+                log.warning("%s", doubt)
+            self._checked = True
 
     async def close(self) -> None:
         """Streams that were given up are read to their end first."""
-        for task in set(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        while self._tasks:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(set(self._tasks))
         await self.drains.close()
         await self.servers.close()
 
     def hold(self, want: Want, *, policy: str = "", notify: Notify | None = None) -> Hold:
         """For one session; nothing is leased before `take()`. Raises: PolicyError."""
-        return Hold(self, want, self._policies.get(policy), notify or (lambda code, message: None))
+        self._policies.get(policy)
+        return Hold(self, want, policy, notify or (lambda code, message: None))
+
+    def policy(self, name: str, want: Want) -> Policy:
+        """By name. Without a policy file a default model is taken before all others that do as well what is wanted.
+        Raises: PolicyError."""
+        policy = self._policies.get(name)
+        if self._models.policy is not None:
+            return policy
+        ranked = rank(self.candidates(), want, policy)
+        best = min(map(_suits, ranked), default=())
+        names = {each.info.name for each in ranked if _suits(each) == best and self._is_default(each)}
+        return replace(policy, models={"*": tuple(sorted(names))}) if names else policy
+
+    def _is_default(self, each: Candidate) -> bool:
+        named = self._defaults.get(family_of(each.info), "")
+        return each.info.name == named if named else each.info.default and each.resident
 
     def candidates(self) -> list[Candidate]:
         """Every model of every server that takes calls; not those that would have to be loaded where that is not done."""
+        on_demand = self._models.on_demand
+        loads = {
+            address for address, manager in self.managers().items() if on_demand and not manager.read_only
+        }
         return [
             replace(each, info=self.offered(each.server, each.info))
             for each in self.servers.candidates()
-            if each.resident or self._models.on_demand
+            if each.resident or each.server in loads
         ]
 
     def offered(self, server: str, info: ModelInfo) -> ModelInfo:
@@ -146,8 +178,10 @@ class Fleet:
 
     def models(self) -> list[ModelInfo]:
         """Each model once, those that are resident somewhere first."""
-        ranked = sorted(self.candidates(), key=lambda each: not each.resident)
-        return list({each.info.name: each.info for each in reversed(ranked)}.values())[::-1]
+        found: dict[str, ModelInfo] = {}
+        for each in sorted(self.candidates(), key=lambda each: not each.resident):
+            found.setdefault(each.info.name, each.info)
+        return list(found.values())
 
     def managers(self) -> dict[str, ModelManager]:
         """By server address, of those that take calls."""
@@ -157,7 +191,7 @@ class Fleet:
             if isinstance(server.models, ModelManager)
         }
 
-    def run(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    def run(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """A task that ends with the fleet at the latest."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
@@ -204,3 +238,9 @@ class Fleet:
                 await leases.close()
         finally:
             await channel.close()
+
+
+def _suits(each: Candidate) -> tuple[bool, Fit]:
+    """How well a ranked candidate does what is wanted; smaller is better."""
+    assert each.standing is not None
+    return not each.standing.named, max(each.standing.fit, Fit.SAME)

@@ -71,8 +71,8 @@ class Leasing:
         """A lease, or None when the model went away, or is about to."""
         core, version = self._core, "" if any_version else model.serving
         held = [model.name] if any_version else [model.name, of_version(model.name, version)]
-        results = await asyncio.gather(*(core.leases.hold(key) for key in held), return_exceptions=True)
-        failed = [one for one in results if isinstance(one, BaseException)]
+        results = await self._hold(held)
+        failed = [one for one in results if one is not None]
         there = any_version or version in model.versions
         if not failed and model.state is State.READY and there and not core.closed:
             model.take(version)
@@ -89,6 +89,21 @@ class Leasing:
         if core.closed:
             raise TritonUnavailable("this process is about to end")
         return None
+
+    async def _hold(self, keys: list[str]) -> list[BaseException | None]:
+        """Of each, why it is not held. Cancelled, none is."""
+        leases = self._core.leases
+        holds = [asyncio.create_task(leases.hold(key)) for key in keys]
+        try:
+            await asyncio.wait(holds)
+        except asyncio.CancelledError:
+            for key, hold in zip(keys, holds, strict=True):
+                if hold.cancel():
+                    continue
+                if hold.exception() is None:
+                    leases.drop(key)
+            raise
+        return [hold.exception() for hold in holds]
 
     def _give(self, model: Model, version: str, *held: str) -> None:
         model.give(version, self._core.now())

@@ -147,8 +147,12 @@ def fallback(ranked: Sequence[Candidate], language: str) -> Candidate | None:
 
 def stand_in(candidates: Iterable[Candidate], want: Want, policy: Policy) -> Candidate | None:
     """A resident model of the same language to serve while the wanted one loads; its voice may be another."""
-    eased = replace(want, model="", voice="", zero_shot=False, strict=False)
-    return fallback(rank(candidates, eased, policy), want.language)
+    return fallback(rank(candidates, eased(want), policy), want.language)
+
+
+def eased(want: Want) -> Want:
+    """Without what only one model, or one voice, can do."""
+    return replace(want, model="", voice="", zero_shot=False, strict=False)
 
 
 def decide(

@@ -12,6 +12,7 @@ from gateway.triton.routing.choose import (
     NothingFits,
     Want,
     decide,
+    eased,
     rank,
     refusal,
     served_by,
@@ -51,8 +52,12 @@ class Pinned:
         Raises: SwitchRefused, NothingFits.
         """
         choice = self.look(candidates, want, policy, switch=switch)
-        self._held = choice.wanted
+        self.settle(choice.wanted)
         return choice
+
+    def settle(self, candidate: Candidate) -> None:
+        """The session has this one from now on."""
+        self._held = candidate
 
     def look(
         self, candidates: Sequence[Candidate], want: Want, policy: Policy, *, switch: bool = False
@@ -96,7 +101,7 @@ class Pinned:
         policy: Policy,
     ) -> Choice:
         if not fitting:  # what only the lost model could do is not asked of the next
-            want = replace(want, model="", voice="", zero_shot=False, strict=False)
+            want = eased(want)
             fitting = rank(candidates, want, policy)
         if not fitting:
             raise NothingFits(f"{held.info.name} is gone, and {refusal(candidates, want, policy)}")
