@@ -18,7 +18,8 @@ from typing import Any
 
 from gateway.cli.common import Fault
 
-_READY_S = 30.0
+READY_S = 30.0
+"""Longest wait for one that has nothing to load."""
 _STOP_S = 10.0
 _BACKOFF_S = (0.1, 0.5, 1.0, 2.0, 5.0)
 _STEADY_S = 30.0
@@ -28,12 +29,15 @@ _STEADY_S = 30.0
 class Child:
     """`await spawn()`, `await ready(settings)`, `watch()` in a task of the caller's, `await stop()`."""
 
-    def __init__(self, part: str, log: Path, on_event: Callable[[str], None]) -> None:
+    def __init__(
+        self, part: str, log: Path, on_event: Callable[[str], None], *, ready_s: float = READY_S
+    ) -> None:
+        """ready_s: longest wait until it listens."""
         self.part = part
         self.log = log
         self.endpoints: dict[str, str] = {}
         self.restarts = 0
-        self._on_event = on_event
+        self._on_event, self._ready_s = on_event, ready_s
         self._settings: Mapping[str, Any] = {}
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.StreamReader | None = None
@@ -68,10 +72,10 @@ class Child:
         self._settings = settings
         try:
             self._writer.write(json.dumps(settings).encode() + b"\n")
-            async with asyncio.timeout(_READY_S):
+            async with asyncio.timeout(self._ready_s):
                 line = await self._reader.readline()
         except TimeoutError:
-            raise Fault(f"{self.part} was not ready within {_READY_S:g} s; see {self.log}") from None
+            raise Fault(f"{self.part} was not ready within {self._ready_s:g} s; see {self.log}") from None
         except ConnectionError:
             line = b""
         if not line:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.app import split_address
-from gateway.cli.child import Child
+from gateway.cli.child import READY_S, Child
 from gateway.cli.common import Fault
 from gateway.settings import ListenSettings, Settings
 from gateway.triton.catalogue.repositories import is_url
@@ -59,7 +59,10 @@ class Stack:
             raise Fault(f"cannot write logs to {self.log_dir}: {error.strerror}") from None
         listen = self._free_addresses()
         parts = ["gateway", "speech", *(["llm"] if self.own_llm else [])]
-        self.children = [Child(part, self.log_dir / f"{part}.log", self._say) for part in parts]
+        self.children = [
+            Child(part, self.log_dir / f"{part}.log", self._say, ready_s=self._patience_s(part))
+            for part in parts
+        ]
         await asyncio.gather(*(child.spawn() for child in self.children))
         triton = self.triton = EmbeddedTriton(
             self.repositories, log_dir=self.log_dir, on_event=self._say, exit_s=2
@@ -102,6 +105,10 @@ class Stack:
             return len(json.loads(body)["sessions"])
         except (OSError, ValueError, KeyError):
             return None
+
+    def _patience_s(self, part: str) -> float:
+        """The speech process listens once the default models are loaded, and then those loaded ahead."""
+        return READY_S + (2 * self._settings.models.load_s if part == "speech" else 0.0)
 
     def _free_addresses(self) -> dict[str, str]:
         """Each default port, or a free one in its place, which is said."""

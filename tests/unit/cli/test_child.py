@@ -44,6 +44,14 @@ async def test_a_child_is_told_its_settings_serves_and_ends(tmp_path: Path) -> N
     await gone(pid)
 
 
+async def test_a_child_gets_as_long_as_its_part_needs(tmp_path: Path) -> None:
+    child = Child("llm", tmp_path / "llm.log", print, ready_s=0.01)
+    await child.spawn()
+    with pytest.raises(Fault, match=r"llm was not ready within 0.01 s; see .*llm\.log"):
+        await child.ready(ANY)
+    await child.stop()
+
+
 async def test_a_child_that_dies_is_started_again_on_its_address(tmp_path: Path) -> None:
     said: list[str] = []
     back = asyncio.Event()
