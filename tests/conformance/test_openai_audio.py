@@ -54,7 +54,7 @@ def served(triton_stack: Stack) -> Iterator[Served]:
     sections: dict[str, Any] = {
         "triton": {"uri": triton},
         "tts": {"uri": triton},
-        "listen": {"grpc": "127.0.0.1:0", "riva": "127.0.0.1:0", "http": "127.0.0.1:0"},
+        "listen": dict.fromkeys(("grpc", "riva", "http", "speech_http"), "127.0.0.1:0"),
         "session": {"drain_s": 0.5},
         "openai_audio": {"api_keys": [KEY], "voices": {"scottish": "en-gb-scotland"}, "max_speech": 2},
     }
