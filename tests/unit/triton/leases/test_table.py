@@ -203,7 +203,38 @@ def test_a_new_table_refuses_to_unload_until_every_process_has_told() -> None:
     assert refused["wait_s"] == pytest.approx(10.0)
     assert table.tell(word("a", 2, begins=[begin("m", UNLOAD, force=True)]), 6.0)["begins"] == [None]
     table.tell(word("a", 3), 7.0)
-    assert table.tell(word("a", 4, begins=[begin("m", UNLOAD)]), 15.0)["begins"] == [None]
+    assert table.tell(word("a", 4, begins=[begin("m", UNLOAD)]), 14.9)["begins"] != [None]
+    assert table.tell(word("a", 5, begins=[begin("m", UNLOAD)]), 15.0)["begins"] == [None]
+
+
+def test_a_process_holds_to_the_end_of_its_lease_and_no_longer() -> None:
+    table = Table(0.0, name="t")
+    table.tell(word("a", 1, holds={"m": 1}), 0.0)
+    assert table.records(LEASE_S)["m"]["holders"] == 1
+    assert table.records(LEASE_S + 0.1)["m"]["holders"] == 0
+
+
+def test_one_session_more_is_not_one_instead() -> None:
+    table = Table(0.0, name="t")
+    table.tell(word("a", 1, holds={"m": 3}, wants=["m"]), 0.0)
+    assert table.records(0.0)["m"]["sessions"] == 3
+
+
+def test_a_model_that_nobody_has_used_is_idle_since_its_load() -> None:
+    table = Table(0.0, name="t")
+    table.tell(word("a", 1, begins=[begin("m", LOAD)]), 0.0)
+    table.tell(word("a", 2, ends=[end("m", LOAD, why="preload")]), 10.0)
+    assert table.records(12.0)["m"]["idle_s"] == 2.0
+    table.tell(word("a", 3, ends=[end("m", UNLOAD)]), 13.0)
+    assert table.records(13.0)["m"]["why"] == ""
+
+
+def test_how_long_a_change_goes_on_is_said_while_it_does() -> None:
+    table = Table(0.0, name="t")
+    table.tell(word("a", 1, begins=[begin("m", LOAD)]), 1.0)
+    assert table.records(4.0)["m"]["changing_s"] == 3.0
+    table.tell(word("a", 2, ends=[end("m", LOAD)]), 5.0)
+    assert table.records(6.0)["m"]["changing_s"] == 0.0
 
 
 def test_use_ages_from_the_end_of_the_last_lease_also_of_a_process_that_died() -> None:
