@@ -162,10 +162,11 @@ class TritonVoice:
             self._held.release()
 
     async def _take(self) -> tuple[Hold, ModelInfo]:
-        held = self._held
         try:
-            if held is None:
+            if self._held is None:
                 await self._fleet.start()
+            if self._released:
+                raise TtsError("the session has ended", unwell=False)
             held = self._held  # while that was awaited, another may have begun
             if held is None:
                 want = want_of(self._fleet, self._settings, self._wish)

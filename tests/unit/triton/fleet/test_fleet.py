@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,7 +34,7 @@ def test_a_session_without_wishes_gets_the_default_also_when_another_is_less_bus
     async def test() -> None:
         default = voice("tts_z", default=named_by == "its config")
         async with town(voice("tts_a"), default) as here:
-            settings = {"tts": "tts_z"} if named_by == "settings" else {}
+            settings: dict[str, Any] = {"tts": "tts_z"} if named_by == "settings" else {}
             fleet = await here.fleet("tts_a", "tts_z", **settings)
             busy = [fleet.hold(SPEECH) for _ in range(5)]
             speaking = [asyncio.create_task(say(hold, 50)) for hold in busy]
