@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from gateway.settings import ModelsSettings
 from gateway.triton.manager import plan
 from gateway.triton.manager.plan import Occupant
 from gateway.triton.manager.resident import IllegalTransition, Model
 from gateway.triton.manager.types import NoRoom, State
+from gateway.triton.model_info import ModelInfo
 from tests.unit.triton.manager.fake_triton import info_of
 from tests.unit.triton.manager.parts import virtual
 
 
 def occupant(name: str, idle_s: float, **fields: object) -> Occupant:
     return Occupant(name, **({"memory_mb": 100, "since_s": 1e4, "idle_s": idle_s} | fields))  # type: ignore[arg-type]
+
+
+def speaking(name: str, language: str) -> ModelInfo:
+    return replace(info_of(name), languages=(language,))
 
 
 def test_the_least_recently_used_go_and_no_more_than_it_takes() -> None:
@@ -72,6 +80,70 @@ def test_defaults_prefer_what_says_so_then_what_needs_no_gpu_then_the_name() -> 
 def test_versions_are_numbers_not_texts() -> None:
     assert plan.newest(["9", "10", "2"]) == "10"
     assert plan.ascending(["9", "10", "2"]) == ("2", "9", "10")
+
+
+def test_room_that_is_just_enough_is_enough() -> None:
+    settings = ModelsSettings(max_memory_mb=1_000)
+    assert plan.victims("new", 1_000, [], settings) == []
+    assert plan.victims("new", 400, [occupant("a", 10, memory_mb=600)], settings) == []
+    with pytest.raises(NoRoom, match=r"it needs 1001 MB, and all models together may have 1000 MB"):
+        plan.victims("new", 1_001, [], settings)
+
+
+def test_idle_for_as_long_they_go_by_name() -> None:
+    there = [occupant("b", 10), occupant("a", 10)]
+    assert plan.victims("new", 0, there, ModelsSettings(max_resident=2)) == [("a", "count")]
+
+
+def test_of_small_ones_that_were_of_no_use_the_last_used_stays() -> None:
+    there = [
+        occupant("a", 90, memory_mb=100),
+        occupant("b", 80, memory_mb=100),
+        occupant("c", 70, memory_mb=350),
+    ]
+    gone = plan.victims("new", 500, there, ModelsSettings(max_memory_mb=650))
+    assert gone == [("a", "memory"), ("c", "memory")]
+
+
+def test_why_there_is_no_room_counts_each_model_once() -> None:
+    settings = ModelsSettings(max_resident=3, min_residency_s=120)
+    there = [
+        occupant("a", 0, leased=True, pinned=True, since_s=1.0),
+        occupant("b", 10, pinned=True, since_s=1.0),
+        occupant("c", 10, since_s=1.0),
+    ]
+    with pytest.raises(NoRoom) as raised:
+        plan.victims("new", 0, there, settings)
+    assert str(raised.value) == (
+        "no room for new: 3 of 3 models are resident"
+        " (1 in use, 1 kept on purpose, 1 loaded less than 120 s ago)"
+    )
+
+
+def test_idle_time_is_nothing_to_models_of_others_and_under_change() -> None:
+    settings = ModelsSettings(ttl_s=60, min_residency_s=0)
+    assert plan.ttl_left_s(occupant("a", 1_000, foreign=True), settings) is None
+    assert plan.ttl_left_s(occupant("a", 1_000, changing=True), settings) is None
+    assert plan.ttl_left_s(occupant("a", 1_000), settings) == 0
+
+
+def test_a_stand_in_is_another_model_of_the_same_region_before_the_same_language() -> None:
+    wanted = speaking("tts_w", "de-CH")
+    near, same = speaking("tts_a", "de-DE"), speaking("tts_b", "DE-ch")
+    assert plan.stand_in(wanted, [wanted, near, same]) is same
+    assert plan.stand_in(wanted, [wanted, near]) is near
+    assert plan.stand_in(wanted, [wanted, speaking("tts_f", "fr-FR")]) is None
+
+
+def test_versions_of_a_config_are_those_that_it_names_and_no_others() -> None:
+    config = ModelConfig()
+    assert plan.wanted_version(config, [1, 2, 10]) == "10"
+    config.version_policy.specific.versions.extend([1, 2])
+    assert plan.wanted_version(config, [1, 2, 10]) == "2"
+    assert list(plan.with_versions(config, ["10", "9"]).version_policy.specific.versions) == [9, 10]
+    assert plan.with_newest(config, 2).version_policy.latest.num_versions == 2
+    assert list(config.version_policy.specific.versions) == [1, 2]
+    assert plan.number("draft") == 0
 
 
 @virtual
