@@ -15,7 +15,7 @@ import grpc.aio
 from gateway.settings import ModelsSettings
 from gateway.triton.admission import Admission
 from gateway.triton.catalogue.catalogue import Catalogue
-from gateway.triton.channel import GRPCInferenceServiceStub, open_channel, open_stream_channel
+from gateway.triton.channel import GRPCInferenceServiceStub, open_stream_channel
 from gateway.triton.codec import Array, text
 from gateway.triton.errors import TritonUnavailable
 from gateway.triton.fleet.hold import Hold
@@ -30,6 +30,7 @@ from gateway.triton.routing.languages import Fit, family_of
 from gateway.triton.routing.policy import Policies, Policy, read_policies
 from gateway.triton.routing.server import Server
 from gateway.triton.routing.servers import Servers
+from gateway.triton.steady_channel import open_steady_channel
 from gateway.triton.stream import Drains
 
 log = logging.getLogger(__name__)
@@ -209,7 +210,7 @@ class Fleet:
     @asynccontextmanager
     async def _attend(self, server: Server[Calls]) -> AsyncIterator[ModelManager]:
         """A channel of its own: loads take minutes, and calls must not wait behind anything."""
-        channel = open_channel(server.address, ssl=self._ssl, name=server.name)
+        channel = open_steady_channel(server.address, ssl=self._ssl, name=server.name)
         try:
             repository = Repository(channel, self._key)
             leases = await open_leases(

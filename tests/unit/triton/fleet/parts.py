@@ -240,7 +240,7 @@ async def town(*disks: Disk, addresses: str = "127.0.0.1:1") -> AsyncIterator[To
         return leases
 
     fakes: dict[str, Callable[..., Any]] = {
-        "open_channel": dial,
+        "open_steady_channel": dial,
         "open_stream_channel": dial,
         "GRPCInferenceServiceStub": lambda channel: channel.machine,
         "Repository": lambda channel, key="": channel.machine.triton,
