@@ -81,6 +81,10 @@ class Core:
         self.models: dict[str, Model] = {}
         self.records: dict[str, Record] = {}
         """The lease table as it was when it was last read."""
+        self.busy: set[str] = set()
+        """Models that took room on Triton when it was last looked at."""
+        self.leaving: set[str] = set()
+        """Those of them that were on their way out."""
         self.records_at = 0.0
         self.look: Callable[[], Awaitable[None]] = self._no_look
         """Takes over what Triton and the lease table say. Raises: TritonError."""
@@ -153,6 +157,11 @@ class Core:
         for one in await self.repository.index():
             if not one.name.startswith(SYSTEM_PREFIX):
                 found.setdefault(one.name, []).append(one)
+        states = {name: {one.state for one in its} for name, its in found.items()}
+        self.busy = {name for name, its in states.items() if its & {"READY", "LOADING", "UNLOADING"}}
+        self.leaving = {
+            name for name in self.busy if "UNLOADING" in states[name] and "READY" not in states[name]
+        }
         return found
 
     async def ready_versions(self, name: str) -> tuple[str, ...]:
@@ -179,9 +188,13 @@ class Core:
         for model in self.models.values():
             if model.state in (State.READY, State.DRAINING, State.UNLOADING, State.LOADING):
                 found[model.name] = self.occupant(model)
-        for name, record in self.records.items():
-            # Another process loads it just now: its room is taken.
-            if record.changing is Change.LOAD and name not in found and "@" not in name:
+        loading = {
+            name for name, one in self.records.items() if one.changing is Change.LOAD and "@" not in name
+        }
+        for name in (self.busy | loading) - found.keys():
+            # Another process loads or unloads it just now: its room is taken. Whether what we gave up still
+            # takes any, nobody knows.
+            if self.model(name).state is not State.FAILED or name in loading:
                 found[name] = Occupant(name, self._memory(name), 0.0, 0.0, changing=True)
         return list(found.values())
 

@@ -156,10 +156,9 @@ class Loading:
             try:
                 return plan.victims(model.name, info.memory_mb, core.occupants(), core.settings)
             except NoRoom:
-                going = [one for one in core.models.values() if one.state is State.UNLOADING]
-                if not going or core.now() > end:
+                if not core.leaving or core.now() > end:
                     raise
-                await going[0].changed(_LOOK_S)
+                await core.model(min(core.leaving)).changed(_LOOK_S)
 
     async def _failed(self, model: Model, error: TritonError) -> None:
         """Raises: always."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 
-from gateway.triton.errors import TritonError
+from gateway.triton.errors import TritonError, TritonTimeout
 from gateway.triton.leases.types import Change
 from gateway.triton.manager import plan
 from gateway.triton.manager.core import Core
@@ -13,9 +13,11 @@ from gateway.triton.manager.loading import Loading
 from gateway.triton.manager.resident import Model
 from gateway.triton.manager.rolling import REPAIR
 from gateway.triton.manager.types import NotNow, State
+from gateway.triton.model_info import ModelInfo
 
-_PROBE_S = 5.0
-"""Longest wait for the answer of a model that is in doubt."""
+_PROBES_S = (5.0, 15.0)
+"""Waits for the answer of a model that is in doubt. A dead one is refused within two seconds; one that says
+nothing may be busy, and loading it again would cost whoever uses it more than a wait."""
 
 
 class Repairs:
@@ -67,13 +69,21 @@ class Repairs:
         info = self._core.info(model.name)
         assert info is not None
         for version in model.versions:
+            if not await self._version_answers(info, version):
+                return False
+        return True
+
+    async def _version_answers(self, info: ModelInfo, version: str) -> bool:
+        for wait_s in _PROBES_S:
             try:
-                await self._core.warm_up(info, version, _PROBE_S)
+                await self._core.warm_up(info, version, wait_s)
+                return True
             except TritonError as error:
                 if await self._core.is_gone(error):
                     raise
-                return False
-        return True
+                if not isinstance(error, TritonTimeout):
+                    return False
+        return False
 
     async def _load_again(self, model: Model) -> None:
         # A plain load of unchanged files does nothing, whatever became of the process. A changed config

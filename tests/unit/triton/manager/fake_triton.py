@@ -235,7 +235,8 @@ class FakeTriton:
     async def _start(self, name: str, disk: Disk, its: Loaded, version: int) -> None:
         self.on_start(name)
         self.loads.append(f"{name}@{version}")
-        self.starting += 1
+        counts = version not in disk.hangs
+        self.starting += counts
         self.most_starting = max(self.most_starting, self.starting)
         was_ready = its.versions.get(version) == "READY"
         if not was_ready:
@@ -243,7 +244,7 @@ class FakeTriton:
         try:
             await asyncio.sleep(1e9 if version in disk.hangs else disk.load_s)
         finally:
-            self.starting = max(self.starting - 1, 0)
+            self.starting = max(self.starting - counts, 0)
         if version in disk.broken:
             if not was_ready:
                 its.versions[version], its.reasons[version] = "UNAVAILABLE", disk.broken[version]

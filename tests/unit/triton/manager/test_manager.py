@@ -284,6 +284,19 @@ async def test_a_lease_waits_for_the_repair() -> None:
 
 
 @virtual
+async def test_a_busy_model_is_waited_for_before_it_is_loaded_again() -> None:
+    async with Bench(*disks()) as bench:
+        manager = await bench.started()
+        disk = bench.catalogue.disks["tts_a"]
+        disk.mute = True
+        doubt = asyncio.create_task(manager.suspect("tts_a", TritonTimeout("no answer")))
+        await asyncio.sleep(4)
+        disk.mute = False
+        assert await doubt
+        assert bench.triton.loads.count("tts_a@1") == 1
+
+
+@virtual
 async def test_a_model_that_cannot_be_mended_has_failed() -> None:
     async with Bench(*disks()) as bench:
         manager = await bench.started()
