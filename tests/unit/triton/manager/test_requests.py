@@ -26,17 +26,17 @@ async def test_a_request_is_counted_until_it_is_over_here_and_in_the_table() -> 
 async def test_a_request_on_a_model_that_goes_meanwhile_holds_nothing() -> None:
     async with Bench() as bench:
         manager = await bench.started()
-        core, model = manager._core, model_of(manager, "tts_a")
+        core, resident = manager._core, model_of(manager, "tts_a")
         hold = core.leases.hold
 
-        async def goes(key: str) -> None:
-            await hold(key)
-            model.versions = ()
+        async def goes(model: str) -> None:
+            await hold(model)
+            resident.versions = ()
 
         core.leases.hold = goes  # type: ignore[method-assign]
         with pytest.raises(ModelNotLoaded, match=r"tts_a is not loaded any more"):
             await manager.request("tts_a")
-        assert model.leases == 0
+        assert resident.leases == 0
         assert (await core.leases.records())["tts_a@1"].holders == 0
 
 
@@ -47,10 +47,10 @@ async def test_a_lease_of_which_half_is_refused_holds_nothing() -> None:
         core = manager._core
         hold = core.leases.hold
 
-        async def half(key: str) -> None:
-            if "@" in key:
+        async def half(model: str) -> None:
+            if "@" in model:
                 raise TritonUnavailable("the lease table does not answer")
-            await hold(key)
+            await hold(model)
 
         core.leases.hold = half  # type: ignore[method-assign]
         with pytest.raises(TritonUnavailable, match=r"the lease table does not answer"):

@@ -152,6 +152,13 @@ def test_lora_requires_the_tag() -> None:
         decide([candidate("tts_a")], TTS, lora)
 
 
+def test_who_is_chosen_by_the_policy_itself_is_no_fallback_of_it() -> None:
+    policy = Policy("own", fallbacks=("tts_a", Policy("rest")))
+    (only,) = rank([candidate("tts_a", tags=("lora",))], TTS, policy)
+    assert only.standing is not None
+    assert only.standing.via == ""
+
+
 def test_fallbacks_come_in_their_order_and_still_meet_the_request() -> None:
     policy = Policy("lora", require=("lora",), fallbacks=("tts_z", "tts_a", Policy("rest")))
     models = (
@@ -358,3 +365,9 @@ def test_who_serves_is_resident_wherever_a_model_of_the_language_is(
     if not choice.serves.resident:
         assert fallback(rank(candidates, want, policy), want.language) is None
     assert (choice.meanwhile is not None) == bool(choice.note)
+
+
+def test_who_wants_one_model_by_name_is_served_by_another_while_it_loads() -> None:
+    wanted, other = candidate("tts_w", resident=False), candidate("tts_o")
+    choice = decide([wanted, other], Want("tts", "en-US", model="tts_w"), ANY)
+    assert (choice.wanted.info.name, choice.serves.info.name) == ("tts_w", "tts_o")
