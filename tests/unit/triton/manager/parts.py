@@ -81,3 +81,12 @@ async def until(true: Callable[[], bool]) -> None:
             return
         await asyncio.sleep(0.1)
     raise AssertionError("it never happens")
+
+
+def disks(*names: str, **fields: int) -> list[Disk]:
+    """The defaults, and these."""
+    return [
+        Disk(info_of("asr_a")),
+        Disk(info_of("tts_a", default=True)),
+        *(Disk(info_of(name, **fields)) for name in names),
+    ]
