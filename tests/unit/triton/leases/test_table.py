@@ -345,3 +345,10 @@ def test_a_table_forgets_old_names_and_keeps_what_matters() -> None:
         table.tell(word("b", seq, ends=[end(name, UNLOAD) for name in names]), 1.0 + seq / 100)
     assert len(table.models) <= 4_096
     assert {"held", "loaded", "m101-49"} <= table.models.keys()
+
+
+def test_a_table_that_forgets_keeps_what_is_being_changed() -> None:
+    table = Table(0.0, name="t")
+    table.tell(word("a", 1, begins=[begin("changing", LOAD)]), 0.0)
+    table.tell(word("b", 1, ends=[end(f"m{n}", UNLOAD) for n in range(4_200)]), 1.0)
+    assert table.records(1.0)["changing"]["change"] == LOAD

@@ -371,3 +371,14 @@ def test_who_wants_one_model_by_name_is_served_by_another_while_it_loads() -> No
     wanted, other = candidate("tts_w", resident=False), candidate("tts_o")
     choice = decide([wanted, other], Want("tts", "en-US", model="tts_w"), ANY)
     assert (choice.wanted.info.name, choice.serves.info.name) == ("tts_w", "tts_o")
+
+
+def test_a_strict_wish_is_served_by_another_region_while_it_loads() -> None:
+    wanted = candidate("tts_w", languages=("de-CH",), resident=False)
+    other = candidate("tts_o", languages=("de-DE",))
+    choice = decide([wanted, other], Want("tts", "de-CH", strict=True), ANY)
+    assert (choice.wanted.info.name, choice.serves.info.name) == ("tts_w", "tts_o")
+
+
+def test_parleys_own_models_are_never_chosen() -> None:
+    assert order(TTS, candidate("parley_leases", family="tts"), candidate("tts_a")) == ["tts_a"]
