@@ -42,6 +42,8 @@ class Stream:
         """The server reported an error: `pending` is no longer to be trusted."""
         self.over = False
         """The call has ended; nothing more comes."""
+        self.answered = False
+        """Something came that is no error."""
         self.on_over: Callable[[], None] = lambda: None
         """Called when nothing more of it will reach the model, CANCEL and END included; more than once, perhaps."""
         self.draining = False
@@ -73,6 +75,12 @@ class Stream:
         message.parameters["triton_enable_empty_final_response"].bool_param = True
         self.pending += 1
         self._writing = asyncio.create_task(self._write(message, self._writing))
+
+    def aside(self) -> Stream:
+        """A call of its own to the same model, whose requests go by the same id."""
+        other = Stream(self._stub, self.model, self.version)
+        other._id = self._id
+        return other
 
     def half_close(self) -> None:
         """Say that no more requests come. The server ends the call after the last response."""
@@ -109,6 +117,7 @@ class Stream:
             self.broken = True
             raise from_message(self.model, reply.error_message)
         response = reply.infer_response
+        self.answered = True
         if response.parameters["triton_final_response"].bool_param:
             self.pending -= 1
         return response
@@ -192,8 +201,24 @@ class Drains:
         else:
             stream.draining = True
             if cancel and not stream.finished and not stream.broken:
-                stream.send(request(stream.model, {"CANCEL": np.array([True])}, version=stream.version))
+                self._cancel(stream)
             self.run(self._drain(stream))
+
+    def _cancel(self, stream: Stream) -> None:
+        """By a message to the model, which knows the request by its id.
+
+        On a call of its own where the answer has begun: should the model have been unloaded meanwhile, Triton answers
+        with an error, and where that comes beside a chunk that is still being written, the whole server aborts
+        (proto_buffer_writer.h, "!byte_buffer->Valid()"). Before the first answer it must not overtake the request.
+        """
+        message = request(stream.model, {"CANCEL": np.array([True])}, version=stream.version)
+        if stream.answered:
+            aside = stream.aside()
+            aside.send(message)
+            aside.draining = True
+            self.run(self._drain(aside))
+        else:
+            stream.send(message)
 
     def run(self, work: Coroutine[Any, Any, None]) -> None:
         """Keep a background task that ends by itself."""

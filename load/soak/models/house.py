@@ -17,8 +17,8 @@ from load.run.stage import GatewayUp, Parts, gateway_up
 _START_S = 60.0
 _TESTED = ROOT / "tests" / "data" / "models"
 _SHIPPED = ROOT / "model_repository"
-THIRD = "tts_third"
-"""The model that comes and goes."""
+THIRD = ("tts_third", "tts_fourth", "tts_fifth")
+"""The models that come and go, side by side: an unload waits a second for the model's process to end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,8 @@ async def house_up(soak: Soak, kind: Kind, out: Path) -> AsyncIterator[House]:
     shutil.rmtree(repository, ignore_errors=True)
     for source in (kind.asr, kind.tts):
         _put(source, repository / source.name)
-    _put(kind.third, repository / THIRD)
+    for name in THIRD:
+        _put(kind.third, repository / name)
     asr, tts = kind.models
     common = {
         "PARLEY_TRITON__REPOSITORIES": str(repository),

@@ -78,8 +78,8 @@ def _findings(part: Part, short: bool) -> list[str]:
     verdict = "nothing failed" if part.ok else "NOT FINE"
     rolled = ", ".join(f"{name} {count}" for name, count in sorted(done.rolls.items()))
     lines = [
-        f"{part.kind.name} models, {part.callers} live calls, {part.seconds:.0f} s: {done.cycles:,} loads and unloads of a "
-        f"third model and {sum(done.rolls.values())} rolling version changes ({rolled}): {verdict}.",
+        f"{part.kind.name} models, {part.callers} live calls, {part.seconds:.0f} s: {done.cycles:,} loads and unloads of "
+        f"further models and {sum(done.rolls.values())} rolling version changes ({rolled}): {verdict}.",
         f"Turns: {len(turns):,}, failed: {sum(part.failed.values())}{_whys(part.failed)}; voice to voice p50 "
         f"{percentile(replies, 0.5):.0f}, p95 {percentile(replies, 0.95):.0f} ms; "
         f"notices to callers: {sum(part.notices.values())}{_whys(part.notices)}.",

@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
@@ -15,7 +16,8 @@ from gateway.triton.channel import GRPCInferenceServiceStub, open_channel
 from gateway.triton.codec import text
 from gateway.triton.errors import TritonError
 from gateway.triton.infer import SequenceCall, stream_decoupled
-from gateway.triton.manager.types import Lease, Manager
+from gateway.triton.manager.manager import ModelManager
+from gateway.triton.manager.types import Lease
 from gateway.triton.stream import Drains
 from load.soak.models.house import THIRD, House
 
@@ -46,7 +48,7 @@ class Done:
 class Operator:
     """Changes models through a manager of its own, as `parley models` does; `probe()` watches from outside."""
 
-    def __init__(self, house: House, manager: Manager, done: Done) -> None:
+    def __init__(self, house: House, manager: ModelManager, done: Done) -> None:
         self._house, self._manager, self._done = house, manager, done
         self._channel = open_channel(house.triton.grpc)
         self._stub = GRPCInferenceServiceStub(self._channel)
@@ -57,17 +59,22 @@ class Operator:
         await self._channel.close()
 
     async def cycle(self, count: int) -> None:
-        """Load the third model, let it speak, unload it; `count` times."""
-        for _ in range(count):
-            try:
-                await self._manager.load(THIRD, deadline_s=_LOAD_S)
-                with await self._manager.lease(THIRD, deadline_s=_LOAD_S) as lease:
-                    await self._speak(lease, "It works.")
-                await self._manager.unload(THIRD, deadline_s=_LOAD_S)
-                self._done.cycles += 1
-            except TritonError as error:
-                self._done.failures[str(error)] += 1
-                await asyncio.sleep(1.0)
+        """Load a further model, let it speak, unload it; `count` times in all."""
+        left = iter(range(count))
+
+        async def one(model: str) -> None:
+            for _ in left:
+                try:
+                    await self._manager.load(model, deadline_s=_LOAD_S)
+                    with await self._manager.lease(model, deadline_s=_LOAD_S) as lease:
+                        await self._speak(lease, "It works.")
+                    await self._manager.unload(model, deadline_s=_LOAD_S)
+                    self._done.cycles += 1
+                except TritonError as error:
+                    self._done.failures[str(error)] += 1
+                    await asyncio.sleep(1.0)
+
+        await asyncio.gather(*map(one, THIRD))
 
     async def roll(self, count: int, pause_s: float) -> None:
         """A new version of each model that the calls use, in turn; every fourth time back to the one before."""
@@ -75,23 +82,29 @@ class Operator:
             model = self._house.kind.models[number % 2]
             await asyncio.sleep(pause_s)
             try:
-                await asyncio.to_thread(self._change_versions, model, back=number % 8 >= 6)
-                await self._manager.load(model, deadline_s=_LOAD_S)
+                status = next(one for one in await self._manager.status() if one.info.name == model)
+                to = await asyncio.to_thread(
+                    self._prepare, model, int(status.version), status.versions, back=number % 8 >= 6
+                )
+                await self._manager.load(model, version=to, deadline_s=_LOAD_S)
                 self._done.rolls[model] += 1
             except TritonError as error:
                 self._done.failures[str(error)] += 1
 
-    def _change_versions(self, model: str, *, back: bool) -> None:
+    def _prepare(self, model: str, serving: int, there: Sequence[str], *, back: bool) -> str:
+        """The version to roll to: a new one, or the one before. Folders of versions that are gone are removed."""
         folder = self._house.repository / model
         versions = sorted(int(one.name) for one in folder.iterdir() if one.name.isdecimal())
-        if back and len(versions) > 1:
-            shutil.rmtree(folder / str(versions[-1]))
-            return
+        for old in versions[:-_KEPT_VERSIONS]:
+            if str(old) not in there:
+                shutil.rmtree(folder / str(old))
+        before = [version for version in versions if version < serving and (folder / str(version)).is_dir()]
+        if back and before:
+            return str(before[-1])
         coming = folder / f".{versions[-1] + 1}"
         shutil.copytree(folder / str(versions[-1]), coming)
         coming.rename(folder / str(versions[-1] + 1))
-        for old in versions[: -_KEPT_VERSIONS + 1]:
-            shutil.rmtree(folder / str(old))
+        return str(versions[-1] + 1)
 
     async def say_how_far(self, cycles: int, rolls: int) -> None:
         """Until cancelled."""

@@ -64,11 +64,13 @@ class Call:
 
 
 class Stub:
-    def __init__(self, call: Call) -> None:
-        self._call = call
+    """Gives out its calls one after the other; the last one again and again."""
+
+    def __init__(self, *calls: Call) -> None:
+        self._calls = list(calls)
 
     def ModelStreamInfer(self) -> Call:
-        return self._call
+        return self._calls.pop(0) if len(self._calls) > 1 else self._calls[0]
 
 
 def chunk(value: float | None = None, *, final: bool = False) -> pb.ModelStreamInferResponse:
@@ -81,9 +83,9 @@ def chunk(value: float | None = None, *, final: bool = False) -> pb.ModelStreamI
     return reply
 
 
-def speech(call: Call, drains: Drains) -> AsyncGenerator[dict[str, Array], None]:
+def speech(call: Call, drains: Drains, *others: Call) -> AsyncGenerator[dict[str, Array], None]:
     return stream_decoupled(
-        Stub(call), "tts_x", {"TEXT": text("hello")}, drains=drains, first_deadline_s=1, next_deadline_s=0.5
+        Stub(call, *others), "tts_x", {"TEXT": text("hello")}, drains=drains, first_deadline_s=1, next_deadline_s=0.5
     )
 
 
@@ -104,10 +106,12 @@ def test_final_on_the_last_audio_and_final_alone_both_end_it() -> None:
 def test_closing_sends_one_cancel_with_the_requests_id_and_drains() -> None:
     async def main() -> None:
         drains = Drains()
-        call = Call(chunk(1), chunk(2), chunk(3))
+        call = Call()
         stream = speech(call, drains)
-        await anext(stream)
-        await stream.aclose()
+        first = asyncio.create_task(anext(stream))
+        await settle()
+        first.cancel()
+        await settle()
         await drains.close()
         text_, cancel = call.written
         assert Call.is_cancel(cancel)
@@ -115,6 +119,26 @@ def test_closing_sends_one_cancel_with_the_requests_id_and_drains() -> None:
         assert cancel.raw_input_contents == [b"\x01"]
         assert call.half_closed
         assert not call.cancelled
+
+    run_virtual(main())
+
+
+def test_a_cancel_never_comes_beside_chunks_that_are_being_written() -> None:
+    async def main() -> None:
+        drains = Drains()
+        call, aside = Call(chunk(1), chunk(2), chunk(3)), Call()
+        stream = speech(call, drains, aside)
+        await anext(stream)
+        await stream.aclose()
+        await settle()
+        (text_,), (cancel,) = call.written, aside.written
+        assert Call.is_cancel(cancel)
+        assert cancel.id == text_.id != ""
+        call.answer(chunk(4, final=True))
+        await drains.close()
+        assert call.half_closed
+        assert aside.half_closed
+        assert not (call.cancelled or aside.cancelled)
 
     run_virtual(main())
 
