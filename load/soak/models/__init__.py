@@ -24,7 +24,7 @@ _CYCLES, _SHORT_CYCLES = 1_000, 4
 _ROLLS, _SHORT_ROLLS = 200, 4
 _SHORT_CALLERS = 4
 _PROBES = 2
-_ROLL_PAUSE_S, _SHORT_PAUSE_S = 4.0, 1.0
+_ROLL_PAUSE_S, _SHORT_PAUSE_S = 3.0, 0.5
 _SPEAK_S = 60.0
 """Everybody has heard a reply by then, or something is wrong."""
 _SEED = 11
@@ -85,7 +85,10 @@ async def _work(house: House, operator: Operator, cycles: int, rolls: int, short
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(operator.cycle(cycles))
-            group.create_task(operator.roll(rolls, _SHORT_PAUSE_S if short else _ROLL_PAUSE_S))
+            for model in house.kind.models:
+                group.create_task(
+                    operator.roll(model, rolls // 2, _SHORT_PAUSE_S if short else _ROLL_PAUSE_S)
+                )
     finally:
         for task in (*probes, progress):
             task.cancel()

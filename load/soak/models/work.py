@@ -76,15 +76,14 @@ class Operator:
 
         await asyncio.gather(*map(one, THIRD))
 
-    async def roll(self, count: int, pause_s: float) -> None:
-        """A new version of each model that the calls use, in turn; every fourth time back to the one before."""
+    async def roll(self, model: str, count: int, pause_s: float) -> None:
+        """A new version of a model that the calls use, and another; every fourth time back to the one before."""
         for number in range(count):
-            model = self._house.kind.models[number % 2]
             await asyncio.sleep(pause_s)
             try:
                 status = next(one for one in await self._manager.status() if one.info.name == model)
                 to = await asyncio.to_thread(
-                    self._prepare, model, int(status.version), status.versions, back=number % 8 >= 6
+                    self._prepare, model, int(status.version), status.versions, back=number % 4 == 3
                 )
                 await self._manager.load(model, version=to, deadline_s=_LOAD_S)
                 self._done.rolls[model] += 1
