@@ -169,6 +169,35 @@ async def test_without_stand_ins_the_load_is_waited_for_and_its_failure_told_eac
         lame.release()
 
 
+@pytest.mark.parametrize("fallback", [True, False])
+def test_a_held_model_that_does_not_come_back_is_replaced_only_where_stand_ins_are_wanted(
+    fallback: bool,
+) -> None:
+    @virtual
+    async def test() -> None:
+        bad = voice("tts_b")
+        async with town(voice("tts_a"), bad) as here:
+            fleet, ears = await here.fleet("tts_a", "tts_b", fallback=fallback), Ears()
+            hold = fleet.hold(B, notify=ears)
+            await say(hold)
+            bad.broken = {1: "a file is missing"}
+            (manager,) = fleet.managers().values()
+            await manager.unload("tts_b", force=True)
+            if fallback:
+                await say(hold)
+                await asyncio.sleep(5.0)
+                assert ears.codes == ["voice_loading", "voice_failed"]
+                assert here.only.asked[-1] == "tts_a@1"
+            else:
+                for kind in (LoadFailed, NotNow):
+                    with pytest.raises(kind, match="a file is missing"):
+                        await say(hold)
+                assert ears.notices == []
+            hold.release()
+
+    test()
+
+
 @virtual
 async def test_without_loads_on_demand_only_resident_models_are_there() -> None:
     async with town(voice("tts_a"), voice("tts_b")) as here:
