@@ -53,6 +53,7 @@ def served(triton_stack: Stack) -> Iterator[Served]:
     triton = triton_stack.triton.grpc
     sections: dict[str, Any] = {
         "triton": {"uri": triton},
+        "models": {"tts": "tts_espeak"},  # it says a text in the same time every time
         "tts": {"uri": triton},
         "listen": dict.fromkeys(("grpc", "riva", "http", "speech_http"), "127.0.0.1:0"),
         "session": {"drain_s": 0.5},
