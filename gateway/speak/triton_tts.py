@@ -66,7 +66,7 @@ class TritonSynthesizer:
         self, text: str, *, voice: str = "", language: str = "", speed: float = 1.0, model: str = ""
     ) -> AsyncGenerator[Chunk, None]:
         """See `Synthesizer.synthesize`; empty `voice` and `language` mean those of the settings."""
-        held = self.hold(Wish(voice, language, model), lambda code, message: None)
+        held = TritonVoice(self, self._settings, Wish(voice, language, model), None)
         try:
             async with aclosing(held.synthesize(text, speed=speed)) as chunks:
                 async for chunk in chunks:
@@ -115,7 +115,9 @@ class TritonSynthesizer:
 class TritonVoice:
     """A `VoiceHold`."""
 
-    def __init__(self, owner: TritonSynthesizer, settings: TtsSettings, wish: Wish, notify: Notify) -> None:
+    def __init__(
+        self, owner: TritonSynthesizer, settings: TtsSettings, wish: Wish, notify: Notify | None
+    ) -> None:
         self._fleet, self._settings, self._notify = owner.fleet, settings, notify
         self._wish = wish
         self._held: Hold | None = None

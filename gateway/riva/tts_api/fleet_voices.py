@@ -30,7 +30,8 @@ class FleetVoices:
             TTS, language=want.language, voice=want.voice, model=self._named(want.model), strict=True
         )
         try:
-            hold = self._fleet.hold(asked, policy=want.policy)
+            # The client is told by `instead_of`.
+            hold = self._fleet.hold(asked, policy=want.policy, notify=lambda code, message: None)
         except PolicyError as error:
             raise Refused(str(error)) from None
         try:

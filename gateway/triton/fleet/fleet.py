@@ -121,7 +121,7 @@ class Fleet:
     def hold(self, want: Want, *, policy: str = "", notify: Notify | None = None) -> Hold:
         """For one session; nothing is leased before `take()`. Raises: PolicyError."""
         self._policies.get(policy)
-        return Hold(self, want, policy, notify or (lambda code, message: None))
+        return Hold(self, want, policy, notify)
 
     def policy(self, name: str, want: Want) -> Policy:
         """By name. Without a policy file a default model is taken before all others that do as well what is wanted.

@@ -33,9 +33,14 @@ class Hold:
     `take()` before each request; between two of them the model stays what it is.
     """
 
-    def __init__(self, fleet: Fleet, want: Want, policy: str, notify: Callable[[str, str], None]) -> None:
-        """policy: by name. notify: told "voice_loading", "voice_ready", "voice_failed" or "voice_moved", and a sentence."""
-        self._fleet, self._want, self._policy, self._notify = fleet, want, policy, notify
+    def __init__(
+        self, fleet: Fleet, want: Want, policy: str, notify: Callable[[str, str], None] | None
+    ) -> None:
+        """policy: by name. notify: told "voice_loading", "voice_ready", "voice_failed" or "voice_moved", and a sentence.
+        None: nobody can be told, so no other model stands in while the wanted one is loaded."""
+        self._fleet, self._want, self._policy = fleet, want, policy
+        self._notify = notify or (lambda code, message: None)
+        self._stands_in = fleet.uses_stand_ins and notify is not None
         self._pinned = self._unpinned()
         self._seat: Seat | None = None
         self._next: Seat | None = None
@@ -179,7 +184,7 @@ class Hold:
     # ---- the seat --------------------------------------------------------------------------------
 
     def _unpinned(self) -> Pinned:
-        return Pinned(use_stand_in=self._fleet.uses_stand_ins)
+        return Pinned(use_stand_in=self._stands_in)
 
     def _taken(self) -> Seat:
         if self._seat is None:
@@ -251,7 +256,7 @@ class Hold:
         except TritonError as error:
             raise failure or error from None
         if isinstance(failure, _NOT_LOADED) and choice.moved and choice.wanted.info.name != self.wanted:
-            if not self._fleet.uses_stand_ins:
+            if not self._stands_in:
                 raise failure
             choice = replace(choice, note=f"{failure}; {choice.serves.info.name} takes its place")
         return choice

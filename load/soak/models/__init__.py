@@ -23,8 +23,7 @@ ABOUT = "1,000 loads and unloads and 200 rolling version changes under live call
 _CYCLES, _SHORT_CYCLES = 1_000, 4
 _ROLLS, _SHORT_ROLLS = 200, 4
 _SHORT_CALLERS = 4
-_PROBES = 2
-_ROLL_PAUSE_S, _SHORT_PAUSE_S = 3.0, 0.5
+_SHORT_PAUSE_S = 0.5
 _SPEAK_S = 60.0
 """Everybody has heard a reply by then, or something is wrong."""
 _SEED = 11
@@ -42,6 +41,8 @@ async def run(soak: Soak) -> Outcome:
         out = soak.out / kind.name
         out.mkdir(exist_ok=True)
         parts.append(await _part(soak, kind, out, program, clips))
+        for finding in outcome(parts[-1:], short=soak.short).findings:
+            print(f"  {finding}", flush=True)
     return outcome(parts, short=soak.short)
 
 
@@ -80,14 +81,14 @@ async def _part(soak: Soak, kind: Kind, out: Path, program: Path, clips: Path) -
 
 
 async def _work(house: House, operator: Operator, cycles: int, rolls: int, short: bool) -> None:
-    probes = [asyncio.create_task(operator.probe()) for _ in range(_PROBES)]
+    probes = [asyncio.create_task(operator.probe()) for _ in range(house.kind.probes)]
     progress = asyncio.create_task(operator.say_how_far(cycles, rolls))
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(operator.cycle(cycles))
             for model in house.kind.models:
                 group.create_task(
-                    operator.roll(model, rolls // 2, _SHORT_PAUSE_S if short else _ROLL_PAUSE_S)
+                    operator.roll(model, rolls // 2, _SHORT_PAUSE_S if short else house.kind.roll_pause_s)
                 )
     finally:
         for task in (*probes, progress):

@@ -17,8 +17,6 @@ from load.run.stage import GatewayUp, Parts, gateway_up
 _START_S = 60.0
 _TESTED = ROOT / "tests" / "data" / "models"
 _SHIPPED = ROOT / "model_repository"
-THIRD = ("tts_third", "tts_fourth", "tts_fifth")
-"""The models that come and go, side by side: an unload waits a second for the model's process to end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +27,27 @@ class Kind:
     asr: Path
     tts: Path
     callers: int
-    third: Path
+    further: Path
+    """What the models that come and go are copies of."""
+    at_once: int
+    """How many of them: what a load costs must not starve the calls, which is another measurement."""
+    roll_pause_s: float
+    probes: int
 
     @property
     def models(self) -> tuple[str, str]:
         return self.asr.name, self.tts.name
 
+    @property
+    def third(self) -> list[str]:
+        """The models that come and go, side by side: an unload waits a second for the model's process to end."""
+        return ["tts_third", "tts_fourth"][: self.at_once]
 
-REAL = Kind("real", _SHIPPED / "asr_pocketsphinx", _SHIPPED / "tts_flite", 4, _SHIPPED / "tts_espeak")
-LIGHT = Kind("light", _TESTED / "asr_light", _TESTED / "tts_light", 32, _TESTED / "tts_light")
+
+REAL = Kind(
+    "real", _SHIPPED / "asr_pocketsphinx", _SHIPPED / "tts_flite", 4, _TESTED / "tts_light", 1, 8.0, 1
+)
+LIGHT = Kind("light", _TESTED / "asr_light", _TESTED / "tts_light", 32, _TESTED / "tts_light", 2, 3.0, 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +66,8 @@ async def house_up(soak: Soak, kind: Kind, out: Path) -> AsyncIterator[House]:
     shutil.rmtree(repository, ignore_errors=True)
     for source in (kind.asr, kind.tts):
         _put(source, repository / source.name)
-    for name in THIRD:
-        _put(kind.third, repository / name)
+    for name in kind.third:
+        _put(kind.further, repository / name)
     asr, tts = kind.models
     common = {
         "PARLEY_TRITON__REPOSITORIES": str(repository),

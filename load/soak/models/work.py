@@ -19,7 +19,7 @@ from gateway.triton.infer import SequenceCall, stream_decoupled
 from gateway.triton.manager.manager import ModelManager
 from gateway.triton.manager.types import Lease
 from gateway.triton.stream import Drains
-from load.soak.models.house import THIRD, House
+from load.soak.models.house import House
 
 _LOAD_S = 60.0
 _ANSWER_S = 20.0
@@ -74,7 +74,7 @@ class Operator:
                     self._done.failures[str(error)] += 1
                     await asyncio.sleep(1.0)
 
-        await asyncio.gather(*map(one, THIRD))
+        await asyncio.gather(*map(one, self._house.kind.third))
 
     async def roll(self, model: str, count: int, pause_s: float) -> None:
         """A new version of a model that the calls use, and another; every fourth time back to the one before."""
