@@ -138,7 +138,8 @@ def test_a_cancel_never_comes_beside_chunks_that_are_being_written() -> None:
         await drains.close()
         assert call.half_closed
         assert aside.half_closed
-        assert not (call.cancelled or aside.cancelled)
+        assert not call.cancelled
+        assert not aside.cancelled
 
     run_virtual(main())
 
