@@ -85,7 +85,12 @@ def chunk(value: float | None = None, *, final: bool = False) -> pb.ModelStreamI
 
 def speech(call: Call, drains: Drains, *others: Call) -> AsyncGenerator[dict[str, Array], None]:
     return stream_decoupled(
-        Stub(call, *others), "tts_x", {"TEXT": text("hello")}, drains=drains, first_deadline_s=1, next_deadline_s=0.5
+        Stub(call, *others),
+        "tts_x",
+        {"TEXT": text("hello")},
+        drains=drains,
+        first_deadline_s=1,
+        next_deadline_s=0.5,
     )
 
 
