@@ -131,12 +131,12 @@ class Hold:
         """A fresh sequence on the model that `take()` gave. Raises: ModelFull, TritonUnavailable."""
         seat, fleet = self._taken(), self._fleet
         info = seat.info
-        with ExitStack() as stack:
-            lease = stack.enter_context(await seat.request())
-            stack.enter_context(fleet.admission.admit(seat.server.address, info))
+        with ExitStack() as held, ExitStack() as asked:
+            lease = held.enter_context(await seat.request())
+            held.enter_context(fleet.admission.admit(seat.server.address, info))
             request = fleet.servers.figures.of(seat.server.address, info.name).request()
-            stack.enter_context(request)
-            connection = stack.enter_context(seat.server.line.use())
+            asked.enter_context(request)
+            connection = asked.enter_context(seat.server.line.use())
             call = SequenceCall(
                 connection.stubs.inference,
                 info.name,
@@ -144,8 +144,11 @@ class Hold:
                 decoupled=info.decoupled,
                 batched=info.max_batch_size > 0,
                 version=lease.version,
+                # Not before the model has had its END.
+                on_over=held.pop_all().close,
             )
-            return HeldSequence(call, stack.pop_all(), connection, request)
+            return HeldSequence(call, asked.pop_all(), connection, request)
+        raise AssertionError("neither of them swallows an error")
 
     async def stream(
         self, inputs: Mapping[str, Array], *, first_deadline_s: float, next_deadline_s: float
@@ -154,32 +157,39 @@ class Hold:
         seat, fleet = self._taken(), self._fleet
         server, info = seat.server, seat.info
         now = asyncio.get_running_loop().time
-        with (
-            await seat.request() as lease,
-            fleet.admission.admit(server.address, info),
-            fleet.servers.figures.of(server.address, info.name).request() as request,
-            server.line.use() as connection,
-        ):
-            responses = stream_decoupled(
-                connection.stubs.inference,
-                info.name,
-                inputs,
-                drains=fleet.drains,
-                first_deadline_s=first_deadline_s,
-                next_deadline_s=next_deadline_s,
-                version=lease.version,
-            )
-            since = now()
-            try:
-                async with aclosing(responses):
-                    async for response in responses:
-                        connection.heard()
-                        request.answered()
-                        yield response
-                        since = now()
-            except TritonTimeout:
-                connection.silent_since(since)
-                raise
+        lease, begun = await seat.request(), False
+        try:
+            with (
+                fleet.admission.admit(server.address, info),
+                fleet.servers.figures.of(server.address, info.name).request() as request,
+                server.line.use() as connection,
+            ):
+                responses = stream_decoupled(
+                    connection.stubs.inference,
+                    info.name,
+                    inputs,
+                    drains=fleet.drains,
+                    first_deadline_s=first_deadline_s,
+                    next_deadline_s=next_deadline_s,
+                    version=lease.version,
+                    # Not before the model has had a CANCEL, if it gets one.
+                    on_over=lease.release,
+                )
+                since = now()
+                try:
+                    async with aclosing(responses):
+                        begun = True
+                        async for response in responses:
+                            connection.heard()
+                            request.answered()
+                            yield response
+                            since = now()
+                except TritonTimeout:
+                    connection.silent_since(since)
+                    raise
+        finally:
+            if not begun:
+                lease.release()
 
     # ---- the seat --------------------------------------------------------------------------------
 

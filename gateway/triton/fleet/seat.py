@@ -85,14 +85,15 @@ def leave_if_taken(taking: asyncio.Task[Seat]) -> None:
 
 
 class HeldSequence:
-    """A `SequenceCall` whose version stays loaded, and which counts as open, until its end."""
+    """A `SequenceCall` whose first answer, failures and silences are noted."""
 
-    __slots__ = ("_call", "_connection", "_held", "_request")
+    __slots__ = ("_asked", "_call", "_connection", "_request")
 
     def __init__(
-        self, call: SequenceCall, held: ExitStack, connection: Connection[Calls], request: Request
+        self, call: SequenceCall, asked: ExitStack, connection: Connection[Calls], request: Request
     ) -> None:
-        self._call, self._held = call, held
+        """asked: what is left when the last answer has come, or none will."""
+        self._call, self._asked = call, asked
         self._connection, self._request = connection, request
 
     async def infer(
@@ -114,15 +115,15 @@ class HeldSequence:
         except TritonError as error:
             if isinstance(error, TritonTimeout):
                 self._connection.silent_since(since)
-            self._held.__exit__(type(error), error, error.__traceback__)
+            self._asked.__exit__(type(error), error, error.__traceback__)
             raise
         self._connection.heard()
         self._request.answered()
         if end:
-            self._held.close()
+            self._asked.close()
         return answer
 
     def give_up(self) -> None:
         """See `SequenceCall.give_up`."""
         self._call.give_up()
-        self._held.close()
+        self._asked.close()

@@ -128,6 +128,27 @@ def test_closing_sends_one_cancel_with_the_requests_id_and_drains() -> None:
     run_virtual(main())
 
 
+def test_a_version_is_held_until_the_model_has_answered_the_cancel() -> None:
+    async def main() -> None:
+        drains = Drains()
+        call, aside = Call(chunk(1), chunk(2)), Call()
+        over: list[str] = []
+        stream = stream_decoupled(
+            Stub(call, aside), "tts_x", {"TEXT": text("hello")}, drains=drains, first_deadline_s=1,
+            next_deadline_s=0.5, version="3", on_over=lambda: over.append("over"),
+        )  # fmt: skip
+        await anext(stream)
+        await stream.aclose()
+        await settle()
+        assert [m.model_version for m in (*call.written, *aside.written)] == ["3", "3"]
+        assert not over
+        call.answer(chunk(final=True))
+        await drains.close()
+        assert over
+
+    run_virtual(main())
+
+
 def test_a_cancel_never_comes_beside_chunks_that_are_being_written() -> None:
     async def main() -> None:
         drains = Drains()
