@@ -254,11 +254,11 @@ def _ranked(candidates: Iterable[Candidate], want: Want, policy: Policy) -> list
 def _key(each: Candidate, policy: Policy) -> tuple[Any, ...]:
     standing = _standing(each)
     return (
-        each.load.unwell,
         not standing.pinned,
         not standing.named,
         standing.fit,
         policy.prefer_resident and not each.resident,
+        each.load.unwell,  # one failure is no reason to load something else: whether it is dead is being found out
         tuple(tag not in standing.tags for tag in policy.prefer_tags),
         each.load.queue,
         standing.p50_s,

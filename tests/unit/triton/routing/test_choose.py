@@ -120,6 +120,10 @@ def test_the_same_model_goes_to_the_server_with_the_shorter_queue() -> None:
 
 def test_a_model_that_failed_a_moment_ago_is_the_last_choice() -> None:
     assert order(TTS, candidate("tts_a", unwell=True), candidate("tts_b", queue=9)) == ["tts_b", "tts_a"]
+    absent = candidate("tts_b", resident=False)
+    assert order(TTS, candidate("tts_a", unwell=True), absent) == ["tts_a", "tts_b"], (
+        "nothing is loaded for a slip"
+    )
 
 
 def test_preferred_tags_come_after_resident_and_the_first_weighs_most() -> None:
