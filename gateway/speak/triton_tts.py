@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
@@ -60,13 +61,13 @@ class TritonSynthesizer:
 
     def hold(self, wish: Wish, notify: Notify) -> TritonVoice:
         """One session's voice."""
-        return TritonVoice(self, self._settings, wish, notify)
+        return TritonVoice(self, self._settings, wish, notify, self._settings.first_chunk_ms / 1000)
 
     async def synthesize(
         self, text: str, *, voice: str = "", language: str = "", speed: float = 1.0, model: str = ""
     ) -> AsyncGenerator[Chunk, None]:
         """See `Synthesizer.synthesize`; empty `voice` and `language` mean those of the settings."""
-        held = TritonVoice(self, self._settings, Wish(voice, language, model), None)
+        held = TritonVoice(self, self._settings, Wish(voice, language, model), None, None)
         try:
             async with aclosing(held.synthesize(text, speed=speed)) as chunks:
                 async for chunk in chunks:
@@ -94,7 +95,11 @@ class TritonSynthesizer:
         await self._look()
         want = want_of(self.fleet, self._settings, Wish())
         try:
-            decide(self.fleet.candidates(), want, self.fleet.policy("", want))
+            choice = decide(self.fleet.candidates(), want, self.fleet.policy("", want))
+            serves = choice.serves
+            manager = self.fleet.managers().get(serves.server)
+            if not serves.resident and manager is not None and (why := manager.refusal(serves.info.name)):
+                raise NotNow(why)
         except TritonError as error:
             raise TtsError(f"{error} on the Triton at {self._settings.uri}") from error
 
@@ -116,8 +121,15 @@ class TritonVoice:
     """A `VoiceHold`."""
 
     def __init__(
-        self, owner: TritonSynthesizer, settings: TtsSettings, wish: Wish, notify: Notify | None
+        self,
+        owner: TritonSynthesizer,
+        settings: TtsSettings,
+        wish: Wish,
+        notify: Notify | None,
+        wait_s: float | None,
     ) -> None:
+        """wait_s: longest that a sentence waits for a model to be loaded or repaired; None: as long as that may take."""
+        self._wait_s = wait_s
         self._fleet, self._settings, self._notify = owner.fleet, settings, notify
         self._wish = wish
         self._held: Hold | None = None
@@ -144,7 +156,7 @@ class TritonVoice:
             return
         for last_try in (False, True):
             spoken = False
-            held, info = await self._take()
+            held, info = await self._take_within(self._wait_s)
             try:
                 async with aclosing(self._speak(held, info, text, speed)) as chunks:
                     async for chunk in chunks:
@@ -162,6 +174,15 @@ class TritonVoice:
         self._released = True
         if self._held is not None:
             self._held.release()
+
+    async def _take_within(self, wait_s: float | None) -> tuple[Hold, ModelInfo]:
+        try:
+            async with asyncio.timeout(wait_s):
+                return await self._take()
+        except TimeoutError:
+            raise TtsError(
+                f"no voice is ready within {wait_s:g} s: its model is being loaded or repaired"
+            ) from None
 
     async def _take(self) -> tuple[Hold, ModelInfo]:
         try:

@@ -7,6 +7,7 @@ a model's code, and nothing is read: a `ModelFolder` holds what is needed.
 from __future__ import annotations
 
 import ast
+import threading
 from collections.abc import Collection, Iterator
 
 from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
@@ -18,6 +19,8 @@ from gateway.triton.catalogue.machine import Machine
 from gateway.triton.catalogue.parameters import check_parameters
 from gateway.triton.model_info import YES, is_complete
 
+_PARSING = threading.Lock()
+"""CPython 3.11 counts the depth of a tree for all threads together: two at a time end in a SystemError."""
 _FILES = {
     "python": "model.py",
     "onnxruntime": "model.onnx",
@@ -139,7 +142,8 @@ def _version(folder: ModelFolder, config: ModelConfig, backend: str, version: in
 def _python(file: str, source: bytes, is_model: bool) -> Iterator[Finding]:
     """A model with a Python of its own is left alone: ours may not know its syntax."""
     try:
-        tree = ast.parse(source, file)
+        with _PARSING:
+            tree = ast.parse(source, file)
     except SyntaxError as bad:
         yield error(f"Python cannot read it: {bad.msg}", file, bad.lineno or 0)
         return

@@ -186,6 +186,13 @@ class ModelManager:
         model = self._core.models.get(name)
         return model.serving if model is not None else ""
 
+    def refusal(self, name: str) -> str:
+        """Why it would not be loaded now: its last load failed a moment ago. "" when it would. From memory."""
+        model, now = self._core.models.get(name), self._core.now()
+        if model is None or model.state is not State.FAILED or model.retry_at <= now:
+            return ""
+        return f"{model.reason} (tried again in {model.retry_at - now:.0f} s)"
+
     def known(self) -> list[ModelInfo]:
         return [one for one in self._core.catalogue.all() if not one.name.startswith(SYSTEM_PREFIX)]
 

@@ -50,6 +50,8 @@ class Machine:
         self.asked: list[str] = []
         """Requests, as model@version."""
         self.opened: Counter[str] = Counter()
+        self.speaking: dict[str, tuple[asyncio.Task[None], Stream]] = {}
+        """By request id, with the call that hears it: a CANCEL may come on another."""
         """Requests and sequences that run, as model@version."""
         self.sequences: dict[int, tuple[str, int, int]] = {}
         """By id: model, the copy of the version that it began on, and chunks heard."""
@@ -113,21 +115,21 @@ class Stream:
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
         self._replies: asyncio.Queue[Any] = asyncio.Queue()
-        self._speaking: dict[str, asyncio.Task[None]] = {}
+        self._speaking = machine.speaking
 
     async def write(self, message: pb.ModelInferRequest) -> None:
         names = [tensor.name for tensor in message.inputs]
         if "CANCEL" in names:
-            speaking = self._speaking.pop(message.id, None)
+            speaking, heard_by = self._speaking.pop(message.id, (None, self))
             if speaking is not None:
                 speaking.cancel()
                 await asyncio.wait({speaking})
-                self._final(message)
+                heard_by._final(message)
             self._final(message)
             return
         said = message.raw_input_contents[names.index("TEXT")][4:].decode()
         task = asyncio.create_task(self._speak(message, int(said)))
-        self._speaking[message.id] = task
+        self._speaking[message.id] = task, self
 
     async def _speak(self, message: pb.ModelInferRequest, chunks: int) -> None:
         machine = self._machine
@@ -172,8 +174,9 @@ class Stream:
         self._replies.put_nowait(grpc.aio.EOF)
 
     def cancel(self) -> None:
-        for task in self._speaking.values():
-            task.cancel()
+        for task, heard_by in self._speaking.values():
+            if heard_by is self:
+                task.cancel()
         self._replies.put_nowait(grpc.aio.EOF)
 
 
