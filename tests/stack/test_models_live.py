@@ -166,7 +166,7 @@ async def test_sessions_race_an_operator_and_no_sentence_fails(
     )
     assert min(counts) >= 3
     assert unloaded >= 2
-    assert refused >= 1
+    assert unloaded + refused >= 3
     assert told == []
 
 
