@@ -45,7 +45,7 @@ class Kind:
 
 
 REAL = Kind(
-    "real", _SHIPPED / "asr_pocketsphinx", _SHIPPED / "tts_flite", 4, _TESTED / "tts_light", 1, 8.0, 1
+    "real", _SHIPPED / "asr_pocketsphinx", _SHIPPED / "tts_flite", 4, _TESTED / "tts_light", 2, 5.0, 1
 )
 LIGHT = Kind("light", _TESTED / "asr_light", _TESTED / "tts_light", 32, _TESTED / "tts_light", 2, 3.0, 2)
 
