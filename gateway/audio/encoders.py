@@ -69,7 +69,7 @@ def make_encoder(form: str, rate: int) -> Encoder:
         return _Wav(rate)
     if form not in _MUXED:
         raise ValueError(f"{form!r} is no audio format: use one of {', '.join(MEDIA_TYPES)}")
-    return _File(_MUXED[form], rate)
+    return OggOpusEncoder(rate) if form == "opus" else _File(_MUXED[form], rate)
 
 
 class _Pcm:
@@ -129,6 +129,18 @@ class _File:
             self._container.mux(self._stream.encode(None))
             self._container.close()
         return self._sink.take()
+
+
+class OggOpusEncoder(_File):
+    """PCM16 mono at one of Opus' own rates in, bytes of one Ogg Opus stream out as pages fill."""
+
+    RATES = (8_000, 12_000, 16_000, 24_000, 48_000)
+
+    def __init__(self, rate: int) -> None:
+        """Raises ValueError for a rate outside `RATES`."""
+        if rate not in self.RATES:
+            raise ValueError(f"Opus has no rate of {rate} Hz: use one of {self.RATES}")
+        super().__init__(_MUXED["opus"], rate)
 
 
 class Sink(io.RawIOBase):

@@ -1,8 +1,7 @@
-"""Ogg Opus read as it arrives (RFC 3533, RFC 7845), and written as it is made."""
+"""Ogg Opus read as it arrives (RFC 3533, RFC 7845); encoders.py writes it."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from typing import cast
 
@@ -127,66 +126,3 @@ class OggOpusDecoder:
         self._pre_skip = int.from_bytes(head[10:12], "little")
         self._codec = CodecContext.create("libopus", "r")
         self._codec.extradata = head
-
-
-class OggOpusEncoder:
-    """PCM16 mono at one of Opus' own rates in, bytes of one Ogg Opus stream out as pages fill."""
-
-    RATES = (8_000, 12_000, 16_000, 24_000, 48_000)
-
-    def __init__(self, rate: int, bit_rate: int = 32_000) -> None:
-        """Raises ValueError for a rate outside `RATES`."""
-        if rate not in self.RATES:
-            raise ValueError(f"Opus has no rate of {rate} Hz: use one of {self.RATES}")
-        self._sink = _Sink()
-        # A page of at most 100 ms: a listener can start before the sentence is complete.
-        self._container = av.open(
-            self._sink, "w", format="ogg", options={"page_duration": "100000", "flush_packets": "1"}
-        )
-        self._stream = self._container.add_stream("libopus", rate=rate)
-        self._stream.codec_context.layout = "mono"
-        self._stream.codec_context.format = "s16"
-        self._stream.codec_context.bit_rate = bit_rate
-        self._rate = rate
-        self._written = 0
-        self._closed = False
-
-    def encode(self, samples: Int16) -> bytes:
-        """What int16 [n] completes; may be empty."""
-        if samples.size:
-            frame = av.AudioFrame.from_ndarray(
-                np.ascontiguousarray(samples).reshape(1, -1), format="s16", layout="mono"
-            )
-            frame.sample_rate = self._rate
-            frame.pts = self._written
-            self._written += samples.size
-            self._container.mux(self._stream.encode(frame))
-        return self._sink.take()
-
-    def close(self) -> bytes:
-        """The last pages."""
-        if not self._closed:
-            self._closed = True
-            self._container.mux(self._stream.encode(None))
-            self._container.close()
-        return self._sink.take()
-
-
-class _Sink(io.RawIOBase):
-    """Where the muxer writes: not seekable, so that it never goes back."""
-
-    def __init__(self) -> None:
-        self._parts: list[bytes] = []
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: object) -> int:
-        part = bytes(cast(bytes, data))
-        self._parts.append(part)
-        return len(part)
-
-    def take(self) -> bytes:
-        joined = b"".join(self._parts)
-        self._parts.clear()
-        return joined

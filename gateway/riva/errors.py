@@ -58,7 +58,9 @@ def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
 
 @asynccontextmanager
 async def statuses(
-    context: Context, drain: Callable[[], Awaitable[None]] | None = None
+    context: Context,
+    drain: Callable[[], Awaitable[None]] | None = None,
+    status: Callable[[Exception], tuple[grpc.StatusCode, str]] = status_of,
 ) -> AsyncIterator[None]:
     """Ends the call with the status of what is raised inside; `drain` is awaited before that."""
     try:
@@ -66,7 +68,7 @@ async def statuses(
     except grpc.aio.BaseError:
         raise  # aborted already, or the client is gone
     except Exception as error:
-        code, text = status_of(error)
+        code, text = status(error)
         if drain is not None:
             await drain()
         await context.abort(code, text)

@@ -10,7 +10,7 @@ import numpy as np
 from riva.client.proto import riva_tts_pb2 as rtts
 from riva.client.proto import riva_tts_pb2_grpc
 
-from gateway.audio.ogg_opus import OggOpusEncoder
+from gateway.audio.encoders import OggOpusEncoder
 from gateway.audio.pcm import Int16, to_int16, to_pcm
 from gateway.audio.resample import Resampler
 from gateway.riva.errors import Context, Refused, statuses

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from riva.client.proto import riva_asr_pb2 as rasr
 from riva.client.proto import riva_tts_pb2 as rtts
 
-from gateway.audio.ogg_opus import OggOpusEncoder
+from gateway.audio.encoders import OggOpusEncoder
 from gateway.protocol import voice_pb2 as pb
 from tests.conformance.hosts import MESSAGE_BYTES, TEXT_CHARS
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 
 import grpc
-import grpc.aio
 from google.protobuf.message import DecodeError
 
 from gateway.riva.errors import Context, Refused, status_of
+from gateway.riva.errors import statuses as riva_statuses
 from gateway.triton.manager.types import InUse, LoadFailed, NoRoom, NoSuchModel
 
 CODE = grpc.StatusCode
@@ -39,20 +39,11 @@ _MANAGER = (
 )
 
 
-@asynccontextmanager
-async def statuses(
+def statuses(
     context: Context, drain: Callable[[], Awaitable[None]] | None = None
-) -> AsyncIterator[None]:
-    """Ends the call with the status of what is raised inside; `drain` is awaited before that."""
-    try:
-        yield
-    except grpc.aio.BaseError:
-        raise  # aborted already, or the client is gone
-    except Exception as error:
-        code, text = status(error)
-        if drain is not None:
-            await drain()
-        await context.abort(code, text)
+) -> AbstractAsyncContextManager[None]:
+    """As `gateway.riva.errors.statuses`."""
+    return riva_statuses(context, drain, status)
 
 
 __all__ = ["CODE", "Refused", "status", "statuses", "unknown_session"]

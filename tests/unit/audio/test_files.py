@@ -14,8 +14,8 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.audio.encoders import OggOpusEncoder
 from gateway.audio.files import AudioDecoder, BadAudio, Encoding, decode_file
-from gateway.audio.ogg_opus import OggOpusEncoder
 from gateway.audio.pcm import Int16
 
 DATA = Path(__file__).parents[2] / "data" / "audio"
