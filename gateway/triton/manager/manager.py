@@ -196,10 +196,6 @@ class ModelManager:
     def known(self) -> list[ModelInfo]:
         return [one for one in self._core.catalogue.all() if not one.name.startswith(SYSTEM_PREFIX)]
 
-    def fallback_for(self, info: ModelInfo) -> ModelInfo | None:
-        """A resident model of the same family and language, to serve while `info` loads."""
-        return plan.stand_in(info, self.resident()) if self._core.settings.fallback else None
-
     @property
     def read_only(self) -> str:
         """Why this Triton lets nobody here load or unload; "" when it does."""

@@ -125,16 +125,6 @@ def default_candidates(models: Iterable[ModelInfo], family: str) -> list[ModelIn
     return sorted(its, key=lambda one: (not one.default, one.needs_gpu, one.name))
 
 
-def stand_in(wanted: ModelInfo, resident: Iterable[ModelInfo]) -> ModelInfo | None:
-    """A resident model of the same family that knows one of the same languages."""
-    others = default_candidates((one for one in resident if one.name != wanted.name), family_of(wanted))
-    tags = {tag.lower() for tag in wanted.languages}
-    broad = {tag.partition("-")[0] for tag in tags}
-    same = [one for one in others if tags & {tag.lower() for tag in one.languages}]
-    near = [one for one in others if broad & {tag.lower().partition("-")[0] for tag in one.languages}]
-    return next(iter(same + near), None)
-
-
 def newest(versions: Iterable[str]) -> str:
     return max(versions, key=number, default="")
 

@@ -127,14 +127,6 @@ def test_idle_time_is_nothing_to_models_of_others_and_under_change() -> None:
     assert plan.ttl_left_s(occupant("a", 1_000), settings) == 0
 
 
-def test_a_stand_in_is_another_model_of_the_same_region_before_the_same_language() -> None:
-    wanted = speaking("tts_w", "de-CH")
-    near, same = speaking("tts_a", "de-DE"), speaking("tts_b", "DE-ch")
-    assert plan.stand_in(wanted, [wanted, near, same]) is same
-    assert plan.stand_in(wanted, [wanted, near]) is near
-    assert plan.stand_in(wanted, [wanted, speaking("tts_f", "fr-FR")]) is None
-
-
 def test_versions_of_a_config_are_those_that_it_names_and_no_others() -> None:
     config = ModelConfig()
     assert plan.wanted_version(config, [1, 2, 10]) == "10"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 
 import pytest
 
@@ -180,17 +179,3 @@ async def test_what_another_process_uses_is_no_victim() -> None:
         lease.release()
         await asyncio.sleep(5)
         (await manager.lease("tts_c")).release()
-
-
-@virtual
-async def test_a_resident_model_of_the_language_stands_in() -> None:
-    german = Disk(info_of("tts_de"))
-    german.info = replace(german.info, languages=("de-DE",))
-    async with Bench(*disks("tts_b"), german) as bench:
-        manager = await bench.started()
-        by_name = {one.name: one for one in manager.known()}
-        stand_in = manager.fallback_for(by_name["tts_b"])
-        assert stand_in is not None
-        assert stand_in.name == "tts_a"
-        assert manager.fallback_for(german.info) is None
-        assert manager.fallback_for(by_name["asr_a"]) is None

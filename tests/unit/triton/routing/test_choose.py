@@ -16,6 +16,7 @@ from gateway.triton.routing.choose import (
     fallback,
     rank,
     refusal,
+    stand_in,
     why,
 )
 from gateway.triton.routing.figures import Load
@@ -386,3 +387,15 @@ def test_a_strict_wish_is_served_by_another_region_while_it_loads() -> None:
 
 def test_parleys_own_models_are_never_chosen() -> None:
     assert order(TTS, candidate("parley_leases", family="tts"), candidate("tts_a")) == ["tts_a"]
+
+
+def test_a_stand_in_is_another_model_of_the_same_region_before_the_same_language() -> None:
+    wanted = candidate("tts_w", resident=False, languages=("de-CH",))
+    near, same = candidate("tts_a", languages=("de-DE",)), candidate("tts_b", languages=("DE-ch",))
+    want = Want("tts", "de-CH", model="tts_w")
+    for others, name in (([near, same], "tts_b"), ([near], "tts_a")):
+        found = stand_in([wanted, *others], want, ANY)
+        assert found is not None
+        assert found.info.name == name
+    french, asr = candidate("tts_f", languages=("fr-FR",)), candidate("asr_a", languages=("de-CH",))
+    assert stand_in([wanted, french, asr], want, ANY) is None
