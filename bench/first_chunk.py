@@ -183,6 +183,7 @@ async def _steady(server: Server, streams: int, seconds: float) -> Level:
                     level.late += 1
                 level.chunks += 1
                 heard_s += len(answer["AUDIO"]) / 16_000
+            await asyncio.sleep(first_at + heard_s - time.perf_counter())  # listens to the end
 
     tasks = [asyncio.create_task(listener(number)) for number in range(streams)]
     await asyncio.sleep(begin - loop.time())

@@ -39,7 +39,8 @@ def report(found: Found) -> Part:
         "A voice's first chunk under load",
         f"{MODEL}, which burns {CPU_MS:g} ms of CPU for 160 ms of audio, in a real Triton; {cores}. Steady: so many streams "
         f"all the time, each one text after the other ({SPOKEN_MS[0] / 1000:g} to {SPOKEN_MS[1] / 1000:g} s of audio, sent at "
-        "real time), starts spread over the texts. First chunk: from the request to its arrival at the client. "
+        "real time half a second ahead, and heard to the end before the next one), starts spread over the texts. First "
+        "chunk: from the request to its arrival at the client. "
         "Busy: CPU of server and model, and of the model alone, by the time that passed, of one core.",
     )
     part.tables = [_steady(found), _crowd(found), _cancel(found)]
@@ -56,7 +57,7 @@ def _steady(found: Found) -> Table:
         goals = []
         if level.streams == 64:
             goals = [verdict(f"p95 ≤ {RATIO:g} × alone", ratio <= RATIO),
-                     verdict(f"model ≤ {BUSY:.0%} busy", level.model_busy <= BUSY)]  # fmt: skip
+                     verdict(f"its core ≤ {BUSY:.0%} busy", level.model_busy <= BUSY)]  # fmt: skip
         rows.append(
             [
                 str(level.streams),

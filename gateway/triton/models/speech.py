@@ -26,8 +26,10 @@ from gateway.triton.models.voices import Engine, Refused, choose_voice
 
 LEAD_MS = 500
 """Audio sent without pacing."""
-LOOK_S = 0.15
-"""How often a stream looks whether its client is still there (a round trip to the server)."""
+LOOK_S = 0.13
+"""How long the streams are left alone between two looks whether their clients are still there."""
+SENDERS = 2
+"""Threads that hand chunks to the server: most of the time of each is spent waiting for it."""
 MAX_CHARS = 20_000
 READY_THREADS = 64
 """Threads that exist before they are needed: a crowd's first chunks would wait for their making."""
@@ -59,6 +61,7 @@ class SpeechModel:
             )
         self._streams: dict[str, Stream] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._speaking: set[Stream] = set()
         self._counters = Counters(self._name)
         self._beside = dict(beside or {})
         engine = self._engine
@@ -66,7 +69,11 @@ class SpeechModel:
         # A stream has one call in hand, which holds a thread while it waits for its turn, too.
         self._calls = ThreadPoolExecutor(self._max_streams, thread_name_prefix="engine")
         _start_threads(self._calls, min(self._max_streams, READY_THREADS if engine.rests else engine.threads))
+        # A round trip to the server takes longer than all else that the loop does for a chunk.
+        self._senders = ThreadPoolExecutor(SENDERS, thread_name_prefix="sender")
+        self._looker = ThreadPoolExecutor(1, thread_name_prefix="looker")
         self._thread = LoopThread("speech")
+        self._thread.post(self._start_looking)
 
     def execute(self, requests: list[Any]) -> None:
         for request in requests:
@@ -74,13 +81,15 @@ class SpeechModel:
 
     def finalize(self) -> None:
         async def end() -> None:
+            self._looking.cancel()
             for stream in self._streams.values():
                 stream.cancel("unload")
             if self._tasks:
                 await asyncio.wait(self._tasks, timeout=2.0)
 
         self._thread.run(end(), 5.0)
-        self._calls.shutdown(wait=True, cancel_futures=True)
+        for pool in (self._calls, self._senders, self._looker):
+            pool.shutdown(wait=True, cancel_futures=True)
         self._thread.stop()
 
     def _take(self, request: Request) -> None:
@@ -88,7 +97,7 @@ class SpeechModel:
             stream = self._streams.get(request.id)
             if stream is not None:
                 stream.cancel("in-band")
-            request.reply.send(flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+            request.reply.send(last=True)
             return
         try:
             stream = self._open(request)
@@ -123,9 +132,11 @@ class SpeechModel:
 
     async def _speak(self, stream: Stream) -> None:
         making = asyncio.get_running_loop().create_task(self._make(stream))
+        self._speaking.add(stream)
         try:
             await self._send(stream)
         finally:
+            self._speaking.discard(stream)
             stream.cancel("ended")
             if self._streams.get(stream.request.id) is stream:
                 del self._streams[stream.request.id]
@@ -155,39 +166,44 @@ class SpeechModel:
 
     async def _send(self, stream: Stream) -> None:
         loop = asyncio.get_running_loop()
-        reply = stream.request.reply
-        began = looked = loop.time()
+        began = loop.time()
         sent_ms = 0.0
         while True:
-            due = began + max(0.0, sent_ms - LEAD_MS) / 1000 / self._pace
-            while not stream.cancelled and not (stream.chunks.ready() and loop.time() >= due):
-                wait = due - loop.time() if stream.chunks.ready() else LOOK_S
-                stream.changed.clear()
-                try:
-                    async with asyncio.timeout(min(max(wait, 0.0), LOOK_S)):
-                        await stream.changed.wait()
-                except TimeoutError:
-                    pass
-                if loop.time() - looked >= LOOK_S:
-                    looked = loop.time()
-                    if reply.is_cancelled():
-                        stream.cancel("vanished")
+            await stream.wait(began + max(0.0, sent_ms - LEAD_MS) / 1000 / self._pace)
             if stream.cancelled:
-                reply.send(flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+                stream.request.reply.send(last=True)
                 return
             chunk, last = stream.take()
-            if not sent_ms:
-                began = loop.time()
-            sent_ms += len(chunk) * 1000 / self._engine.rate
             if last and stream.error:
                 stream.request.fail(stream.error, pb.TritonError.INTERNAL)
                 return
-            beside = [pb.Tensor(name, value) for name, value in self._beside.items()]
-            response = pb.InferenceResponse(output_tensors=[pb.Tensor("AUDIO", chunk), *beside])
-            reply.send(response, flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL if last else 0)
+            if sent_ms:
+                await loop.run_in_executor(self._senders, self._deliver, stream, chunk, last)
+            else:
+                began = loop.time()
+                self._deliver(stream, chunk, last)  # here and now: somebody waits in silence for it
+            sent_ms += len(chunk) * 1000 / self._engine.rate
             stream.has_left()
             if last:
                 return
+
+    def _deliver(self, stream: Stream, chunk: np.ndarray[Any, Any], last: bool) -> None:
+        beside = [pb.Tensor(name, value) for name, value in self._beside.items()]
+        response = pb.InferenceResponse(output_tensors=[pb.Tensor("AUDIO", chunk), *beside])
+        stream.request.reply.send(response, last=last)
+
+    def _start_looking(self) -> None:
+        self._looking = asyncio.get_running_loop().create_task(self._look())
+
+    async def _look(self) -> None:
+        """Whose client vanished without a CANCEL is not spoken for any longer."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(LOOK_S)
+            streams = list(self._speaking)
+            if streams:
+                for stream in await loop.run_in_executor(self._looker, _vanished, streams):
+                    stream.cancel("vanished")
 
 
 class Counters:
@@ -223,6 +239,10 @@ class Counters:
         family = pb.MetricFamily(name=name, description=description, kind=kind)
         self._families.append(family)
         return family
+
+
+def _vanished(streams: list[Stream]) -> list[Stream]:
+    return [stream for stream in streams if stream.request.reply.is_cancelled()]
 
 
 def _start_threads(pool: ThreadPoolExecutor, count: int) -> None:

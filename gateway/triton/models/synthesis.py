@@ -24,12 +24,38 @@ PARKED_S = 120.0
 """A call that waited this long in the middle of its work is given up: something is broken."""
 
 
+class Reply:
+    """The way back to who asked. Safe in any thread; each call is a round trip to the server.
+
+    Triton forgets the request with its last response, and must not be asked about it after that.
+    """
+
+    def __init__(self, sender: Any) -> None:
+        self._sender = sender
+        self._lock = threading.Lock()
+        self._over = False
+
+    def send(self, response: Any = None, *, last: bool = False) -> None:
+        with self._lock:
+            self._over = self._over or last
+            flags = pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL if last else 0
+            if response is None:
+                self._sender.send(flags=flags)
+            else:
+                self._sender.send(response, flags=flags)
+
+    def is_cancelled(self) -> bool:
+        """Whether the client has gone before the last response."""
+        with self._lock:
+            return not self._over and bool(self._sender.is_cancelled())
+
+
 class Request:
     """What is needed of a request after Triton took its tensors back."""
 
     def __init__(self, request: Any) -> None:
         self.id = request.request_id()
-        self.reply = request.get_response_sender()
+        self.reply = Reply(request.get_response_sender())
         self.text = _string(request, "TEXT")
         self.voice = _string(request, "VOICE") or ""
         self.language = _string(request, "LANGUAGE") or ""
@@ -41,7 +67,7 @@ class Request:
 
     def fail(self, message: str, code: int) -> None:
         response = pb.InferenceResponse(output_tensors=[], error=pb.TritonError(message, code))
-        self.reply.send(response, flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        self.reply.send(response, last=True)
 
 
 class Stream:
@@ -121,6 +147,23 @@ class Stream:
         self.error = error
         self.chunks.closed = True
         self.changed.set()
+
+    async def wait(self, due: float) -> None:
+        """Until a chunk is there and it is `due` (s, of the loop), or nobody wants it any more."""
+        timer = None
+        try:
+            while not self.cancelled:
+                if not self.chunks.ready():
+                    pass
+                elif self._loop.time() >= due:
+                    return
+                elif timer is None:
+                    timer = self._loop.call_at(due, self.changed.set)
+                self.changed.clear()
+                await self.changed.wait()
+        finally:
+            if timer is not None:
+                timer.cancel()
 
     def take(self) -> tuple[Samples, bool]:
         chunk = self.chunks.take()
