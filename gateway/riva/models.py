@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import grpc
 
@@ -12,6 +11,7 @@ from gateway.riva.errors import Refused
 from gateway.riva.utterance import Call
 from gateway.triton.codec import Array
 from gateway.triton.errors import TritonError
+from gateway.triton.fleet.looks import take_after_a_look
 from gateway.triton.model_info import ModelInfo
 from gateway.triton.routing.choose import Candidate, NothingFits, Want
 from gateway.triton.routing.languages import family_of
@@ -21,10 +21,7 @@ _NONE_READY = {
     ASR: "no speech recogniser is ready in Triton: load one (parley models load asr_...)",
     TTS: "no voice is ready in Triton: load one (parley models load tts_...)",
 }
-_MISS_S = 0.5
-"""A request for something unknown has Triton looked at again, but not more often than this."""
 Notify = Callable[[str, str], None]
-T = TypeVar("T")
 
 
 class Held(Protocol):
@@ -45,7 +42,7 @@ class Fleet(Protocol):
 
     def candidates(self) -> Sequence[Candidate]: ...
     def hold(self, want: Want, *, policy: str = "", notify: Notify | None = None) -> Any: ...
-    async def look(self) -> None: ...
+    async def refresh(self, *, max_age_s: float = 0.0) -> None: ...
 
 
 class Recogniser:
@@ -107,8 +104,6 @@ class SpeechModels:
     def __init__(self, fleet: Fleet, *, chunk_s: float = 5.0) -> None:
         """chunk_s: longest wait for each chunk of a synthesis."""
         self._fleet, self._chunk_s = fleet, chunk_s
-        self._looking: asyncio.Task[None] | None = None
-        self._looked_at = float("-inf")
 
     def ready(self, family: str) -> list[ModelInfo]:
         """Models of a family that would serve, loaded or loaded on first use; the preferred first."""
@@ -121,17 +116,7 @@ class SpeechModels:
 
     async def refresh(self, *, max_age_s: float = 0.0) -> None:
         """Look at Triton, unless the last look is younger. Waiters share one look. Raises TritonError."""
-        loop = asyncio.get_running_loop()
-        if self._looking is None or self._looking.done():
-            if loop.time() - self._looked_at < max_age_s:
-                return
-            self._looking = asyncio.create_task(self._look())
-        await asyncio.shield(self._looking)
-
-    async def _look(self) -> None:
-        self._looked_at = float("-inf")
-        await self._fleet.look()
-        self._looked_at = asyncio.get_running_loop().time()
+        await self._fleet.refresh(max_age_s=max_age_s)
 
     async def recogniser(self, model: str, language: str, kind: str) -> Recogniser:
         """kind: "online" or "offline", for the text. Raises: Refused, TritonError."""
@@ -164,16 +149,12 @@ class SpeechModels:
     ) -> tuple[Held, ModelInfo]:
         held: Held = self._fleet.hold(want, policy=policy, notify=notify)
         try:
-            try:
-                return held, await held.take(deadline_s=deadline_s)
-            except NothingFits:
-                await self.refresh(max_age_s=_MISS_S)
-            try:
-                return held, await held.take(deadline_s=deadline_s)
-            except NothingFits:
-                if not self.ready(want.family):
-                    raise Refused(f"Error: {_NONE_READY[want.family]}", grpc.StatusCode.UNAVAILABLE) from None
-                raise Refused(refusal) from None
+            return held, await take_after_a_look(held, self._fleet, deadline_s=deadline_s)
+        except NothingFits:
+            held.release()
+            if not self.ready(want.family):
+                raise Refused(f"Error: {_NONE_READY[want.family]}", grpc.StatusCode.UNAVAILABLE) from None
+            raise Refused(refusal) from None
         except BaseException:
             held.release()
             raise

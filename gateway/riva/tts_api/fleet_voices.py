@@ -12,8 +12,8 @@ from gateway.triton.codec import Array
 from gateway.triton.errors import TritonError
 from gateway.triton.fleet.fleet import Fleet
 from gateway.triton.fleet.hold import Hold
+from gateway.triton.fleet.looks import take_after_a_look
 from gateway.triton.manager.types import Lease
-from gateway.triton.model_info import ModelInfo
 from gateway.triton.routing import choose
 from gateway.triton.routing.policy import PolicyError
 
@@ -35,7 +35,10 @@ class FleetVoices:
         except PolicyError as error:
             raise Refused(str(error)) from None
         try:
-            info = await self._take(hold, want, deadline_s)
+            info = await take_after_a_look(hold, self._fleet, deadline_s=deadline_s)
+        except choose.NothingFits:
+            hold.release()
+            raise Refused(no_voice(want)) from None
         except BaseException:
             hold.release()
             raise
@@ -43,16 +46,6 @@ class FleetVoices:
         voice = voice_in(info, want.voice, want.language) or ""
         instead_of = "" if hold.wanted == info.name else hold.wanted
         return Held(lease, voice, want.language, _Source(hold, self._chunk_s), instead_of)
-
-    async def _take(self, hold: Hold, want: Want, deadline_s: float | None) -> ModelInfo:
-        try:
-            return await hold.take(deadline_s=deadline_s)
-        except choose.NothingFits:
-            await self._fleet.look()
-        try:
-            return await hold.take(deadline_s=deadline_s)
-        except choose.NothingFits:
-            raise Refused(no_voice(want)) from None
 
     def _named(self, model: str) -> str:
         """ "flite" as "tts_flite"."""

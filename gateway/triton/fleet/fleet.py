@@ -19,6 +19,7 @@ from gateway.triton.channel import GRPCInferenceServiceStub, open_stream_channel
 from gateway.triton.codec import Array, text
 from gateway.triton.errors import TritonUnavailable
 from gateway.triton.fleet.hold import Hold
+from gateway.triton.fleet.looks import Looks
 from gateway.triton.leases.client import open_leases
 from gateway.triton.manager.events import Event
 from gateway.triton.manager.manager import ModelManager
@@ -81,6 +82,7 @@ class Fleet:
         self._catalogues: dict[str, Catalogue] = {}
         """By server address."""
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._looks = Looks(self.look, self.run)
         self.drains = Drains(deadline_s=drain_s)
         self.admission = Admission()
         self.servers: Servers[Calls] = Servers(
@@ -176,6 +178,10 @@ class Fleet:
         failures = [one for one in found if isinstance(one, BaseException)]
         if len(failures) == len(found):
             raise failures[0] if failures else TritonUnavailable("no Triton takes calls")
+
+    async def refresh(self, *, max_age_s: float = 0.0) -> None:
+        """As `look`, unless there was one within max_age_s; those who wait share one. Raises: TritonError."""
+        await self._looks.refresh(max_age_s=max_age_s)
 
     def models(self) -> list[ModelInfo]:
         """Each model once, those that are resident somewhere first."""

@@ -21,6 +21,7 @@ from gateway.riva.tts import SpeechSynthesis
 from gateway.riva.utterance import CHUNK, RATE, Audio
 from gateway.triton.codec import Array, text
 from gateway.triton.errors import TritonError, TritonUnavailable
+from gateway.triton.fleet.looks import Looks
 from gateway.triton.model_info import ModelInfo
 from gateway.triton.repository import ModelState
 from gateway.triton.routing.choose import Candidate, Want, decide
@@ -86,6 +87,7 @@ class FakeFleet:
         self.known: dict[str, ModelInfo] = {}
         self.held: list[FakeHold] = []
         """Not released yet."""
+        self.refresh = Looks(self.look).refresh
 
     def candidates(self) -> list[Candidate]:
         return [Candidate(info) for info in self.known.values()]
