@@ -61,6 +61,8 @@ class Connection(Replies, asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
+        if self._parting is not None:
+            self._parting.over()
         for call in list(self._open.values()):
             call.lose("the connection was lost")
         self._open.clear()
@@ -71,19 +73,29 @@ class Connection(Replies, asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._full = False
-        self._flush_all()
+        if self._parting is not None:
+            self._parting.sent()
+        else:
+            self._flush_all()
 
     def data_received(self, data: bytes) -> None:
+        if self._parting is not None:
+            self._parting.unheard(len(data))
+            return
         self.heard = True
         if self._pending:
             data = self._pending + data
             self._pending = b""
+        self._reading = True
         try:
             self._read(data)
         except ProtocolError:
             self._fail()  # h2 has written down which
         except _Broken as broken:
             self._fail(broken.error)
+        self._reading = False
+        if self._refusing or self._leaving:
+            self._close_if_done()
 
     # ---- frames in --------------------------------------------------------------------------------
 
@@ -110,7 +122,6 @@ class Connection(Replies, asyncio.Protocol):
                 self._on_ping(flags, data[stop - 8 : stop])
             elif kind == frames.GOAWAY and size >= 8 and not stream & 0x7FFFFFFF and not self._in_headers:
                 self._leaving = True  # calls that are open go on, which h2 would not let them
-                self._close_if_done()
             else:
                 if kind in (frames.HEADERS, frames.CONTINUATION):
                     self._in_headers = not flags & frames.END_HEADERS
@@ -251,7 +262,7 @@ class Connection(Replies, asyncio.Protocol):
         known = dict(headers)
         if "content-length" in known:
             self._guarded.add(stream)
-        if self._refusing:
+        if self._refusing or self._leaving:
             self._rules.reset_stream(stream, frames.REFUSED_STREAM)
             return
         metadata = tuple((name, value) for name, value in headers if not name.startswith(":"))

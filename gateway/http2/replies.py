@@ -13,6 +13,7 @@ from h2.settings import SettingCodes, Settings
 from gateway.http2 import frames
 from gateway.http2.call import WINDOW, Call
 from gateway.http2.metadata import OPENING, Header, status_headers
+from gateway.http2.parting import Parting
 from gateway.http2.rules import Rules
 
 _HEADERS_BYTES = 16 * 1024
@@ -47,6 +48,8 @@ class Replies:
         self._calls = calls
         self._open: dict[int, Call] = {}
         self._transport: asyncio.Transport | None = None
+        self._parting: Parting | None = None
+        """Has the transport once the connection is done."""
         self._rules = _rules(calls.max_calls)
         self._guarded: set[int] = set()
         """Streams whose DATA h2 counts as well, since their headers promise a length."""
@@ -57,6 +60,9 @@ class Replies:
         self._full = False
         self._refusing = False
         self._leaving = False
+        """The peer has said goodbye."""
+        self._reading = False
+        """Frames that have come are being read, and what they ask for is still answered."""
         self._over = False
         """What still comes is not read."""
         self.greeted = False
@@ -131,15 +137,17 @@ class Replies:
             self._close_if_done()
 
     def close(self) -> None:
-        """What was written still leaves."""
+        """What was written still leaves, and the peer gets `LINGER_S` to take it and to close its end."""
         self._over = True
         if self._transport is not None:
-            self._transport.close()
+            self._parting, self._transport = Parting(self._transport), None
 
     def cut(self) -> None:
         """At once."""
         self._over = True
-        if self._transport is not None:
+        if self._parting is not None:
+            self._parting.cut()
+        elif self._transport is not None:
             self._transport.abort()
 
     # ---- out --------------------------------------------------------------------------------------
@@ -198,7 +206,9 @@ class Replies:
         self._close_if_done()
 
     def _close_if_done(self) -> None:
-        if (self._refusing or self._leaving) and not self._open:
+        if (self._refusing or self._leaving) and not self._open and not self._reading and not self._over:
+            if not self._refusing:  # so that the peer knows what of its last words was heard
+                self._write(frames.goaway(self._last_stream, frames.NO_ERROR))
             self.close()
 
     def _write(self, data: bytes) -> None:

@@ -16,6 +16,7 @@ import grpc.aio
 from gateway.http2.call import Call, CallOver, finish
 from gateway.http2.connection import Connection
 from gateway.http2.metadata import timeout_s
+from gateway.http2.parting import LINGER_S
 from gateway.http2.replies import Replies
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ class GrpcServer:
         self._listener: asyncio.Server | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         self._stopping = False
+        self._all_left = asyncio.Event()
 
     # ---- before it starts -------------------------------------------------------------------------
 
@@ -91,15 +93,28 @@ class GrpcServer:
         for task, call in list(self._tasks.items()):
             call.status, call.details = grpc.StatusCode.UNAVAILABLE, "the server is shutting down"
             task.cancel()
+        left_s = _STATUS_S + _CUT_S
+        since = asyncio.get_running_loop().time()
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=_STATUS_S + _CUT_S)
+            await asyncio.wait(self._tasks, timeout=left_s)
         if self._sweeper is not None:
             self._sweeper.cancel()
         for connection in list(self._connections):
             connection.close()
+        left_s -= asyncio.get_running_loop().time() - since
+        await self._partings(min(LINGER_S, max(left_s, 0.0)))
+
+    async def _partings(self, within_s: float) -> None:
+        """Returns when no connection is left."""
         await asyncio.sleep(0)
+        if self._connections:
+            self._all_left.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(within_s):
+                    await self._all_left.wait()
         for connection in list(self._connections):
             connection.cut()
+        await asyncio.sleep(0)
 
     # ---- for connections --------------------------------------------------------------------------
 
@@ -113,6 +128,8 @@ class GrpcServer:
         self._connections.pop(connection, None)
         if (timer := self._idle.pop(connection, None)) is not None:
             timer.cancel()
+        if not self._connections:
+            self._all_left.set()
 
     def begin(self, call: Call) -> None:
         call.task = task = asyncio.get_running_loop().create_task(self._serve(call))

@@ -160,6 +160,7 @@ class Peer:
             raw = b""
         if not raw:
             self.closed = True
+            self._writer.close()
             return False
         for event in self.rules.receive_data(self._without_goodbyes(raw)):
             self._note(event)
