@@ -213,6 +213,7 @@ class StartSessionResponse(_message.Message):
     INSTEAD_OF_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     model: _builtins.str
+    """that speaks now"""
     version: _builtins.str
     """of the model; empty: the newest"""
     voice: _builtins.str
@@ -381,6 +382,8 @@ class UtteranceDone(_message.Message):
     FRAMES_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     FIRST_AUDIO_MS_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    INSTEAD_OF_FIELD_NUMBER: _builtins.int
     outcome: _voice_pb2.Outcome.ValueType
     """COMPLETED, or CANCELLED by STOP or EndSession"""
     frames: _builtins.int
@@ -389,6 +392,10 @@ class UtteranceDone(_message.Message):
     """handed to the model, up to 10000 characters"""
     first_audio_ms: _builtins.int
     """from the first text to the first frame; −1 when there was none"""
+    model: _builtins.str
+    """that spoke, the last one if one took another's place"""
+    instead_of: _builtins.str
+    """as in StartSessionResponse; once it is loaded, it speaks from the next utterance on"""
     def __init__(
         self,
         *,
@@ -396,10 +403,12 @@ class UtteranceDone(_message.Message):
         frames: _builtins.int = ...,
         text: _builtins.str = ...,
         first_audio_ms: _builtins.int = ...,
+        model: _builtins.str = ...,
+        instead_of: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_audio_ms", b"first_audio_ms", "frames", b"frames", "outcome", b"outcome", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_audio_ms", b"first_audio_ms", "frames", b"frames", "instead_of", b"instead_of", "model", b"model", "outcome", b"outcome", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

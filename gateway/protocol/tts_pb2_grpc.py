@@ -82,7 +82,7 @@ class TtsServicer:
     def StartSession(self, request, context):
         """A session holds one voice model: it stays loaded until the session ends, by EndSession or after
         `tts_api.idle_s` in which nothing happened. It outlives the calls and connections of its client.
-        Loads the model first where it is absent. ALREADY_EXISTS for an id that is in use.
+        Loads the model first where it is absent and no other one can speak meanwhile. ALREADY_EXISTS for an id that is in use.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 
 import grpc.aio
 import numpy as np
@@ -14,17 +14,13 @@ from gateway.protocol import tts_pb2 as pb
 from gateway.protocol import voice_pb2
 from gateway.protocol.tts_pb2_grpc import TtsStub
 from gateway.riva.server import GRPC_OPTIONS
+from gateway.riva.tts_api.fleet_voices import FleetVoices
 from gateway.riva.tts_api.make import add_tts_api
-from gateway.riva.tts_api.voices import ManagedVoices
-from gateway.settings import TtsApiSettings
-from gateway.triton.channel import GRPCInferenceServiceStub, open_channel
-from gateway.triton.codec import Array
-from gateway.triton.infer import stream_decoupled
-from gateway.triton.model_info import ModelInfo
-from gateway.triton.repository import Repository
-from gateway.triton.stream import Drains
+from gateway.settings import ModelsSettings, TtsApiSettings
+from gateway.triton.fleet.everywhere import Everywhere
+from gateway.triton.fleet.fleet import Fleet
 from tests.support.stack import Stack, shared_stack
-from tests.unit.riva.tts_api.parts import Call, FakeManager, Heard
+from tests.unit.riva.tts_api.parts import Call, Heard
 
 pytestmark = pytest.mark.stack
 
@@ -38,30 +34,18 @@ TEXT = (
 
 @pytest.fixture
 async def tts(stack: Stack) -> AsyncIterator[TtsStub]:
-    channel = open_channel(stack.triton.grpc)
-    inference, drains = GRPCInferenceServiceStub(channel), Drains()
-
-    def synthesize(
-        model: ModelInfo, inputs: Mapping[str, Array], /, *, version: str = ""
-    ) -> AsyncGenerator[dict[str, Array], None]:
-        return stream_decoupled(
-            inference, model.name, inputs, drains=drains, first_deadline_s=5.0, next_deadline_s=5.0
-        )
-
-    manager = FakeManager(*[await Repository(channel).describe(name) for name in MODELS])
+    fleet = Fleet(stack.triton.grpc, models=ModelsSettings(), label="test of the TTS API")
+    await fleet.start()
     server = grpc.aio.server(options=GRPC_OPTIONS)
-    service = add_tts_api(
-        server, manager, ManagedVoices(manager, synthesize), TtsApiSettings(), address="here"
-    )
+    voices = FleetVoices(fleet, chunk_s=5.0)
+    service = add_tts_api(server, Everywhere(fleet), voices, TtsApiSettings(), address="here")
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as ours:
         yield TtsStub(ours)  # type: ignore[no-untyped-call]
     await service.close()
     await server.stop(0)
-    await drains.close()
-    await channel.close()
-    assert not any(manager.leases.values())
+    await fleet.close()
 
 
 async def start(tts: TtsStub, *, voice: str) -> str:

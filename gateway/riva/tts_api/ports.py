@@ -8,19 +8,35 @@ from typing import Protocol
 
 from gateway.triton.codec import Array
 from gateway.triton.errors import TritonError
-from gateway.triton.manager.types import Lease
 from gateway.triton.model_info import ModelInfo
 
 
 class Source(Protocol):
-    """The model behind a voice that is held."""
+    """The model behind a voice that is held, and after it the next that this session has."""
+
+    @property
+    def version(self) -> str:
+        """Of the model, that its next request gets; "" while it is gone."""
+        ...
+
+    async def renew(self, *, deadline_s: float | None = None) -> Held:
+        """Before an utterance: as a rule the voice that is held already; the wanted one, once it is loaded; another
+        where the one that spoke is gone. One that has to be loaded first is waited for.
+
+        Raises: LoadFailed, NotNow, NoRoom, TritonError.
+        """
+        ...
 
     def speak(self, inputs: Mapping[str, Array], /) -> AsyncGenerator[dict[str, Array], None]:
         """Starts one request; `aclose()` cancels it in-band and returns at once."""
         ...
 
     async def recover(self, error: TritonError) -> None:
-        """A request failed because the model or its server is gone; then the voice is held anew."""
+        """A request failed because the model or its server is gone; `renew()` has another."""
+        ...
+
+    def release(self) -> None:
+        """No request follows; may be called again."""
         ...
 
 
@@ -38,19 +54,15 @@ class Want:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A model that stays loaded until `lease.release()`, and the voice of it that speaks."""
+    """A model that stays loaded until `source.release()`, and the voice of it that speaks."""
 
-    lease: Lease
+    model: ModelInfo
     voice: str
     """As the model knows it; "" is its default."""
     language: str
     source: Source
     instead_of: str = ""
     """The model that was wanted and is being loaded meanwhile."""
-
-    @property
-    def model(self) -> ModelInfo:
-        return self.lease.info
 
 
 class Voices(Protocol):

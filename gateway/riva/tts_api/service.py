@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from typing import Any
 
 from gateway.protocol import tts_pb2 as pb
@@ -19,10 +18,13 @@ from gateway.riva.tts_api.sound import FRAME_BYTES, RATE, Sound
 from gateway.riva.tts_api.speaking import Speaking, check_rate, checked_style
 from gateway.riva.tts_api.text import TextFeed
 from gateway.riva.tts_api.utterance import Outcome, Utterance
-from gateway.riva.tts_api.voices import is_named, no_voice, voice_in
+from gateway.riva.tts_api.voices import is_named, no_voice
 from gateway.settings import TtsApiSettings
 from gateway.speak.ticker import Ticker
+from gateway.triton.errors import TritonError
 from gateway.triton.manager.types import Manager
+from gateway.triton.model_info import ModelInfo
+from gateway.triton.routing.languages import voice_of
 
 NAME = "parley.v1.Tts"
 _MOST_LEAD_MS = 2_000
@@ -46,7 +48,7 @@ class TtsService(tts_pb2_grpc.TtsServicer):
     ) -> None:
         self._manager = manager
         self._voices = voices
-        self._speaking = Speaking(voices, settings.loudness_lufs)
+        self._speaking = Speaking(settings.loudness_lufs)
         self._settings = settings
         self._about = about
         self._sessions = Sessions(limit=settings.max_sessions, idle_s=settings.idle_s)
@@ -80,7 +82,7 @@ class TtsService(tts_pb2_grpc.TtsServicer):
                     if self._settings.calibrate:
                         await self._speaking.know(held, style, wait_s=_CALIBRATION_S)
                 except BaseException:
-                    held.lease.release()
+                    held.source.release()
                     raise
                 return Session(session_id, want, held, style, lead_s)
 
@@ -156,40 +158,41 @@ class TtsService(tts_pb2_grpc.TtsServicer):
         )
 
     async def _voice(self, session: Session, asked: pb.Utterance, context: Context) -> tuple[str, str, Style]:
-        """Voice, language and style of an utterance. Raises Refused."""
-        held = session.held
+        """Voice, language and style of an utterance. Raises: Refused, TritonError."""
         want = Want(asked.model.strip(), asked.voice.strip(), asked.language.strip(), session.want.policy)
-        is_other = bool(want.model) and not is_named(held.model, want.model)
-        fits = not is_other and voice_in(held.model, want.voice, want.language) is not None
-        if not fits:
+        held = await self._renewed(session, context, may_fail=asked.switch_model)
+        if not _fits(session, want):
             if not asked.switch_model:
-                raise Refused(_keeps(session, want, is_other), CODE.FAILED_PRECONDITION)
-            held = await self._switch(session, want, context)
-        voice = voice_in(held.model, want.voice, want.language) if want.voice else held.voice
-        if want.language and not want.voice:
-            voice = held.voice if held.voice and _voice_speaks(held, want.language) else ""
+                raise Refused(_keeps(session, want), CODE.FAILED_PRECONDITION)
+            held = await self._voices.hold(want, deadline_s=context.time_remaining())
+            session.want = want
+            session.exchange(held)
+        check_rate(held)
+        voice: str | None = held.voice
+        if not _is_its_own(session, want):
+            voice = voice_of(held.model, want.voice or held.voice, want.language)
         style = session.style
         if asked.HasField("style"):
-            style = checked_style(asked.style.style, asked.style.speed, held)
-        return voice or "", want.language or held.language, style
+            style = Style(asked.style.style, asked.style.speed)
+        return voice or "", want.language or held.language, checked_style(style.name, style.speed, held)
 
-    async def _switch(self, session: Session, want: Want, context: Context) -> Held:
-        held = await self._voices.hold(want, deadline_s=context.time_remaining())
-        session.want = want
-        session.exchange(held)
-        check_rate(held)
+    async def _renewed(self, session: Session, context: Context, *, may_fail: bool) -> Held:
+        """What the session has from this utterance on. Raises TritonError, unless it may fail."""
+        before = session.held.model.name
+        try:
+            held = await session.renew(deadline_s=context.time_remaining())
+        except TritonError:
+            if may_fail:
+                return session.held
+            raise
+        if held.model.name != before and self._settings.calibrate:
+            await self._speaking.know(held, session.style, wait_s=_CALIBRATION_S)
         return held
 
     async def _reload(self, session: Session, context: Context) -> None:
-        """The model's newest version, for this session and all that start from now on."""
-        before = session.held
+        """Every request from now on gets the model's newest version."""
         deadline_s = context.time_remaining() or _LOAD_S
-        await self._manager.load(before.model.name, deadline_s=deadline_s)
-        held = await self._voices.hold(replace(session.want, model=before.model.name), deadline_s=deadline_s)
-        if session.over or session.held is not before:
-            held.lease.release()
-            return
-        session.exchange(replace(held, voice=before.voice, language=before.language))
+        await self._manager.load(session.held.model.name, deadline_s=deadline_s)
 
     def _lead_s(self, request: pb.StartSessionRequest) -> float | None:
         delivery = request.delivery
@@ -243,7 +246,7 @@ def _started(session: Session) -> pb.StartSessionResponse:
     return pb.StartSessionResponse(
         session_id=session.id,
         model=held.model.name,
-        version=held.lease.version,
+        version=held.source.version,
         voice=held.voice,
         language=held.language,
         audio=voice_pb2.AudioFormat(encoding=voice_pb2.PCM16, sample_rate=RATE),
@@ -269,7 +272,7 @@ def _command(session: Session, command: Any) -> str:
 
 
 def _describe(session: Session, response: pb.ControlResponse) -> None:
-    response.version = session.held.lease.version
+    response.version = session.held.source.version
     response.state = pb.TTS_IDLE
     if session.current is not None:
         response.state = pb.TTS_PAUSED if session.current.paused else pb.TTS_SPEAKING
@@ -284,16 +287,35 @@ def _done(session: Session, utterance: Utterance, feed: TextFeed, outcome: Outco
         frames=utterance.sent,
         text=utterance.text,
         first_audio_ms=-1 if first is None or feed.began is None else round((first - feed.began) * 1000),
+        model=session.held.model.name,
+        instead_of=session.held.instead_of,
     )
     return pb.SynthesizeResponse(session_id=session.id, utterance=utterance.number, done=done)
 
 
-def _keeps(session: Session, want: Want, is_other: bool) -> str:
-    name = session.held.model.name
-    if is_other:
-        return f"session {session.id!r} speaks with {name}: set switch_model to go on with {want.model!r}"
-    return f"{no_voice(Want(name, want.voice, want.language))}; set switch_model to go on with another model"
+def _is_its_own(session: Session, want: Want) -> bool:
+    """Nothing is asked for that the session did not ask for."""
+    own = session.want
+    pairs = ((want.model, own.model), (want.voice, own.voice), (want.language, own.language))
+    return all(asked in ("", had) for asked, had in pairs)
 
 
-def _voice_speaks(held: Held, language: str) -> bool:
-    return voice_in(held.model, held.voice, language) is not None
+def _fits(session: Session, want: Want) -> bool:
+    """The session's model can do it; what the session itself asked for is never refused, whoever speaks meanwhile."""
+    model = session.held.model
+    if _is_its_own(session, want):
+        return True
+    return not _is_other(model, want) and voice_of(model, want.voice, want.language) is not None
+
+
+def _is_other(model: ModelInfo, want: Want) -> bool:
+    return bool(want.model) and not is_named(model, want.model)
+
+
+def _keeps(session: Session, want: Want) -> str:
+    model = session.held.model
+    if _is_other(model, want):
+        return (
+            f"session {session.id!r} speaks with {model.name}: set switch_model to go on with {want.model!r}"
+        )
+    return f"{no_voice(model.name, want)}; set switch_model to go on with another model"

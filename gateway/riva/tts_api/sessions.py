@@ -74,12 +74,20 @@ class Session:
             self._free.set()
             self.touch()
 
+    async def renew(self, *, deadline_s: float | None = None) -> Held:
+        """What speaks from now on: see `Source.renew`."""
+        before = self.held
+        held = await before.source.renew(deadline_s=deadline_s)
+        if self.held is before:
+            self.held = held
+        return self.held
+
     def exchange(self, held: Held) -> None:
         """Go on with another hold; the one before is given back. After the end, both are."""
         before, self.held = self.held, held
-        before.lease.release()
+        before.source.release()
         if self.over:
-            held.lease.release()
+            held.source.release()
 
     def end(self, error: Exception | None = None) -> None:
         """Gives the model back. error: what the open utterance's call is told; without, it ends in good order."""
@@ -92,7 +100,7 @@ class Session:
             else:
                 self.current.stop()
         self._free.set()
-        self.held.lease.release()
+        self.held.source.release()
 
 
 class Sessions:

@@ -14,7 +14,7 @@ from gateway.audio.resample import MAX_RATE, MIN_RATE
 from gateway.riva.tts_api.calibration import Calibration
 from gateway.riva.tts_api.errors import Refused
 from gateway.riva.tts_api.levels import Levels, VoiceLevel
-from gateway.riva.tts_api.ports import Held, Voices
+from gateway.riva.tts_api.ports import Held
 from gateway.riva.tts_api.sessions import Session, Style
 from gateway.riva.tts_api.utterance import Chunk
 from gateway.triton.codec import Array, text
@@ -45,8 +45,7 @@ class Figures:
 class Speaking:
     """One per service."""
 
-    def __init__(self, voices: Voices, target_lufs: float) -> None:
-        self._voices = voices
+    def __init__(self, target_lufs: float) -> None:
         self._calibration = Calibration(target_lufs)
         self._levels = Levels()
         self.figures = Figures()
@@ -67,8 +66,8 @@ class Speaking:
     async def say(
         self, session: Session, piece: str, voice: str, language: str, style: Style
     ) -> AsyncGenerator[Chunk, None]:
-        """The audio of a piece, as it is made. A model that went away before the first of it is held, and so
-        loaded, anew, once. Raises: TritonError, Refused."""
+        """The audio of a piece, as it is made. A model that went away before the first of it is loaded again, or
+        another one takes its place, once. Raises: TritonError, Refused."""
         for last_try in (False, True):
             heard = False
             held = session.held
@@ -84,8 +83,9 @@ class Speaking:
                 await held.source.recover(error)
                 if heard or last_try or isinstance(error, TritonTimeout):
                     raise
-            if session.held is held:
-                session.exchange(await self._voices.hold(session.want))
+            now = await session.renew()
+            if now.model.name != held.model.name:
+                voice, style = now.voice, checked_style(style.name, style.speed, now)
 
     async def _once(
         self, held: Held, piece: str, voice: str, language: str, style: Style

@@ -68,6 +68,12 @@ class Hold:
         return self._pinned.model
 
     @property
+    def offered(self) -> ModelInfo:
+        """The model that `take()` gave, with the voices that packs give it."""
+        seat = self._taken()
+        return self._fleet.offered(seat.server.address, seat.info)
+
+    @property
     def version(self) -> str:
         """That the next request gets."""
         seat = self._seat
@@ -121,10 +127,8 @@ class Hold:
 
     def voice_inputs(self) -> dict[str, Array]:
         """The wanted voice, as the tensors that the model takes for it: its own name for it, or a pack's."""
-        seat, want = self._taken(), self._want
-        voice = voice_of(
-            self._fleet.offered(seat.server.address, seat.info), want.voice, want.language, other_regions=True
-        )
+        want = self._want
+        voice = voice_of(self.offered, want.voice, want.language, other_regions=True)
         return self.inputs_of(voice) if voice else {}
 
     async def sequence(self) -> HeldSequence:

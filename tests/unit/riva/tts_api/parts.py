@@ -16,23 +16,14 @@ from gateway.protocol.tts_pb2_grpc import TtsStub, add_TtsServicer_to_server
 from gateway.riva.malformed import RefuseMalformed
 from gateway.riva.server import GRPC_OPTIONS
 from gateway.riva.tts_api.capabilities import About
+from gateway.riva.tts_api.fleet_voices import FleetVoices
 from gateway.riva.tts_api.service import TtsService
-from gateway.riva.tts_api.voices import ManagedVoices
 from gateway.settings import TtsApiSettings
 from gateway.triton.codec import Array
-from gateway.triton.manager.types import (
-    InUse,
-    Lease,
-    ModelStatus,
-    NoSuchModel,
-    OnProgress,
-    Progress,
-    State,
-    Why,
-)
 from gateway.triton.model_info import ModelInfo
 from tests.support.tones import tone_of
 from tests.unit.riva.parts import Notice, model
+from tests.unit.riva.tts_api.fake_fleet import FakeFleet, FakeManager
 
 INPUTS = ("TEXT", "VOICE", "LANGUAGE", "STYLE", "SPEED", "CANCEL")
 RATE = 16_000
@@ -43,86 +34,6 @@ HELD = "This is tone 500 for a while, and "
 def voice_model(name: str = "tts_a", **changed: Any) -> ModelInfo:
     fields: dict[str, Any] = {"inputs": INPUTS, "sample_rate": RATE, "languages": ("en-US", "de-DE")}
     return model(name, **fields | changed)
-
-
-class FakeManager:
-    """Loads at once, counts leases, and unloads nothing that is leased."""
-
-    def __init__(self, *models: ModelInfo, resident: int = 99) -> None:
-        self.models = {known.name: known for known in models}
-        self.loaded = {known.name for known in models[:resident]}
-        self.versions = dict.fromkeys(self.models, 1)
-        self.leases: dict[str, int] = dict.fromkeys(self.models, 0)
-        self.loads: list[str] = []
-        self.gate: asyncio.Event | None = None
-        """Loads wait for it."""
-        self.failure: Exception | None = None
-        """Of the next load."""
-        self.min_residency_left_s = 0.0
-
-    async def lease(
-        self, name: str, *, deadline_s: float | None = None, on_progress: OnProgress | None = None
-    ) -> Lease:
-        if name not in self.loaded:
-            await self.load(name, why=Why.SESSION, deadline_s=deadline_s, on_progress=on_progress)
-        self.leases[name] += 1
-
-        def release() -> None:
-            self.leases[name] -= 1
-
-        return Lease(self.models[name], str(self.versions[name]), release)
-
-    async def load(
-        self,
-        name: str,
-        *,
-        why: Why = Why.OPERATOR,
-        deadline_s: float | None = None,
-        on_progress: OnProgress | None = None,
-    ) -> None:
-        if name not in self.models:
-            raise NoSuchModel(f"there is no model {name} in the repository")
-        self.loads.append(name)
-        if on_progress is not None:
-            on_progress(Progress(name, State.LOADING, 0.0, 2.0))
-        if self.gate is not None:
-            await self.gate.wait()
-        if self.failure is not None:
-            failure, self.failure = self.failure, None
-            raise failure
-        if name in self.loaded:
-            self.versions[name] += 1
-        self.loaded.add(name)
-
-    async def unload(self, name: str, *, force: bool = False, deadline_s: float | None = None) -> None:
-        if name not in self.models:
-            raise NoSuchModel(f"there is no model {name} in the repository")
-        if not force and self.leases[name]:
-            raise InUse(f"{name} is in use by {self.leases[name]} sessions: end them, or force it")
-        if not force and self.min_residency_left_s:
-            raise InUse(
-                f"{name} was loaded a moment ago: wait {self.min_residency_left_s:.0f} s, or force it"
-            )
-        self.loaded.discard(name)
-
-    def resident(self) -> list[ModelInfo]:
-        return [self.models[name] for name in sorted(self.loaded)]
-
-    def known(self) -> list[ModelInfo]:
-        return list(self.models.values())
-
-    async def status(self) -> list[ModelStatus]:
-        return [
-            ModelStatus(
-                info,
-                State.READY if name in self.loaded else State.ABSENT,
-                version=str(self.versions[name]) if name in self.loaded else "",
-                why=Why.SESSION if name in self.loaded else None,
-                leases=self.leases[name],
-                evict_in_s=60.0 if name in self.loaded and not self.leases[name] else None,
-            )
-            for name, info in self.models.items()
-        ]
 
 
 class FakeVoice:
@@ -187,8 +98,9 @@ class Rig:
         self.manager = FakeManager(*(models or (voice_model(),)), resident=resident)
         self.voice = FakeVoice()
         self.settings = TtsApiSettings(**{"calibrate": False} | settings)
+        self.fleet = FakeFleet(self.manager, self.voice)
         self.service = TtsService(
-            self.manager, ManagedVoices(self.manager, self.voice), self.settings, About("test", "here:1")
+            self.manager, FleetVoices(self.fleet, chunk_s=5.0), self.settings, About("test", "here:1")
         )
         self.address = ""
 

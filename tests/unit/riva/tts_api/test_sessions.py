@@ -102,11 +102,11 @@ async def test_a_start_that_fails_says_why_and_leaves_nothing() -> None:
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"model": "tts_x"}, "there is no voice model 'tts_x'"),
-        ({"voice": "carl"}, "no voice 'carl'"),
-        ({"language": "ru-RU"}, "no language 'ru-RU'"),
-        ({"voice": "ann", "language": "ru-RU"}, "no voice 'ann' for language 'ru-RU'"),
-        ({"policy": "best"}, "no routing policy 'best'"),
+        ({"model": "tts_x"}, "no tts model tts_x: there is tts_a"),
+        ({"voice": "carl"}, "no voice carl for any language: there is ann, bob"),
+        ({"language": "ru-RU"}, "no tts model speaks ru-RU: there is de-DE, en-US"),
+        ({"voice": "ann", "language": "ru-RU"}, "no tts model speaks ru-RU"),
+        ({"policy": "best"}, "no routing policy best"),
         ({"style": pb.SpeakingStyle(speed=3)}, "speed is 3: use 0.5 to 2.0"),
         ({"delivery": pb.Delivery(lead_ms=5_000)}, "lead_ms is 5000: use 0 to 2000"),
         ({"session_id": "x" * 129}, "session_id is longer than 128"),
