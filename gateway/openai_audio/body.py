@@ -27,6 +27,8 @@ async def json_object(request: Request, *, most: int, stall_s: float) -> dict[st
     parts = [part async for part in _read(request, most, stall_s)]
     try:
         body = json.loads(b"".join(parts))
+        # Half of a surrogate pair is valid JSON, and no text: it could be neither spoken nor answered.
+        json.dumps(body, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         raise bad(
             "We could not parse the JSON body of your request: send a JSON object, such as "

@@ -80,8 +80,13 @@ def of_recognition(error: AsrError) -> ApiError:
 
 
 def failed() -> ApiError:
-    """500: our own fault."""
-    return ApiError(500, "The server failed to answer; its log says why.", kind=SERVER)
+    """500: our own fault. The server closes the connection after it: a client must not send the next request on it."""
+    return ApiError(
+        500,
+        "The server failed to answer; its log says why.",
+        kind=SERVER,
+        headers={"connection": "close"},
+    )
 
 
 async def on_api_error(_: Request, error: Exception) -> Response:
@@ -110,4 +115,6 @@ async def on_failure(_: Request, __: Exception) -> Response:
 
 def _sentence(error: Exception) -> str:
     text = str(error)
-    return f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith((".", ")", "!", "?")) else ".")
+    if text.partition(" ")[0].isalpha():  # a model's name stays as it is written
+        text = f"{text[:1].upper()}{text[1:]}"
+    return text + ("" if text.endswith((".", ")", "!", "?")) else ".")

@@ -182,7 +182,7 @@ def _speed(value: Any) -> float:
         raise bad("Invalid type for 'speed': it must be a number.", "speed", "invalid_type")
     if not _SPEEDS[0] <= value <= _SPEEDS[1]:
         raise bad(
-            f"Invalid 'speed': {value:g} is outside {_SPEEDS[0]:g} to {_SPEEDS[1]:g}.",
+            f"Invalid 'speed': {str(value)[:20]} is outside {_SPEEDS[0]:g} to {_SPEEDS[1]:g}.",
             "speed",
             "decimal_above_max_value" if value > 1 else "decimal_below_min_value",
         )

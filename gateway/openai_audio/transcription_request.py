@@ -139,7 +139,7 @@ def _pause_ms(form: FormData) -> int:
             form, "chunking_strategy[silence_duration_ms]"
         )
         return max(100, min(int(silence), 10_000)) if silence else 0
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         raise bad(
             "Invalid 'chunking_strategy': use \"auto\" or an object of type server_vad.",
             "chunking_strategy",

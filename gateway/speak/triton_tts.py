@@ -15,7 +15,7 @@ from gateway.speak.hold import Notify, Wish
 from gateway.speak.tts import Chunk, TtsError, VoiceModel
 from gateway.triton.codec import Array
 from gateway.triton.codec import text as strings
-from gateway.triton.errors import TritonError, TritonTimeout, TritonUnavailable
+from gateway.triton.errors import ModelFull, TritonError, TritonTimeout, TritonUnavailable
 from gateway.triton.fleet.fleet import Fleet
 from gateway.triton.fleet.hold import Hold
 from gateway.triton.manager.events import Event, log_event
@@ -168,7 +168,8 @@ class TritonVoice:
                 if spoken or last_try or isinstance(error, TritonTimeout):
                     raise TtsError(f"the speech synthesiser failed: {error}") from error
             except TritonError as error:  # the model's answer to this one text
-                raise TtsError(f"the speech synthesiser failed: {error}", unwell=False) from error
+                full = isinstance(error, ModelFull)
+                raise TtsError(f"the speech synthesiser failed: {error}", unwell=False, later=full) from error
 
     def release(self) -> None:
         self._released = True
@@ -201,7 +202,9 @@ class TritonVoice:
         except PolicyError as error:
             raise TtsError(str(error), unwell=False) from error
         except (NotNow, NoRoom, LoadFailed) as error:  # this one model's trouble: others speak on
-            raise TtsError(f"the speech synthesiser cannot be used now: {error}", unwell=False) from error
+            raise TtsError(
+                f"the speech synthesiser cannot be used now: {error}", unwell=False, later=True
+            ) from error
         except TritonUnavailable as error:
             raise unreachable(self._settings, error) from error
         except TritonError as error:

@@ -141,7 +141,15 @@ async def test_other_paths_and_methods(method: str, path: str, status: int, code
     assert f"/v1{path}" in error["message"]
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"text"', b"\xff\xfe", b'{"a":' * 100_000, b"nan"])
+HALF_A_PAIR = (
+    rb'{"model": "tts-1", "voice": "default", "input": "Hello \ud83d."}',
+    rb'{"model": "\ud83d", "voice": "default", "input": "Hello."}',
+)
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[]", b'"text"', b"\xff\xfe", b'{"a":' * 100_000, b"nan", *HALF_A_PAIR]
+)
 async def test_bad_json(body: bytes) -> None:
     async with scene() as s, http(s) as client:
         head = {"content-type": "application/json"}
@@ -171,6 +179,7 @@ async def test_our_own_fault_is_a_500_that_tells_nothing(
                 "param": None,
                 "code": None,
             }
+            assert caught.value.response.headers["connection"] == "close"
     assert "a secret" in caplog.text
 
 

@@ -120,6 +120,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"stream_format": "ws"}, "stream_format", "'sse'"),
     ({"speed": 4.5}, "speed", "0.25 to 4"),
     ({"speed": 0}, "speed", "0.25 to 4"),
+    ({"speed": 10**400}, "speed", "0.25 to 4"),
     ({"speed": "fast"}, "speed", "number"),
     ({"model": "whisper-1"}, "model", "tts-1"),
     ({"model": "asr_fake"}, "model", "tts-1"),
@@ -169,12 +170,17 @@ async def test_a_voice_that_fails_at_once_is_a_503_and_later_cuts_the_answer_sho
 
 async def test_a_refusal_of_the_voice_is_the_client_s_and_being_left_alone_is_not() -> None:
     async with scene() as s:
-        for error, kind in (
-            (TtsError("no voice for language xx", unwell=False), openai.BadRequestError),
-            (TtsError("it is left alone for 2 s", unwell=False, later=True), openai.InternalServerError),
+        for error, kind, says in (
+            (TtsError("no voice for language xx", unwell=False), openai.BadRequestError, "No voice"),
+            (TtsError("tts_fake made no audio", unwell=False), openai.BadRequestError, "tts_fake made"),
+            (
+                TtsError("it is left alone for 2 s", unwell=False, later=True),
+                openai.InternalServerError,
+                "It",
+            ),
         ):
             s.tts.synthesize = _fails(error)  # type: ignore[method-assign]
-            with pytest.raises(kind):
+            with pytest.raises(kind, match=says):
                 await s.client().audio.speech.create(model="tts-1", voice="default", input="Hello.")
 
 

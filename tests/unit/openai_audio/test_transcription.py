@@ -173,6 +173,13 @@ WRONG: list[tuple[dict[str, Any], bytes, str | None, str]] = [
     ({"stream": "maybe"}, b"", "stream", "true or false"),
     ({"stream": "true", "response_format": "srt"}, b"", "response_format", "streamed"),
     ({"chunking_strategy": "often"}, b"", "chunking_strategy", "auto"),
+    ({"chunking_strategy": "[" * 100_000}, b"", "chunking_strategy", "auto"),
+    (
+        {"chunking_strategy": '{"type": "server_vad", "silence_duration_ms": Infinity}'},
+        b"",
+        "chunking_strategy",
+        "auto",
+    ),
     ({"model": ""}, b"", "model", "model parameter"),
     ({"model": "tts-1"}, b"", "model", "whisper-1"),
     ({}, b"no sound at all, just some text", "file", "Invalid file format"),

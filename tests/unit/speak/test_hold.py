@@ -133,7 +133,7 @@ async def test_a_model_that_is_full_is_no_reason_to_doubt_the_service() -> None:
         await asyncio.sleep(0.2)
         with pytest.raises(TtsError, match="as much as it takes at a time") as failure:
             await said(other)
-        assert not failure.value.unwell
+        assert (failure.value.unwell, failure.value.later) == (False, True)
         await speaking
         for held in (one, other):
             held.release()
@@ -146,8 +146,9 @@ async def test_a_load_that_fails_is_told_as_a_sentence() -> None:
     async with voices(bad, loaded=()) as (_, synthesizer):
         held = synthesizer.hold(Wish(), Ears())
         await held.prepare()
-        with pytest.raises(TtsError, match=r"cannot be used now: .*a file is missing"):
+        with pytest.raises(TtsError, match=r"cannot be used now: .*a file is missing") as failure:
             await said(held)
+        assert (failure.value.unwell, failure.value.later) == (False, True), "the text is not to blame"
         held.release()
 
 
