@@ -65,8 +65,9 @@ class Stack:
         ]
         await asyncio.gather(*(child.spawn() for child in self.children))
         triton = self.triton = EmbeddedTriton(
-            self.repositories, log_dir=self.log_dir, on_event=self._say, exit_s=2
-        )
+            self.repositories, log_dir=self.log_dir, on_event=self._say, exit_s=2,
+            load_s=self._settings.models.load_s,
+        )  # fmt: skip
         try:
             await triton.start()
         except TritonError as error:

@@ -15,8 +15,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gateway.triton.catalogue.repositories import as_argument, is_url
+from gateway.triton.catalogue.folder import BadConfig
+from gateway.triton.catalogue.repositories import Reading, as_argument, is_url
 from gateway.triton.host import STUB, Wheel, server_environment
+from gateway.triton.model_info import is_complete
 
 _WARDEN = Path(__file__).with_name("warden.py")
 OUR_BACKENDS = Path(__file__).parents[2] / "triton" / "backends"
@@ -152,6 +154,16 @@ class ServerProcess:
             except BrokenPipeError:
                 pass
 
+    def end_stub(self, pid: int) -> bool:
+        """SIGKILL for a Python stub, which then does not count as lost. False: it is gone already."""
+        if self.stubs.pop(pid, None) is None:
+            return False
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return False
+        return True
+
     def abandon(self) -> None:
         """Last resort when the warden does not answer: SIGKILL for it, and by that for the server."""
         self._kill(self._warden.pid)
@@ -268,3 +280,14 @@ def _command(
         f"--exit-timeout-secs={exit_s}",
         *(f"--{api}=model-repository:{restricted_key}" for api in _RESTRICTABLE if restricted_key),
     ]  # fmt: skip
+
+
+def needs_auto_complete(reading: Reading) -> bool:
+    """Whether some model's config leaves things out; one that cannot be read is not loaded anyhow."""
+    for folder in reading.folders.values():
+        try:
+            if not is_complete(folder.config()):
+                return True
+        except BadConfig:
+            pass
+    return False

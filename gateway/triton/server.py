@@ -16,14 +16,13 @@ from types import TracebackType
 
 from grpc.aio import Channel
 
-from gateway.triton.catalogue.folder import BadConfig
-from gateway.triton.catalogue.repositories import Reading, is_url, read_repositories
+from gateway.triton.catalogue.repositories import is_url, read_repositories
 from gateway.triton.channel import open_channel
 from gateway.triton.errors import TritonError, TritonTimeout, TritonUnavailable
 from gateway.triton.host import Wheel, find_wheel, listening_ports
-from gateway.triton.model_info import is_complete
+from gateway.triton.hung import Overdue
 from gateway.triton.preflight import check_host
-from gateway.triton.process import Ports, ServerProcess, Stub, free_ports
+from gateway.triton.process import Ports, ServerProcess, Stub, free_ports, needs_auto_complete
 from gateway.triton.repository import Repository
 
 _LOG = logging.getLogger(__name__)
@@ -52,6 +51,7 @@ class EmbeddedTriton:
     on_event: one sentence for a person whenever something happens (started, died, repaired, …).
     exit_s: grace that requests in flight get at `stop()`.
     restricted_key: "key=value" that everybody who asks for the index, a load or an unload must send.
+    load_s: a model whose process has not started by then has it ended, and does not load.
     """
 
     def __init__(
@@ -63,6 +63,7 @@ class EmbeddedTriton:
         on_event: Callable[[str], None] = _LOG.info,
         exit_s: int = 10,
         restricted_key: str = "",
+        load_s: float = 120.0,
     ) -> None:
         self._repositories = list(repositories)
         self._log_dir = log_dir or default_log_dir()
@@ -79,6 +80,7 @@ class EmbeddedTriton:
         self._changed = asyncio.Event()
         self._lost: set[Stub] = set()
         self._repairs: dict[str, tuple[int, float]] = {}
+        self._overdue = Overdue(load_s)
         self._steady = False
         self.restarts = 0
         """How often a dead server was started again."""
@@ -143,7 +145,7 @@ class EmbeddedTriton:
             if name in self._wanted:
                 self._wanted.discard(name)
                 self.failed[name] = why
-        self._auto_complete = _needs_auto_complete(reading)
+        self._auto_complete = needs_auto_complete(reading)
         if self._auto_complete:
             self._on_event("a model's config.pbtxt is incomplete: every load asks its graph (1.3 s each)")
         try:
@@ -340,11 +342,16 @@ class EmbeddedTriton:
         False: some model is on its way in or out.
         """
         process = self._process
+        stubs = dict(process.stubs) if process is not None else {}
         index = await self._repository().index()
         if process is None or process is not self._process or not self._steady:
             return True
+        loading = {m.name for m in index if m.state == "LOADING"}
+        for pid in self._overdue.look(stubs, loading, asyncio.get_running_loop().time()):
+            if process.end_stub(pid):
+                self._on_event(f"the process of {stubs[pid].model} does not start: it is ended")
         ready = {m.name for m in index if m.state == "READY"}
-        self._wanted = ready | {m.name for m in index if m.state == "LOADING"} | set(self.failed)
+        self._wanted = ready | loading | set(self.failed)
         for name in ready:
             self.failed.pop(name, None)
         if ready != self.ready:
@@ -406,14 +413,3 @@ def default_log_dir() -> Path:
 
 def _see(process: ServerProcess) -> str:
     return f" (log: {process.log})" if process.log is not None else ""
-
-
-def _needs_auto_complete(reading: Reading) -> bool:
-    """Whether some model's config leaves things out; one that cannot be read is not loaded anyhow."""
-    for folder in reading.folders.values():
-        try:
-            if not is_complete(folder.config()):
-                return True
-        except BadConfig:
-            pass
-    return False

@@ -43,7 +43,8 @@ def runnable() -> None:
 class House:
     """A server with a repository of its own, and managers as if each were a gateway's."""
 
-    def __init__(self, folder: Path, *models: str) -> None:
+    def __init__(self, folder: Path, *models: str, load_s: float = 60.0) -> None:
+        self._load_s = load_s
         self.repository = folder / "models"
         self.repository.mkdir()
         self._logs = folder / "logs"
@@ -85,7 +86,7 @@ class House:
     async def open(self) -> AsyncIterator[House]:
         async with self._stack:
             self.triton = await self._stack.enter_async_context(
-                EmbeddedTriton([self.repository], log_dir=self._logs, exit_s=2)
+                EmbeddedTriton([self.repository], log_dir=self._logs, exit_s=2, load_s=self._load_s)
             )
             channel = open_channel(self.triton.grpc)
             self._stack.push_async_callback(channel.close)
@@ -156,6 +157,21 @@ async def test_broken_models_leave_the_others_ready_and_say_why(tmp_path: Path) 
         with await manager.lease("tts_light") as lease:
             assert await house.speak(lease) == {1}
         assert set(house.triton.stub_pids()) <= {"asr_light", "tts_light", "tts_hang", "parley_leases"}
+
+
+async def test_models_that_hang_do_not_keep_the_threads_that_load_others(tmp_path: Path) -> None:
+    house = House(tmp_path, "tts_light", load_s=1.0)
+    names = [f"tts_hang_{number}" for number in range(4)]  # as many as Triton loads at a time
+    for name in names:
+        code = _FINE + "__import__('time').sleep(1_000)\n"
+        (house.add(name, like="tts_light") / "1" / "model.py").write_text(code)
+    async with house.open():
+        manager = await house.manager(load_s=1.0, max_loads=4, asr="none", tts="none")
+        results = await asyncio.gather(*(manager.load(name) for name in names), return_exceptions=True)
+        assert all("did not load within 1 s" in str(one) for one in results), results
+        patient = await house.manager("two", keeper=False, load_s=20.0)
+        await patient.load("tts_light")
+        assert set(house.triton.stub_pids()) == {"tts_light", "parley_leases"}
 
 
 async def test_a_dead_process_is_repaired_and_a_restarted_server_reconciled(tmp_path: Path) -> None:
