@@ -20,6 +20,9 @@ _LOG = logging.getLogger(__name__)
 _FULL = re.compile(r"too many|try again")
 """How a model that has no room says so: an error on a stream carries no status code."""
 
+_MOST_BYTES = 4_000
+"""Of a status text, as it is sent: what is not ASCII takes three bytes for one."""
+
 Context = grpc.aio.ServicerContext[Any, Any]
 
 MALFORMED = "Error: a message is not of this method's type: check that the client speaks Riva's protocol"
@@ -56,6 +59,16 @@ def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
     return grpc.StatusCode.INTERNAL, "Error: the speech service failed; its log says why"
 
 
+def short(text: str) -> str:
+    """As much of a status text as arrives: one that is longer than HTTP/2's headers may be breaks the call instead."""
+    room = _MOST_BYTES
+    for at, char in enumerate(text):
+        room -= 1 if " " <= char <= "~" else 3 * len(char.encode("utf-8", "replace"))
+        if room < 0:
+            return f"{text[:at]} …"
+    return text
+
+
 @asynccontextmanager
 async def statuses(
     context: Context,
@@ -71,4 +84,4 @@ async def statuses(
         code, text = status(error)
         if drain is not None:
             await drain()
-        await context.abort(code, text)
+        await context.abort(code, short(text))

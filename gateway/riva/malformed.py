@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 
 from gateway.riva.errors import MALFORMED
+from gateway.riva.tts_api.errors import MALFORMED as TTS_API_MALFORMED
 
 
 class _Malformed:
@@ -25,9 +27,14 @@ class RefuseMalformed(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
         handler = await continuation(handler_call_details)
-        if handler is None or handler.request_streaming or handler.response_streaming:
+        if handler is None or handler.request_streaming:
             return handler
-        parse, method = handler.request_deserializer, handler.unary_unary
+        parse = handler.request_deserializer
+        method = handler.unary_stream if handler.response_streaming else handler.unary_unary
+        if not inspect.iscoroutinefunction(method):  # reflection and the like: not ours
+            return handler
+        ours = handler_call_details.method.startswith("/parley.")
+        text = TTS_API_MALFORMED if ours else MALFORMED
 
         def parse_or_mark(data: bytes) -> Any:
             try:
@@ -37,7 +44,12 @@ class RefuseMalformed(grpc.aio.ServerInterceptor):
 
         async def checked(request: Any, context: Any) -> Any:
             if isinstance(request, _Malformed):
-                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, MALFORMED)
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, text)
             return await method(request, context)
 
-        return grpc.unary_unary_rpc_method_handler(checked, parse_or_mark, handler.response_serializer)
+        make = (
+            grpc.unary_stream_rpc_method_handler
+            if handler.response_streaming
+            else grpc.unary_unary_rpc_method_handler
+        )
+        return make(checked, parse_or_mark, handler.response_serializer)

@@ -17,7 +17,7 @@ MALFORMED = "a message is not of this method's type: check that the client speak
 
 
 def unknown_session(session_id: str) -> Refused:
-    return Refused(f"there is no session {session_id!r}: StartSession makes one", CODE.NOT_FOUND)
+    return Refused(f"there is no session {session_id[:128]!r}: StartSession makes one", CODE.NOT_FOUND)
 
 
 def status(error: Exception) -> tuple[grpc.StatusCode, str]:

@@ -44,25 +44,26 @@ async def load_model(manager: Manager, request: pb.LoadModelRequest, context: Co
         manager.load(name, deadline_s=context.time_remaining() or _LOAD_S, on_progress=on_progress)
     )
     load.add_done_callback(lambda _: news.set())
-    begun = asyncio.get_running_loop().time()
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
     try:
         while not load.done():
             await news.wait()
             news.clear()
             if latest:
                 progress = latest.pop()
+                state, elapsed_s = _STATES[progress.state], progress.elapsed_s
+                if progress.state is State.READY:  # it is resident, and its newest version is not there yet
+                    state, elapsed_s = pb.LOADING, loop.time() - begun
                 await context.write(
                     pb.LoadModelProgress(
-                        model=name,
-                        state=_STATES[progress.state],
-                        elapsed_s=progress.elapsed_s,
-                        expected_s=progress.expected_s,
+                        model=name, state=state, elapsed_s=elapsed_s, expected_s=progress.expected_s
                     )
                 )
         await load
     finally:
         load.cancel()
-    elapsed_s = asyncio.get_running_loop().time() - begun
+    elapsed_s = loop.time() - begun
     await context.write(pb.LoadModelProgress(model=name, state=pb.READY, elapsed_s=elapsed_s))
 
 

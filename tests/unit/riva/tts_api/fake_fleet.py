@@ -36,6 +36,8 @@ class FakeManager:
         self.loads: list[str] = []
         self.gate: asyncio.Event | None = None
         """Loads wait for it."""
+        self.progress: Progress | None = None
+        """What a load tells first."""
         self.failure: Exception | None = None
         """Of the next load."""
         self.min_residency_left_s = 0.0
@@ -64,7 +66,7 @@ class FakeManager:
             raise NoSuchModel(f"there is no model {name} in the repository")
         self.loads.append(name)
         if on_progress is not None:
-            on_progress(Progress(name, State.LOADING, 0.0, 2.0))
+            on_progress(self.progress or Progress(name, State.LOADING, 0.0, 2.0))
         if self.gate is not None:
             await self.gate.wait()
         if self.failure is not None:

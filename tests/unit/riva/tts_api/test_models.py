@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -12,7 +13,7 @@ from gateway.protocol import tts_pb2 as pb
 from gateway.protocol import voice_pb2
 from gateway.riva.tts_api.capabilities import gpus_from_metrics, gpus_in
 from gateway.triton.errors import TritonError
-from gateway.triton.manager.types import LoadFailed, NoRoom, NotNow
+from gateway.triton.manager.types import LoadFailed, NoRoom, NotNow, Progress, State
 from tests.unit.riva.tts_api.parts import Rig, refusal, voice_model
 
 CODE = grpc.StatusCode
@@ -168,3 +169,23 @@ async def test_a_voice_that_cannot_be_listened_to_speaks_all_the_same() -> None:
         assert (await rig.say(session, "tone 500")).done is not None
         await rig.start()
         assert len(rig.voice.asked) == 2, "it is not tried for ever"
+
+
+@pytest.mark.parametrize("method", ["StartSession", "Control", "GetCapabilities", "LoadModel"])
+async def test_bytes_that_are_no_message_are_refused_by_the_apis_own_name(method: str) -> None:
+    async with two_models().serve() as rig, grpc.aio.insecure_channel(rig.address) as channel:
+        streams = method == "LoadModel"
+        kind: Any = channel.unary_stream if streams else channel.unary_unary
+        call = kind(f"/parley.v1.Tts/{method}")(b"\x0a\xff\xff\xff")
+        error = await refusal(call.read() if streams else call)
+        assert error.code() is CODE.INVALID_ARGUMENT
+        assert "parley.v1.Tts" in str(error.details())
+        assert "Error" not in str(error.details())
+
+
+async def test_a_new_version_is_not_told_ready_before_it_is() -> None:
+    async with two_models().serve() as rig:
+        rig.manager.progress = Progress("tts_a", State.READY, 168.0, 0.4)
+        told = await load(rig, "tts_a")
+        assert [each.state for each in told] == [pb.LOADING, pb.READY]
+        assert all(each.elapsed_s < 60 for each in told), "of this load, not since the last one"
