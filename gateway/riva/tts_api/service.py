@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 from gateway.protocol import tts_pb2 as pb
@@ -13,7 +14,7 @@ from gateway.riva.tts_api.capabilities import About, capabilities
 from gateway.riva.tts_api.errors import CODE, Refused, statuses
 from gateway.riva.tts_api.models import list_models, load_model, unload_model
 from gateway.riva.tts_api.ports import Held, Voices, Want
-from gateway.riva.tts_api.sessions import Session, Sessions, Style
+from gateway.riva.tts_api.sessions import Manner, Session, Sessions, Style
 from gateway.riva.tts_api.sound import FRAME_BYTES, RATE, Sound
 from gateway.riva.tts_api.speaking import Speaking, check_rate, checked_style
 from gateway.riva.tts_api.text import TextFeed
@@ -130,11 +131,11 @@ class TtsService(tts_pb2_grpc.TtsServicer):
         utterance = await session.begin(lambda number: self._utterance(number, session))
         self._feeds.add(feed)
         try:
-            voice, language, style = await self._voice(session, first.utterance, context)
-            feed.start(first, session.touch)
-            utterance.start(
-                feed.pieces(), lambda piece: self._speaking.say(session, piece, voice, language, style)
-            )
+            manner = await utterance.prepare(self._manner(session, first.utterance, context))
+            if manner is not None:
+                say = partial(self._speaking.say, session, manner=manner)
+                feed.start(first, session.touch)
+                utterance.start(feed.pieces(), say)
 
             async def send(frame: bytes, sequence: int) -> None:
                 message = pb.SynthesizeResponse(session_id=session.id, utterance=utterance.number)
@@ -157,8 +158,8 @@ class TtsService(tts_pb2_grpc.TtsServicer):
             number, Sound(settings.loudness_lufs), self._ticker, lead_s=session.lead_s, hot_s=settings.hot_s
         )
 
-    async def _voice(self, session: Session, asked: pb.Utterance, context: Context) -> tuple[str, str, Style]:
-        """Voice, language and style of an utterance. Raises: Refused, TritonError."""
+    async def _manner(self, session: Session, asked: pb.Utterance, context: Context) -> Manner:
+        """Raises: Refused, TritonError."""
         want = Want(asked.model.strip(), asked.voice.strip(), asked.language.strip(), session.want.policy)
         held = await self._renewed(session, context, may_fail=asked.switch_model)
         if not _fits(session, want):
@@ -174,7 +175,8 @@ class TtsService(tts_pb2_grpc.TtsServicer):
         style = session.style
         if asked.HasField("style"):
             style = Style(asked.style.style, asked.style.speed)
-        return voice or "", want.language or held.language, checked_style(style.name, style.speed, held)
+        style = checked_style(style.name, style.speed, held)
+        return Manner(held.model.name, voice or "", want.language or held.language, style)
 
     async def _renewed(self, session: Session, context: Context, *, may_fail: bool) -> Held:
         """What the session has from this utterance on. Raises TritonError, unless it may fail."""

@@ -23,6 +23,17 @@ class Style:
     """0: the model's normal."""
 
 
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How an utterance is spoken."""
+
+    model: str
+    """That the voice and the style are of."""
+    voice: str
+    language: str
+    style: Style
+
+
 class Session:
     """Made by `Sessions`."""
 
@@ -54,7 +65,8 @@ class Session:
         """The next utterance, which gets the next number. Raises Refused while another one is open."""
         try:
             async with asyncio.timeout(_HANDOVER_S):
-                await self._free.wait()
+                while not self._free.is_set():  # of several that waited, the first one has taken it again
+                    await self._free.wait()
         except TimeoutError:
             raise Refused(
                 f"session {self.id!r} is speaking: end that call first, or STOP it", CODE.FAILED_PRECONDITION

@@ -15,7 +15,7 @@ from gateway.riva.tts_api.calibration import Calibration
 from gateway.riva.tts_api.errors import Refused
 from gateway.riva.tts_api.levels import Levels, VoiceLevel
 from gateway.riva.tts_api.ports import Held
-from gateway.riva.tts_api.sessions import Session, Style
+from gateway.riva.tts_api.sessions import Manner, Session, Style
 from gateway.riva.tts_api.utterance import Chunk
 from gateway.triton.codec import Array, text
 from gateway.triton.errors import TritonError, TritonTimeout, TritonUnavailable
@@ -63,14 +63,17 @@ class Speaking:
     async def close(self) -> None:
         await self._calibration.close()
 
-    async def say(
-        self, session: Session, piece: str, voice: str, language: str, style: Style
-    ) -> AsyncGenerator[Chunk, None]:
+    async def say(self, session: Session, piece: str, manner: Manner) -> AsyncGenerator[Chunk, None]:
         """The audio of a piece, as it is made. A model that went away before the first of it is loaded again, or
-        another one takes its place, once. Raises: TritonError, Refused."""
+        another one takes its place, once; it speaks with its own voice. Raises: TritonError, Refused."""
+        language = manner.language
         for last_try in (False, True):
             heard = False
             held = session.held
+            voice, style = manner.voice, manner.style
+            if held.model.name != manner.model:
+                # It has taken the place of the one that the utterance began with.
+                voice, style = held.voice, checked_style(style.name, style.speed, held)
             try:
                 async with aclosing(self._once(held, piece, voice, language, style)) as chunks:
                     async for chunk in chunks:
@@ -83,9 +86,7 @@ class Speaking:
                 await held.source.recover(error)
                 if heard or last_try or isinstance(error, TritonTimeout):
                     raise
-            now = await session.renew()
-            if now.model.name != held.model.name:
-                voice, style = now.voice, checked_style(style.name, style.speed, now)
+            await session.renew()
 
     async def _once(
         self, held: Held, piece: str, voice: str, language: str, style: Style

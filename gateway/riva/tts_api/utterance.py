@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any, TypeVar
 
 from gateway.audio.pcm import Float
 from gateway.riva.tts_api.errors import Refused
@@ -21,6 +22,9 @@ from gateway.speak.ticker import FRAME_S, Ticker
 _KEPT_TEXT = 10_000
 _THAW_S = 0.15
 """How long the first frame of a voice never heard before may wait for more of it."""
+
+
+T = TypeVar("T")
 
 
 class Outcome(Enum):
@@ -78,6 +82,7 @@ class Utterance:
         self._room = asyncio.Event()
         self._thaw: asyncio.TimerHandle | None = None
         self._maker: asyncio.Task[None] | None = None
+        self._preparing: asyncio.Task[Any] | None = None
         self._caller: asyncio.Task[object] | None = None
         self._cut: asyncio.TimerHandle | None = None
         self._unread_s = 0.0
@@ -86,6 +91,21 @@ class Utterance:
     def ahead(self) -> int:
         """Frames that were made and have not left."""
         return len(self._frames)
+
+    async def prepare(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """What has to be known before it can be spoken; `stop`, `fail` and `close` cancel it. None: it was stopped.
+        Raises what `work` raises, and what `fail` was given."""
+        task = self._preparing = asyncio.create_task(work, name=f"voice of utterance {self.number}")
+        try:
+            await asyncio.wait({task})
+        finally:
+            task.cancel()
+            self._preparing = None
+            if task.done() and not task.cancelled():
+                task.exception()  # told below, or of no interest to anybody any more
+        if self._failure is not None:
+            raise self._failure
+        return None if self.stopped or task.cancelled() else task.result()
 
     def start(self, pieces: AsyncGenerator[str, None], say: Say) -> None:
         self._maker = asyncio.create_task(self._make(pieces, say), name=f"utterance {self.number}")
@@ -184,8 +204,9 @@ class Utterance:
         self._frames.clear()
         if self._thaw is not None:
             self._thaw.cancel()
-        if self._maker is not None:
-            self._maker.cancel()
+        for task in (self._preparing, self._maker):
+            if task is not None:
+                task.cancel()
         if self._caller is not None and self._cut is None:
             self._cut = asyncio.get_running_loop().call_later(self._unread_s, self._caller.cancel)
         self._settle()

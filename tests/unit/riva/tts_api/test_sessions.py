@@ -50,6 +50,16 @@ async def test_an_unknown_session_is_not_found(call: Any) -> None:
         assert "'nobody'" in str(error.details())
 
 
+async def test_what_is_said_of_an_endless_name_fits_into_a_status() -> None:
+    async with Rig().serve() as rig:
+        for call in (rig.control("é" * 100_000, pb.PAUSE), rig.say("x" * 100_000, "hello")):
+            error = await refusal(call)
+            assert error.code() is CODE.NOT_FOUND
+            assert "StartSession makes one" in str(error.details())
+        for start in (rig.start(voice="é" * 100_000), rig.start(model="x" * 100_000)):
+            assert (await refusal(start)).code() is CODE.INVALID_ARGUMENT
+
+
 async def test_a_session_that_ended_is_unknown() -> None:
     async with Rig().serve() as rig:
         session = await rig.start("a")
@@ -200,6 +210,24 @@ async def test_one_utterance_at_a_time() -> None:
         assert "is speaking" in str(error.details())
         call.end()
         assert (await call.rest()).done is not None, "the one that was open is unharmed"
+
+
+async def test_of_two_that_wait_for_the_end_of_an_utterance_one_speaks() -> None:
+    async with Rig().serve() as rig:
+        session = await rig.start()
+        rig.voice.hold = asyncio.Event()
+        first = rig.open(session, HELD, end=False)
+        await first.frames(1)
+        both = [rig.open(session, text, end=False) for text in (HELD, HELD)]
+        waiting = [asyncio.create_task(call.read()) for call in both]
+        await rig.stub.GetCapabilities(pb.GetCapabilitiesRequest())  # they have arrived
+        first.rpc.cancel()
+        done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_EXCEPTION)
+        refused = [task.exception() for task in waiting if task in done and task.exception()]
+        assert [error.code() for error in refused if isinstance(error, grpc.aio.AioRpcError)] == [
+            CODE.FAILED_PRECONDITION
+        ]
+        rig.voice.hold.set()
 
 
 async def test_a_model_switch_is_refused_unless_asked_for() -> None:

@@ -8,6 +8,7 @@ import grpc
 import pytest
 
 from gateway.protocol import tts_pb2 as pb
+from gateway.protocol import voice_pb2
 from gateway.triton.errors import TritonError, TritonUnavailable
 from tests.unit.riva.tts_api.parts import HELD, Heard, Rig, refusal, voice_model
 
@@ -124,6 +125,43 @@ async def test_a_model_that_is_lost_in_an_utterance_gives_way_to_one_with_its_ow
         assert asked(rig) == [("tts_b", "zoe"), ("tts_a", "")]
         await rig.manager.load("tts_b")
         assert spoken_by(await rig.say(session, "tone 500")) == ("tts_b", "")
+
+
+async def test_what_follows_in_the_utterance_has_the_new_models_voice_too() -> None:
+    async with town().serve() as rig:
+        rig.manager.loaded.add("tts_b")
+        session = (await start(rig, model="b", voice="zoe")).session_id
+        rig.voice.script = [None, TritonUnavailable("tts_b: unknown model")]
+        call = rig.open(session, HELD, end=False)
+        await call.frames(1)
+        rig.manager.loaded.discard("tts_b")
+        call.send("so it goes on for a long while. And then there is more of it. ")
+        call.end()
+        assert spoken_by(await call.rest()) == ("tts_a", "tts_b")
+        assert asked(rig) == [("tts_b", "zoe"), ("tts_b", "zoe"), ("tts_a", ""), ("tts_a", "")]
+
+
+@pytest.mark.parametrize("how", ["stop", "end"])
+async def test_an_utterance_that_waits_for_its_model_ends_at_once(how: str) -> None:
+    rig = Rig(voice_model(), voice_model("tts_b", voices=ZOE), resident=1)
+    async with rig.serve():
+        session = (await start(rig, model="a")).session_id
+        rig.manager.gate = asyncio.Event()
+        call = rig.open(session, "tone 500", voice="zoe", switch_model=True)
+        while not rig.manager.loads:
+            await rig.stub.GetCapabilities(pb.GetCapabilitiesRequest())
+        if how == "stop":
+            assert (await rig.control(session, pb.STOP)).state == pb.TTS_IDLE
+        else:
+            await rig.stub.EndSession(pb.EndSessionRequest(session_id=session))
+        done = (await call.rest()).done
+        assert done is not None
+        assert (done.outcome, done.model) == (voice_pb2.CANCELLED, "tts_a")
+        rig.manager.gate.set()
+        if how == "stop":
+            assert spoken_by(await rig.say(session, "tone 600")) == ("tts_a", ""), (
+                "the switch came to nothing"
+            )
 
 
 async def test_a_model_that_cannot_be_had_any_more_is_said_and_a_switch_goes_on() -> None:
