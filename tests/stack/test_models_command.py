@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -146,6 +147,29 @@ def test_one_that_fails_does_not_keep_the_others_back(parley: Parley) -> None:
     assert words.code == 1
     assert words.out.startswith("asr_broken  failed\n  reason        ")
     assert parley("unload", "tts_tone", "--force").code == 0
+
+
+def test_a_load_that_hangs_is_given_up_and_a_broken_contract_seen_where_no_folder_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    skip_without_triton()
+    for name in ("tts_dtype", "tts_hang"):
+        shutil.copytree(TEST_MODELS / "tts_light", tmp_path / "models" / name)
+        config = tmp_path / "models" / name / "config.pbtxt"
+        config.write_text(config.read_text().replace('"tts_light"', f'"{name}"'))
+    dtype = tmp_path / "models" / "tts_dtype" / "config.pbtxt"
+    dtype.write_text(
+        dtype.read_text().replace('"AUDIO", data_type: TYPE_FP32', '"AUDIO", data_type: TYPE_FP16')
+    )
+    code = "class TritonPythonModel:\n    def initialize(self, args):\n        __import__('time').sleep(9)\n"
+    (tmp_path / "models" / "tts_hang" / "1" / "model.py").write_text(code)
+    monkeypatch.setenv("PARLEY_MODELS__LOAD_S", "5")
+    (tmp_path / "server").mkdir()
+    with plain_triton(tmp_path / "server", tmp_path / "models") as address:
+        assert main(["models", "load", "tts_dtype", "tts_hang", "--triton", address]) == 1
+        said = capsys.readouterr().out
+        assert "tts_dtype: failed: does not load: output AUDIO is FP16, and must be FP32" in said
+        assert "tts_hang: failed: did not load within 5 s" in said
 
 
 def test_status_has_the_facts_of_a_model(parley: Parley) -> None:

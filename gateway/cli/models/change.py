@@ -42,6 +42,7 @@ class Operator:
     def __init__(self, to: Connected, leases: Leases, *, drain_s: float = 0.0) -> None:
         """drain_s: how long an unload waits for sessions to end."""
         settings = to.settings.models.model_copy(update={"drain_s": drain_s})
+        self.load_s = settings.load_s
         self.manager = ModelManager(
             to.repository, leases, to.catalogue, settings,
             warm_up=WarmUp(to.channel), keeper=False, server=to.where, on_event=_unheard,
@@ -54,11 +55,10 @@ class Operator:
 async def run_load(options: argparse.Namespace) -> int:
     async with connect(options) as to:
         rows = {row.name: row for row in (await look(to)).rows}
-        deadline_s = options.deadline or to.settings.models.load_s
         async with _operator(to, options.names, rows) as operator:
 
             async def one(name: str, shown: Shown) -> str:
-                return await _load(operator, name, rows.get(name), deadline_s, shown)
+                return await _load(operator, name, rows.get(name), options.deadline, shown)
 
             return await _each(options, to.settings.models.max_loads, rows, one)
 
@@ -131,8 +131,13 @@ async def _each(
     return OK if all(outcome.ok for outcome in outcomes) else FAILED
 
 
-async def _load(operator: Operator, name: str, row: Row | None, deadline_s: float, shown: Shown) -> str:
-    """What was done. Raises: TritonError."""
+async def _load(
+    operator: Operator, name: str, row: Row | None, deadline_s: float | None, shown: Shown
+) -> str:
+    """What was done. deadline_s: None until the load itself is given up, and its reason is known.
+
+    Raises: TritonError.
+    """
     loop = asyncio.get_running_loop()
     begun = loop.time()
 
@@ -149,7 +154,10 @@ async def _load(operator: Operator, name: str, row: Row | None, deadline_s: floa
         return "loaded already"
     serves = f"version {status.version} serves after {duration(took)}"
     left = await _without_old(
-        operator, name, begun + deadline_s, lambda old: shown.say(f"{serves}; {old} goes on")
+        operator,
+        name,
+        begun + (deadline_s or operator.load_s),
+        lambda old: shown.say(f"{serves}; {old} goes on"),
     )
     return serves + (f"; {left} stays until its last session has ended" if left else "")
 

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
+from gateway.triton.catalogue.contract import breach
 from gateway.triton.catalogue.findings import Finding
 from gateway.triton.catalogue.folder import CONFIG, ModelFolder
 from gateway.triton.catalogue.machine import Machine
@@ -55,6 +56,8 @@ class Catalogue:
         self.unread: dict[str, str] = {}
         """Repositories that could not be read at the last look, with a sentence each."""
         self._told: dict[str, ModelInfo | None] = {}
+        self._breaches: dict[str, str] = {}
+        """Of the loaded models, what Triton's word of them shows."""
         self._reading = Reading()
         self._checked: dict[str, _Checked] = {}
         self._shelf = Shelf(packs)
@@ -172,22 +175,29 @@ class Catalogue:
         """What Triton says of each model it has, or said while it was loaded; None for a name alone."""
         states = list(index)
         ready = sorted({one.name for one in states if one.state == "READY"})
-        infos = await asyncio.gather(*(self._describe(name) for name in ready))
+        breaches: dict[str, str] = {}
+        infos = await asyncio.gather(*(self._describe(name, breaches) for name in ready))
+        self._breaches = breaches
         told = {one.name: self._told.get(one.name) for one in states}
         return told | {info.name: info for info in infos if info is not None}
 
-    async def _describe(self, name: str) -> ModelInfo | None:
+    async def _describe(self, name: str, breaches: dict[str, str]) -> ModelInfo | None:
         assert self._triton is not None
         try:
-            return model_info(await self._triton.config(name))
+            config = await self._triton.config(name)
+            if why := breach(config):
+                breaches[name] = why
+            return model_info(config)
         except TritonError:
             return None  # unloaded meanwhile, or its numbers are none, which is said of its folder
 
     def _merge(self, index: list[ModelState] | None) -> None:
         ready = {one.name for one in index or () if one.state == "READY"}
-        problems = dict(self._reading.doubled)
+        problems = {name: why for name, why in self._breaches.items() if name in ready}
+        problems |= self._reading.doubled
         models = {}
         for name, checked in self._checked.items():
+            problems.pop(name, None)  # its folder says it with file and line
             if checked.info is None:
                 problems[name] = checked.problem
             elif index is not None and name not in self._told:

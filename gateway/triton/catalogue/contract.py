@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig
 
-from gateway.triton.catalogue.findings import Finding, error, warning
+from gateway.triton.catalogue.findings import Finding, error, first_error, warning
 from gateway.triton.catalogue.folder import CONFIG, ModelFolder
 
 ASR_RATE = 16_000
@@ -70,6 +70,12 @@ def check_contract(folder: ModelFolder, config: ModelConfig) -> Iterator[Finding
         yield checks.warning(f'parameter family is missing: "{family}"')
     yield from checks.asr() if family == "asr" else checks.tts()
     yield from checks.description()
+
+
+def breach(config: ModelConfig) -> str:
+    """How a loaded model, whose folder nobody here can read, breaks its contract; "" when it does not."""
+    worst = first_error(check_contract(ModelFolder(config.name, "", frozenset(), {}), config))
+    return f"{config.name}: {worst.text}" if worst is not None else ""
 
 
 class _Checks:

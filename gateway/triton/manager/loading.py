@@ -101,6 +101,8 @@ class Loading:
                 # Of a repository that cannot be read from here, Triton describes the loaded models only.
                 await core.catalogue.refresh()
                 info = core.info(name) or info
+                if problem := core.catalogue.problems().get(name):
+                    raise LoadFailed(problem)
             await self.settle(info, end)
         except TritonTimeout:
             if await core.is_gone(TritonTimeout()):

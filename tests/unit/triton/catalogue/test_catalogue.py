@@ -106,6 +106,20 @@ async def test_what_only_triton_can_tell_is_taken_from_it(tmp_path: Path) -> Non
     assert catalogue.get("asr_far") is None
 
 
+async def test_a_loaded_model_that_breaks_its_contract_is_a_problem_where_no_folder_says_it() -> None:
+    triton = Triton(tts_far="READY")
+    triton.configs["tts_far"] = tts("tts_far").replace(
+        '"AUDIO" data_type: TYPE_FP32', '"AUDIO" data_type: TYPE_FP16'
+    )
+    catalogue = Catalogue([], triton)
+    await catalogue.refresh()
+    assert catalogue.problems() == {"tts_far": "tts_far: output AUDIO is FP16, and must be FP32"}
+    assert names(catalogue) == ["tts_far"], "it is served on"
+    triton.states["tts_far"] = ""
+    await catalogue.refresh()
+    assert catalogue.problems() == {}, "what its folder has now, nobody knows"
+
+
 async def test_a_loaded_model_is_what_triton_says_whatever_its_folder_became(tmp_path: Path) -> None:
     folder = write(tmp_path, "tts_x", tts())
     triton = Triton(tts_x="READY")
