@@ -119,6 +119,19 @@ class Models(RuleBasedStateMachine):
     def unload(self, name: str, which: int) -> None:
         self._spawn(self.managers[which].unload(name, deadline_s=60.0))
 
+    @precondition(lambda self: self.leases)
+    @rule(number=st.integers(0, 1_000), which=_which, rolls=st.booleans())
+    def change_what_is_held(self, number: int, which: int, rolls: bool) -> None:
+        """Old enough to go, and rolled or unloaded for as long as anybody waits: left to chance it hardly happens."""
+        name = self.leases[number % len(self.leases)][1].info.name
+        self._run(asyncio.sleep(_SETTINGS.min_residency_s))
+        there = self.catalogue.disks[name].there
+        if rolls and len(there) < 4:
+            there.append(there[-1] + 1)
+        manager = self.managers[which]
+        self._spawn(manager.load(name) if rolls else manager.unload(name, deadline_s=60.0))
+        self._run(asyncio.sleep(12.0))
+
     @rule(name=_names, which=_which)
     def force(self, name: str, which: int) -> None:
         self.forced[name] += 1
