@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from gateway.triton.codec import Array, text
 from gateway.triton.errors import TritonError
 from gateway.triton.model_info import SYSTEM_PREFIX, ModelInfo, model_info
 from gateway.triton.repository import ModelState
+
+log = logging.getLogger(__name__)
 
 
 class Source(Protocol):
@@ -63,6 +66,8 @@ class Catalogue:
         self._shelf = Shelf(packs)
         self._packs: list[VoicePack] = []
         self._pack_problems: dict[str, str] = {}
+        self._said: dict[str, str] = {}
+        """Problems of packs that are in the log already."""
         self._running: asyncio.Task[None] | None = None
         self._next: asyncio.Task[None] | None = None
         self.silent = ""
@@ -146,6 +151,11 @@ class Catalogue:
         self._reading, self._checked, self._told = reading, checked, told
         self._merge(index)
         self._packs, self._pack_problems = packs, pack_problems
+        found = self.pack_problems()
+        for path, why in found.items():
+            if self._said.get(path) != why:
+                log.warning("voice pack left out: %s", why)
+        self._said = found
 
     def _check(self, reading: Reading, told: frozenset[str]) -> dict[str, _Checked]:
         """In a thread: configs and sources are parsed, some milliseconds for each that changed."""

@@ -141,3 +141,19 @@ async def test_the_shipped_packs_are_voices_of_every_shipped_engine() -> None:
     assert catalogue.pack_problems() == {}
     for model in ("tts_flite", "tts_espeak"):
         assert list(catalogue.packs(model)) == ["clara", "ewan"]
+
+
+async def test_a_pack_that_is_left_out_is_told_once_and_again_when_its_reason_changes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path / "models", "tts_x", tts())
+    path = pack(tmp_path / "packs", "a", GOOD) / "voice.yaml"
+    catalogue = Catalogue([tmp_path / "models"], packs=[tmp_path / "packs"])
+    for text in (GOOD, GOOD, GOOD + "speaker: nobody\n", GOOD + "speaker: ann\n"):
+        path.write_text(text)
+        await catalogue.refresh()
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [
+        f"voice pack left out: {path}: one of speaker, speakers and reference is needed",
+        f"voice pack left out: {path.parent}: no model here can speak as anna",
+    ]
