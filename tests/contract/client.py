@@ -205,6 +205,10 @@ class Speech:
             await _read_to_end(self._stream)
         self._stream.cancel()
 
+    async def again(self) -> None:
+        """The same request once more, with the same id."""
+        await self._stream.write(self._message)
+
     async def cancel(self) -> None:
         """In-band, as the contract says."""
         await self._stream.write(self._build({"CANCEL": np.array([True])}))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,7 @@ from gateway.triton.infer import SequenceCall, stream_decoupled
 from gateway.triton.model_info import model_info, read_config
 from gateway.triton.repository import Repository
 from gateway.triton.stream import Drains
-from tests.contract.client import CHUNK, Client, Spoken
+from tests.contract.client import CHUNK, Client, Refusal, Spoken
 from tests.support.stack import TEST_MODELS, Stack, shared_stack
 
 pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="module")]
@@ -26,6 +28,17 @@ pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="module")]
 stack = shared_stack(repository=TEST_MODELS, scope="module")
 LOUD = (0.3 * np.sin(np.arange(CHUNK) * 0.2)).astype(np.float32)
 LONG = "tone 600 for 60000"
+BREAKS_AT_600 = """
+
+class Breaks(SpeechModel):
+    def _deliver(self, stream, chunk, last):
+        if stream.sent == 3 and "600" in stream.request.text:
+            raise MemoryError("no memory is left")
+        super()._deliver(stream, chunk, last)
+
+
+SpeechModel = Breaks
+"""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -121,6 +134,37 @@ async def test_a_cancel_frees_the_model_within_one_chunk(stack: Stack, client: C
     cancelled, late, freed = (now - then for now, then in zip(after, before, strict=True))
     assert (cancelled, freed) == (5, 5)
     assert late <= 5
+
+
+async def test_who_has_heard_the_end_may_ask_again_at_once(stack: Stack, client: Client) -> None:
+    """With the same id, and where every place is taken by others who do the same."""
+    config = await load(stack, "tts_light", pace="1000", max_streams="8")
+
+    async def one_after_the_other() -> None:
+        async with client.speak(config, "tone 600 for 400") as speech:
+            for _ in range(40):
+                assert [part async for part in speech][-1].final
+                await speech.again()
+            assert [part async for part in speech][-1].final
+
+    await asyncio.gather(*(one_after_the_other() for _ in range(8)))
+
+
+async def test_audio_that_cannot_be_sent_is_an_error_in_words(tmp_path: Path) -> None:
+    """Not silence until the client's deadline; and the next text is spoken."""
+    broken = tmp_path / "tts_light"
+    shutil.copytree(TEST_MODELS / "tts_light", broken)
+    with (broken / "1" / "model.py").open("a") as code:
+        code.write(BREAKS_AT_600)
+    with Stack(["tts_light"], repositories=(tmp_path,)) as own:
+        client = Client(own.triton.grpc, f"{own.triton.metrics}/metrics")
+        config = await client.config("tts_light")
+        async with client.speak(config, "tone 600 for 2000") as speech:
+            with pytest.raises(Refusal, match="tts_light: audio could not be sent: no memory is left"):
+                [part async for part in speech]
+        async with client.speak(config, "tone 700 for 2000") as speech:
+            assert [part async for part in speech][-1].final
+        await client.close()
 
 
 async def test_live_audio_does_not_wait_for_files(stack: Stack, client: Client) -> None:

@@ -82,7 +82,7 @@ class SpeechModel:
     def finalize(self) -> None:
         async def end() -> None:
             self._looking.cancel()
-            for stream in self._streams.values():
+            for stream in self._speaking:
                 stream.cancel("unload")
             if self._tasks:
                 await asyncio.wait(self._tasks, timeout=2.0)
@@ -104,7 +104,7 @@ class SpeechModel:
         except Refused as error:
             request.fail(str(error), pb.TritonError.INVALID_ARG)
             return
-        if len(self._tasks) >= self._max_streams:
+        if len(self._speaking) >= self._max_streams:
             request.fail(
                 f"{self._name} is speaking {self._max_streams} texts already; try again",
                 pb.TritonError.UNAVAILABLE,
@@ -112,6 +112,7 @@ class SpeechModel:
             return
         if request.id:
             self._streams[request.id] = stream
+        self._speaking.add(stream)
         task = asyncio.get_running_loop().create_task(self._speak(stream))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -132,16 +133,23 @@ class SpeechModel:
 
     async def _speak(self, stream: Stream) -> None:
         making = asyncio.get_running_loop().create_task(self._make(stream))
-        self._speaking.add(stream)
         try:
             await self._send(stream)
+        except Exception as error:  # without its last response its client would wait in silence
+            stream.request.fail(
+                f"{self._name}: audio could not be sent: {error or type(error).__name__}",
+                pb.TritonError.INTERNAL,
+            )
         finally:
-            self._speaking.discard(stream)
             stream.cancel("ended")
-            if self._streams.get(stream.request.id) is stream:
-                del self._streams[stream.request.id]
-            await asyncio.wait([making])
+            self._free_id(stream)
+            await asyncio.wait([making])  # its engine call holds a thread until then
+            self._speaking.discard(stream)
             self._counters.add(stream)
+
+    def _free_id(self, stream: Stream) -> None:
+        if self._streams.get(stream.request.id) is stream:
+            del self._streams[stream.request.id]
 
     async def _make(self, stream: Stream) -> None:
         """Piece by piece, so that a long text holds up nobody and is not made for nobody."""
@@ -174,6 +182,9 @@ class SpeechModel:
                 stream.request.reply.send(last=True)
                 return
             chunk, last = stream.take()
+            if last:  # its client may ask again, with the same id, as soon as it has this
+                self._free_id(stream)
+                self._speaking.discard(stream)
             if last and stream.error:
                 stream.request.fail(stream.error, pb.TritonError.INTERNAL)
                 return
@@ -242,7 +253,14 @@ class Counters:
 
 
 def _vanished(streams: list[Stream]) -> list[Stream]:
-    return [stream for stream in streams if stream.request.reply.is_cancelled()]
+    gone = []
+    for stream in streams:
+        try:
+            if stream.request.reply.is_cancelled():
+                gone.append(stream)
+        except Exception as error:  # the next look is the next try; the others are looked at all the same
+            pb.Logger.log_warn(f"whether a client is still there could not be asked: {error}")
+    return gone
 
 
 def _start_threads(pool: ThreadPoolExecutor, count: int) -> None:
