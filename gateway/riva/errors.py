@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -16,9 +15,6 @@ from gateway.audio.files import BadAudio
 from gateway.triton.errors import ModelFull, SequenceLost, TritonError, TritonTimeout, TritonUnavailable
 
 _LOG = logging.getLogger(__name__)
-
-_FULL = re.compile(r"too many|try again")
-"""How a model that has no room says so: an error on a stream carries no status code."""
 
 _MOST_BYTES = 4_000
 """Of a status text, as it is sent: what is not ASCII takes three bytes for one."""
@@ -51,7 +47,7 @@ def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
         return grpc.StatusCode.DEADLINE_EXCEEDED, f"Error: the model did not answer in time: {error}"
     if isinstance(error, TritonUnavailable | SequenceLost):
         return grpc.StatusCode.UNAVAILABLE, f"Error: the model is not available now, try again: {error}"
-    if isinstance(error, ModelFull) or (isinstance(error, TritonError) and _FULL.search(str(error))):
+    if isinstance(error, ModelFull):
         return grpc.StatusCode.RESOURCE_EXHAUSTED, f"Error: the model is busy, try again: {error}"
     if isinstance(error, TritonError):
         return grpc.StatusCode.INTERNAL, f"Error: the model failed: {error}"

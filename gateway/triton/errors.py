@@ -15,6 +15,8 @@ _CUT = ("Internal error from Core", "Stream removed", "Socket closed", "GOAWAY")
 _MISSING = ("unknown model", "no available versions", "not at ready state")
 _RESTRICTED = "protocol is restricted"
 _LOST = "must specify the START flag"
+_FULL = re.compile(r"too many|try again")
+"""How a model that has no room says so: an error on a stream carries no status code."""
 
 
 class TritonError(Exception):
@@ -69,6 +71,8 @@ def from_status(what: str, code: grpc.StatusCode | None, details: str) -> Triton
         return TritonUnavailable(f"{what}: the connection to Triton was cut")
     if "Stub process" in details and "not healthy" in details:
         return ProcessDied(f"{what}: the model's process died")
+    if _FULL.search(text):
+        return ModelFull(f"{what}: {text}")
     return TritonError(f"{what}: {text or 'failed'}")
 
 

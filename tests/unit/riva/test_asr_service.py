@@ -17,7 +17,7 @@ from riva.client.proto import riva_asr_pb2 as rasr
 from riva.client.proto import riva_asr_pb2_grpc
 
 from gateway.audio.pcm import Int16
-from gateway.triton.errors import SequenceLost, TritonError, TritonTimeout, TritonUnavailable
+from gateway.triton.errors import ModelFull, SequenceLost, TritonError, TritonTimeout, TritonUnavailable
 from tests.unit.riva.parts import Rig, audio, config, loud, model, quiet, streaming
 
 Request: TypeAlias = rasr.StreamingRecognizeRequest
@@ -307,7 +307,7 @@ async def test_offline_refusal_names_its_type(rig: Rig) -> None:
             "the model failed: asr_a: engine broke",
         ),
         (
-            TritonError("asr_a: too many concurrent utterances: 64 are being recognised"),
+            ModelFull("asr_a: too many concurrent utterances: 64 are being recognised"),
             grpc.StatusCode.RESOURCE_EXHAUSTED,
             "the model is busy, try again",
         ),

@@ -4,6 +4,7 @@ import grpc
 import pytest
 
 from gateway.triton.errors import (
+    ModelFull,
     ModelNotLoaded,
     ProcessDied,
     Restricted,
@@ -45,6 +46,8 @@ def test_each_status_has_its_error(code: grpc.StatusCode, details: str, kind: ty
 def test_a_stream_says_the_same_without_a_code() -> None:
     assert type(from_message("asr_x", _START)) is SequenceLost
     assert type(from_message("x", "Request for unknown model: 'x' is not found")) is ModelNotLoaded
+    assert type(from_message("x", "x is speaking 128 texts already; try again")) is ModelFull
+    assert type(from_message("x", "too many concurrent utterances: 8 are being recognised")) is ModelFull
 
 
 def test_only_the_models_own_words_are_kept() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from gateway.protocol import tts_pb2 as pb
 from gateway.protocol import voice_pb2
-from gateway.triton.errors import TritonError, TritonTimeout, TritonUnavailable
+from gateway.triton.errors import ModelFull, TritonError, TritonTimeout, TritonUnavailable
 from tests.support.tones import pitch_of
 from tests.unit.riva.tts_api.parts import Rig, refusal, voice_model
 
@@ -129,7 +129,7 @@ async def test_32_streams_at_once_never_cross() -> None:
     [
         (TritonTimeout("tts_a: silent"), CODE.DEADLINE_EXCEEDED),
         (TritonError("tts_a: broke"), CODE.INTERNAL),
-        (TritonError("tts_a: too many texts; try again"), CODE.RESOURCE_EXHAUSTED),
+        (ModelFull("tts_a: too many texts; try again"), CODE.RESOURCE_EXHAUSTED),
         (RuntimeError("secret"), CODE.INTERNAL),
     ],
 )
