@@ -21,6 +21,8 @@ from gateway.cli.common import Fault
 READY_S = 30.0
 """Longest wait for one that has nothing to load."""
 _STOP_S = 10.0
+_LAST_WORDS_S = 5.0
+"""For a child that has hung up to say why and end."""
 _BACKOFF_S = (0.1, 0.5, 1.0, 2.0, 5.0)
 _STEADY_S = 30.0
 """A child that ran this long starts over with the shortest pause."""
@@ -43,6 +45,8 @@ class Child:
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._stopping = False
+        self._log_begins = 0
+        """Bytes in the log that are of earlier runs."""
 
     @property
     def pid(self) -> int:
@@ -54,6 +58,7 @@ class Child:
         """Start the process; it imports what it needs and waits for its settings."""
         ours, theirs = socket.socketpair()
         with theirs, self.log.open("ab") as log:
+            self._log_begins = log.tell()
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "gateway.cli", "serve", self.part, "--supervisor-fd", str(theirs.fileno()),
                 stdin=asyncio.subprocess.DEVNULL,
@@ -79,7 +84,7 @@ class Child:
         except ConnectionError:
             line = b""
         if not line:
-            raise Fault(f"{self.part} did not start: {self._last_words()}")
+            raise Fault(f"{self.part} did not start: {await self._last_words()}")
         self.endpoints = json.loads(line)
         return self.endpoints
 
@@ -131,9 +136,14 @@ class Child:
             self._writer.close()
             self._writer = self._reader = None
 
-    def _last_words(self) -> str:
+    async def _last_words(self) -> str:
+        if self._process is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LAST_WORDS_S):
+                    await self._process.wait()
         try:
-            lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
+            said = self.log.read_bytes()[self._log_begins :].decode("utf-8", "replace")
+            lines = [line for line in said.splitlines() if line.strip()]
         except OSError:
             lines = []
         last = lines[-1].removeprefix("parley: ") if lines else "it said nothing"

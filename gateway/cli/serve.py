@@ -12,6 +12,7 @@ from gateway.app import Gateway, Service, Speech, StandInLlm, run_loop, serve_fo
 from gateway.cli.common import FAILED, OK, Fault, Help, address, load_settings
 from gateway.settings import Settings
 from gateway.telemetry.logs import setup_logging
+from gateway.triton.errors import TritonError
 
 _EPILOG = """\
 examples:
@@ -106,7 +107,7 @@ async def _serve(options: argparse.Namespace) -> int:
         await serve_forever(service, on_ready, stop)
     except asyncio.CancelledError:
         return FAILED  # a second signal: cut short
-    except OSError as error:
+    except (OSError, TritonError) as error:
         raise Fault(str(error)) from None
     finally:
         if supervisor is not None:

@@ -108,6 +108,22 @@ async def test_a_child_that_cannot_start_says_why(tmp_path: Path) -> None:
     assert "Traceback" not in (tmp_path / "llm.log").read_text()
 
 
+async def test_what_an_earlier_run_said_is_no_reason(tmp_path: Path) -> None:
+    log, policy = tmp_path / "speech.log", tmp_path / "routing.yaml"
+    log.write_text("parley: the reason of yesterday\n")
+    policy.write_text("default:\n  prefer_tag: [x]\n")
+    child = Child("speech", log, print)
+    await child.spawn()
+    try:
+        with pytest.raises(
+            Fault, match=r"speech did not start: \S+routing\.yaml: default\.prefer_tag is not known"
+        ):
+            await child.ready({"models": {"policy": str(policy)}, "triton": {"uri": "127.0.0.1:1"}})
+    finally:
+        await child.stop()
+    assert "Traceback" not in log.read_text()
+
+
 def test_a_taken_port_is_replaced_by_a_free_one() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
