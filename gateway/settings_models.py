@@ -69,6 +69,11 @@ class TtsApiSettings(Part):
     """The TTS API (parley.v1.Tts) of `parley serve speech`, on the Riva address."""
 
     name: str = Field("", description="what this service calls itself; empty: the host's name")
+    address: str = Field(
+        "",
+        description="host:port at which clients reach this service, as it tells them; "
+        "empty: where it listens, with the host's name in place of 0.0.0.0",
+    )
     max_sessions: int = Field(256, ge=1, description="sessions at a time; one more is refused")
     idle_s: float = Field(300.0, gt=0, description="a session in which nothing happens for so long is ended")
     lead_ms: int = Field(

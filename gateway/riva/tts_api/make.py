@@ -13,6 +13,8 @@ from gateway.riva.tts_api.service import TtsService
 from gateway.settings import TtsApiSettings
 from gateway.triton.manager.types import Manager
 
+_ANY_HOST = ("", "*", "0.0.0.0", "::", "[::]")
+
 
 def add_tts_api(
     server: grpc.aio.Server,
@@ -25,9 +27,16 @@ def add_tts_api(
 ) -> TtsService:
     """Call `close()` of what is returned when the server stops.
 
-    address: host:port that this server is known by. metrics: host:port of Triton's metrics.
+    address: host:port that this server listens on. metrics: host:port of Triton's metrics.
     """
-    about = About(settings.name or socket.gethostname(), address, gpus_from_metrics(metrics))
+    known_by = settings.address or reachable(address)
+    about = About(settings.name or socket.gethostname(), known_by, gpus_from_metrics(metrics))
     service = TtsService(manager, voices, settings, about)
     add_TtsServicer_to_server(service, server)  # type: ignore[no-untyped-call]
     return service
+
+
+def reachable(address: str) -> str:
+    """Where others find what listens on host:port: "every interface" is no place to go to."""
+    host, _, port = address.rpartition(":")
+    return f"{socket.gethostname()}:{port}" if host in _ANY_HOST else address

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import Any
 
 import grpc
@@ -12,6 +13,7 @@ import pytest
 from gateway.protocol import tts_pb2 as pb
 from gateway.protocol import voice_pb2
 from gateway.riva.tts_api.capabilities import gpus_from_metrics, gpus_in
+from gateway.riva.tts_api.make import reachable
 from gateway.triton.errors import TritonError
 from gateway.triton.manager.types import LoadFailed, NoRoom, NotNow, Progress, State
 from tests.unit.riva.tts_api.parts import Rig, refusal, voice_model
@@ -123,6 +125,12 @@ async def test_capabilities_say_what_this_service_is_and_does() -> None:
         told = await rig.stub.GetCapabilities(pb.GetCapabilitiesRequest())
         assert told.queue_depth == 0
         assert told.rtf > 0
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "[::]", ""])
+def test_the_address_told_is_one_that_others_can_use(host: str) -> None:
+    assert reachable(f"{host}:50051") == f"{socket.gethostname()}:50051"
+    assert reachable("127.0.0.1:50051") == "127.0.0.1:50051"
 
 
 async def test_gpus_are_read_from_tritons_metrics() -> None:
