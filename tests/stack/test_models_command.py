@@ -224,6 +224,26 @@ def test_a_restricted_repository_needs_its_key(
         assert "s3cret" not in "".join(capsys.readouterr())
 
 
+def test_a_triton_that_keeps_its_models_says_how_to_start_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    skip_without_triton()
+    shutil.copytree(TEST_MODELS / "tts_tone", tmp_path / "models" / "tts_tone")
+    folder = tmp_path / "none"
+    folder.mkdir()
+    with plain_triton(folder, tmp_path / "models", "--model-control-mode=none") as address:
+        for verb in ("load", "unload"):
+            assert main(["models", verb, "tts_tone", "--triton", address]) == 1
+            said = capsys.readouterr()
+            assert said.out == ""
+            assert said.err == (
+                "parley: this Triton neither loads nor unloads by request; "
+                "start it with --model-control-mode=explicit\n"
+            )
+        assert not caplog.records, "one sentence is enough"
+        assert main(["models", "list", "--triton", address]) == 0
+
+
 def test_logs_of_one_model_and_what_comes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     skip_without_triton()
     with Stack(["asr_count"], repositories=(TEST_MODELS,)) as stack:

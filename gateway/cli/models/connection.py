@@ -145,7 +145,8 @@ async def _records(to: Connected) -> dict[str, Record]:
 @asynccontextmanager
 async def changing(to: Connected) -> AsyncIterator[Leases]:
     """The right to change models, as all who share this Triton know it. Raises: TritonError."""
-    leases = await open_leases(to.channel, key=to.key, label=label(), lease_s=to.settings.models.lease_s)
+    lease_s = to.settings.models.lease_s
+    leases = await open_leases(to.channel, key=to.key, label=label(), lease_s=lease_s, to_change=True)
     try:
         yield leases
     finally:

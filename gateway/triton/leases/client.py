@@ -9,7 +9,7 @@ import grpc.aio
 from gateway.triton.leases.holder import Holder
 from gateway.triton.leases.local import LocalLeases
 from gateway.triton.leases.types import Change, Leases, Record
-from gateway.triton.leases.wire import LeasesUnsupported, TritonWire
+from gateway.triton.leases.wire import LeasesUnsupported, NoControl, TritonWire
 
 __all__ = ["Change", "Leases", "LeasesUnsupported", "Record", "TritonLeases", "open_leases"]
 
@@ -31,10 +31,16 @@ class TritonLeases(Holder):
 
 
 async def open_leases(
-    channel: grpc.aio.Channel, *, key: str = "", label: str = "", lease_s: float = 15.0
+    channel: grpc.aio.Channel,
+    *,
+    key: str = "",
+    label: str = "",
+    lease_s: float = 15.0,
+    to_change: bool = False,
 ) -> Leases:
     """Started leases: shared where this Triton can keep the table, else of this process alone.
 
+    to_change: a Triton whose models cannot be changed is an error, too.
     Raises: TritonError when the table is neither there nor can be brought in just now.
     """
     shared = TritonLeases(channel, key=key, label=label, lease_s=lease_s)
@@ -42,6 +48,8 @@ async def open_leases(
         await shared.start()
     except LeasesUnsupported as error:
         await shared.close()
+        if to_change and isinstance(error, NoControl):
+            raise
         _LOG.warning("leases are not shared with other processes: %s", error)
         return LocalLeases(label=label, lease_s=lease_s)
     except BaseException:

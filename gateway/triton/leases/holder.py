@@ -10,7 +10,7 @@ from typing import Any
 
 from gateway.triton.errors import TritonError, TritonTimeout, TritonUnavailable
 from gateway.triton.leases.types import Change, Record
-from gateway.triton.leases.wire import Wire
+from gateway.triton.leases.wire import LeasesUnsupported, Wire
 from gateway.triton.manager.types import InUse, NotNow
 
 _LOG = logging.getLogger(__name__)
@@ -248,7 +248,10 @@ class Holder:
             known = error if isinstance(error, TritonError) else TritonError(f"the lease table: {error!r}")
             if self._unsure_since is None:
                 self._unsure_since = at
-                _LOG.warning("no word with the lease table: %s", known)
+                if self._said > 0 or not isinstance(
+                    known, LeasesUnsupported
+                ):  # at the start its caller tells
+                    _LOG.warning("no word with the lease table: %s", known)
             self._fail(wants, begins, heard, known)
             return
         self._said, self._unsure_since = at, None

@@ -43,6 +43,10 @@ class LeasesUnsupported(TritonError):
     """This server cannot keep the table: no Python backend, or its models cannot be loaded by request."""
 
 
+class NoControl(LeasesUnsupported):
+    """Its models cannot be loaded by request."""
+
+
 class Wire(Protocol):
     """To one table, wherever it is. Asked once at a time."""
 
@@ -146,7 +150,11 @@ class TritonWire:
         try:
             await self._repository.load(MODEL, config, files=_FILES, deadline_s=_INSTALL_S)
         except TritonError as error:
-            if _NO_BACKEND in str(error) or _NO_CONTROL in str(error):
+            if _NO_CONTROL in str(error):
+                raise NoControl(
+                    "this Triton neither loads nor unloads by request; start it with --model-control-mode=explicit"
+                ) from None
+            if _NO_BACKEND in str(error):
                 raise LeasesUnsupported(f"this Triton cannot keep leases: {error}") from None
             if HERE_ALREADY not in str(error):
                 raise
