@@ -34,6 +34,8 @@ from gateway.triton.manager.types import LoadFailed
 log = logging.getLogger(__name__)
 
 _REFRESH_S = 5.0
+_LAST_WORDS_S = 0.25
+"""Before the grace is over, those who are still spoken to are told why they are cut."""
 _MAX_MESSAGE = 64 << 20
 GRPC_OPTIONS = [
     ("grpc.max_receive_message_length", _MAX_MESSAGE),
@@ -164,11 +166,14 @@ class SpeechServer:
             with contextlib.suppress(asyncio.CancelledError):
                 await watch
         server, self._server = self._server, None
-        if server is not None:
-            await server.stop(grace_s)
         tts, self._tts = self._tts, None
+        stopped = asyncio.create_task(server.stop(grace_s)) if server is not None else None
+        if stopped is not None:
+            await asyncio.wait({stopped}, timeout=max(0.0, grace_s - _LAST_WORDS_S))
         if tts is not None:
             await tts.close()
+        if stopped is not None:
+            await stopped
         await self.fleet.close()
         vad, self._vad = self._vad, None
         if vad is not None:

@@ -13,14 +13,14 @@ import pytest
 from gateway.protocol import tts_pb2 as pb
 from gateway.protocol import voice_pb2
 from gateway.protocol.tts_pb2_grpc import TtsStub
-from gateway.riva.server import GRPC_OPTIONS
+from gateway.riva.server import GRPC_OPTIONS, SpeechServer
 from gateway.riva.tts_api.fleet_voices import FleetVoices
 from gateway.riva.tts_api.make import add_tts_api
-from gateway.settings import ModelsSettings, TtsApiSettings
+from gateway.settings import ModelsSettings, TritonSettings, TtsApiSettings
 from gateway.triton.fleet.everywhere import Everywhere
 from gateway.triton.fleet.fleet import Fleet
 from tests.support.stack import Stack, shared_stack
-from tests.unit.riva.tts_api.parts import Call, Heard
+from tests.unit.riva.tts_api.parts import Call, Heard, refusal
 
 pytestmark = pytest.mark.stack
 
@@ -100,3 +100,18 @@ async def test_stop_frees_the_model_for_others(tts: TtsStub) -> None:
     assert other.done.outcome == voice_pb2.COMPLETED
     for session in (a, b):
         await tts.EndSession(pb.EndSessionRequest(session_id=session))
+
+
+async def test_a_service_that_stops_tells_those_whom_it_has_to_cut(stack: Stack) -> None:
+    server = SpeechServer(TritonSettings(uri=stack.triton.grpc), ModelsSettings(), "127.0.0.1:0")
+    async with grpc.aio.insecure_channel(await server.start()) as channel:
+        tts = TtsStub(channel)  # type: ignore[no-untyped-call]
+        started = await tts.StartSession(pb.StartSessionRequest(voice="flite.kal16"))
+        call = Call(tts, started.session_id, (TEXT,), True, None)
+        await call.frames(1)
+        stopping = asyncio.create_task(server.stop(0.5))
+        error = await refusal(call.rest())
+        assert error.code() is grpc.StatusCode.UNAVAILABLE
+        assert "is stopping" in str(error.details())
+        assert len(call.heard.frames) > 5, "it had its grace"
+        await stopping
