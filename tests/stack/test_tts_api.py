@@ -31,6 +31,9 @@ TEXT = (
     "Nobody knows why it does so every single day, but it seems to be happy"
 )
 
+SHOUTED = "Yes! Stop! No, wait. I said: three hundred and fifty-six thousand, seven hundred and eighty-nine, exactly."
+HISSED = "Sixteen ships slipped past the silent shore, seeking secret places. She sells sea shells on the sea shore."
+
 
 @pytest.fixture
 async def tts(stack: Stack) -> AsyncIterator[TtsStub]:
@@ -62,7 +65,7 @@ async def say(tts: TtsStub, session: str, text: str) -> Heard:
 @pytest.mark.parametrize("voice", ["flite.slt", "flite.kal16", "espeak.en-us", "espeak.en-gb-female"])
 async def test_voices_speak_at_minus_16_lufs_from_the_first_word(tts: TtsStub, voice: str) -> None:
     session = await start(tts, voice=voice)
-    for text in (TEXT, "Another sentence of some length follows now, so that it can be measured as well."):
+    for text in (TEXT, SHOUTED, HISSED):
         heard = await say(tts, session, text)
         assert heard.done is not None
         assert heard.done.outcome == voice_pb2.COMPLETED

@@ -92,7 +92,7 @@ async def learn(level: VoiceLevel, chunks: list[Chunk], target_lufs: float) -> N
         trial = VoiceLevel()
         trial.know(lufs, meter.voiced_s)
         heard = LoudnessMeter(RATE)
-        sound = Sound(target_lufs)
+        sound = Sound(target_lufs, makes_up=False)
         sound.voice(rate, trial)
         try:
             for chunk in chunks:

@@ -10,7 +10,7 @@ import numpy as np
 
 from gateway.audio.limiter import Limiter
 from gateway.audio.lufs import LoudnessMeter
-from gateway.audio.pcm import Float, frame_bytes, to_pcm
+from gateway.audio.pcm import Float, frame_bytes, to_float, to_pcm
 from gateway.audio.resample import Resampler, borrow, give_back
 from gateway.riva.tts_api.levels import VoiceLevel
 
@@ -21,28 +21,38 @@ FRAME_BYTES = frame_bytes(RATE, FRAME_MS)
 HOLD_S = 1.5
 """Speech of a voice never heard before that is looked at before its first frame leaves; see `thaw`."""
 
-_CEILING_DBTP = -1.2
+_CEILING_DBTP = -1.4
 """Promised is −1: resampling at the client, and what PCM16 rounds, take their part."""
 _MAX_GAIN_DB = 24.0
-_RISE_DB_S = 4.0
-_FALL_DB_S = 8.0
+_RISE_DB_S = 3.0
+_FALL_DB_S = 6.0
 """Slow enough not to be heard as pumping, fast enough that three seconds come out at the target."""
 _MOST_LOSS_DB = 3.0
 _PRIOR_S = 2.0
 """A voice that is known is believed as much as so much speech of this utterance."""
 _WRONG_LU = 0.5
 """The gain stays where it is until it is as wrong as this."""
+_MAKE_UP_S = 1.0
+_MOST_MADE_UP_DB = 1.5
+"""What was said too softly or too loudly so far is made up for within about so long, by no more than this."""
+_EARLY_S, _LONG_S = 0.5, 6.0
+"""So little is no measure yet; what lies further back than the other weighs no more."""
 _FULL_SCALE = np.float32(32768)
 
 
 class Sound:
     """One utterance, whatever number of texts it has. `close` it."""
 
-    def __init__(self, target_lufs: float) -> None:
+    def __init__(self, target_lufs: float, *, makes_up: bool = True) -> None:
+        """makes_up: for what was too soft or too loud so far. Not where a level is measured: it would hide what is."""
         self._target = target_lufs
+        self._makes_up = makes_up
         self._limiter = Limiter(RATE, _CEILING_DBTP)
         self._level = VoiceLevel()
         self._meter: LoudnessMeter | None = None
+        """Of what the voice says ..."""
+        self._told = LoudnessMeter(RATE)
+        """... and of what leaves."""
         self._resampler: Resampler | None = None
         self._held: list[Float] = []
         self._held_s = 0.0
@@ -148,7 +158,9 @@ class Sound:
         else:
             ramp = np.linspace(before, after, len(samples), endpoint=False, dtype=np.float32)
             samples = samples * np.float32(10) ** (ramp / np.float32(20))
-        return to_pcm(self._limiter.push(samples))
+        pcm = to_pcm(self._limiter.push(samples))
+        self._told.push(to_float(pcm))
+        return pcm
 
     def _wanted_db(self) -> float | None:
         """None: as it is."""
@@ -164,13 +176,22 @@ class Sound:
             voiced_s = self._meter.voiced_s
             known_s = min(_PRIOR_S, self._level.weight_s) if prior is not None else 0.0
             lufs = (heard * voiced_s + (prior or 0.0) * known_s) / (voiced_s + known_s)
-        wanted = max(-_MAX_GAIN_DB, min(_MAX_GAIN_DB, self._target - lufs))
+        wanted = self._target - lufs + self._made_up_db()
+        wanted = max(-_MAX_GAIN_DB, min(_MAX_GAIN_DB, wanted))
         if self._gain_db is not None:
             off = abs(wanted - self._gain_db)
             self._moving = off > (0.1 if self._moving else _WRONG_LU)
             if not self._moving:
                 return None
         return wanted
+
+    def _made_up_db(self) -> float:
+        """What the utterance so far calls for: people hear its loudness as a whole."""
+        told, told_s = self._told.lufs, self._told.voiced_s
+        if not self._makes_up or self._gain_db is None or told is None or told_s < _EARLY_S:
+            return 0.0
+        owed = (self._target - told) * min(told_s, _LONG_S) / _MAKE_UP_S
+        return max(-_MOST_MADE_UP_DB, min(_MOST_MADE_UP_DB, owed))
 
     def _cut(self, pcm: bytes) -> list[bytes]:
         pcm = self._partial + pcm

@@ -20,7 +20,7 @@ from gateway.riva.tts_api.utterance import Chunk
 
 RECORDINGS = Path(__file__).parents[5] / "shared" / "audio"
 TARGET = -16.0
-FASTEST_DB_S = 8.0
+FASTEST_DB_S = 6.0
 Wave = npt.NDArray[np.float64]
 
 
@@ -120,12 +120,30 @@ def test_a_voice_never_heard_before_comes_near_at_once_and_is_right_the_next_tim
         assert fastest <= FASTEST_DB_S + 0.01
 
 
-def test_the_gain_of_a_known_voice_does_not_move_at_all() -> None:
+def test_the_gain_of_a_known_voice_hardly_moves() -> None:
     level = VoiceLevel()
-    samples = speechlike(6.0, 16_000, 5, -20.0)
-    asyncio.run(learn(level, chunks(samples, 16_000, level), TARGET))
-    _, fastest = spoken(samples, 16_000, level)
-    assert fastest == 0.0
+    asyncio.run(learn(level, chunks(speechlike(6.0, 16_000, 5, -20.0), 16_000, level), TARGET))
+    for seed in (5, 6, 7):
+        sound = Sound(TARGET)
+        sound.voice(16_000, level)
+        gains = []
+        for chunk in chunks(speechlike(6.0, 16_000, seed, -20.0), 16_000, level):
+            sound.push(chunk.samples)
+            gains.append(sound.gain_db or 0.0)
+        sound.close()
+        assert max(gains) - min(gains) < 3.5
+        turns = sum(a * b < 0 for a, b in pairwise(g for g in np.diff(gains) if g))
+        assert turns <= 6, "it goes to and fro more than once a second: that is pumping"
+
+
+def test_a_soft_beginning_is_made_up_for() -> None:
+    """As a whole: a sentence that begins 3 dB softer than the voice speaks otherwise."""
+    level = VoiceLevel()
+    asyncio.run(learn(level, chunks(speechlike(6.0, 16_000, 5, -20.0), 16_000, level), TARGET))
+    samples = speechlike(5.0, 16_000, 6, -20.0)
+    samples[: 2 * 16_000] *= np.float32(10 ** (-3 / 20))
+    wave, _ = spoken(samples, 16_000, level)
+    assert lufs(wave) == pytest.approx(TARGET, abs=0.4)
 
 
 def test_the_same_text_sounds_the_same_again() -> None:
