@@ -61,8 +61,12 @@ class Unloading:
         await core.read_records()
         young = plan.young_s(core.occupant(model), core.settings)
         if young:
+            record = core.records.get(model.name)
+            held = max(record.sessions if record is not None else 0, model.leases)
             text = f"{model.name} was loaded a moment ago: it may go in {young:.0f} s, or by force"
-            raise InUse(text, leases=model.leases, wait_s=young)
+            if held:
+                text += f" (it is in use, too: {held} lease{'s' * (held != 1)})"
+            raise InUse(text, leases=held, wait_s=young)
 
     async def _still_old(self, model: Model) -> None:
         """Now that nobody else changes it: it may have been loaded or repaired a moment ago.

@@ -68,6 +68,12 @@ async def test_a_young_model_is_not_unloaded() -> None:
         with pytest.raises(InUse, match="loaded a moment ago") as refused:
             await manager.unload("tts_b")
         assert refused.value.wait_s == pytest.approx(100, abs=1)
+        assert refused.value.leases == 0
+        lease = await manager.lease("tts_b")
+        with pytest.raises(InUse, match=r"loaded a moment ago.*in use, too: 1 lease\)") as refused:
+            await manager.unload("tts_b")
+        assert refused.value.leases == 1
+        lease.release()
         await asyncio.sleep(101)
         await manager.unload("tts_b")
 
