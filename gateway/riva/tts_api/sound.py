@@ -10,7 +10,7 @@ import numpy as np
 
 from gateway.audio.limiter import Limiter
 from gateway.audio.lufs import LoudnessMeter
-from gateway.audio.pcm import Float, frame_bytes, to_float, to_pcm
+from gateway.audio.pcm import Float, frame_bytes, to_pcm
 from gateway.audio.resample import Resampler, borrow, give_back
 from gateway.riva.tts_api.levels import VoiceLevel
 
@@ -158,9 +158,9 @@ class Sound:
         else:
             ramp = np.linspace(before, after, len(samples), endpoint=False, dtype=np.float32)
             samples = samples * np.float32(10) ** (ramp / np.float32(20))
-        pcm = to_pcm(self._limiter.push(samples))
-        self._told.push(to_float(pcm))
-        return pcm
+        samples = self._limiter.push(samples)
+        self._told.push(samples)
+        return to_pcm(samples)
 
     def _wanted_db(self) -> float | None:
         """None: as it is."""
@@ -187,8 +187,10 @@ class Sound:
 
     def _made_up_db(self) -> float:
         """What the utterance so far calls for: people hear its loudness as a whole."""
+        if not self._makes_up or self._gain_db is None:
+            return 0.0
         told, told_s = self._told.lufs, self._told.voiced_s
-        if not self._makes_up or self._gain_db is None or told is None or told_s < _EARLY_S:
+        if told is None or told_s < _EARLY_S:
             return 0.0
         owed = (self._target - told) * min(told_s, _LONG_S) / _MAKE_UP_S
         return max(-_MOST_MADE_UP_DB, min(_MOST_MADE_UP_DB, owed))

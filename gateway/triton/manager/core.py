@@ -198,6 +198,11 @@ class Core:
                 found[name] = Occupant(name, self._memory(name), 0.0, 0.0, changing=True)
         return list(found.values())
 
+    def leases_on(self, model: Model) -> int:
+        """Of all processes, as last seen."""
+        record = self.records.get(model.name)
+        return max(record.sessions if record is not None else 0, model.leases)
+
     def occupant(self, model: Model) -> Occupant:
         record = self.records.get(model.name)
         now, later = self.now(), self.now() - self.records_at

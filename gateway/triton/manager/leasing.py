@@ -133,9 +133,8 @@ class Leasing:
                 raise ModelNotLoaded(
                     f"{name} is not loaded, and models.on_demand is off: an operator must load it"
                 )
-            if model.state is State.FAILED and model.retry_at > core.now():
-                wait = model.retry_at - core.now()
-                raise NotNow(f"{model.reason} (tried again in {wait:.0f} s)", wait_s=wait)
+            if (refusal := model.refusal(core.now())) is not None:
+                raise refusal
         await self.wait_for(model, self._loading.start(model, Why.SESSION), end, on_progress)
 
     async def wait_for(

@@ -188,10 +188,9 @@ class ModelManager:
 
     def refusal(self, name: str) -> str:
         """Why it would not be loaded now: its last load failed a moment ago. "" when it would. From memory."""
-        model, now = self._core.models.get(name), self._core.now()
-        if model is None or model.state is not State.FAILED or model.retry_at <= now:
-            return ""
-        return f"{model.reason} (tried again in {model.retry_at - now:.0f} s)"
+        model = self._core.models.get(name)
+        refusal = model.refusal(self._core.now()) if model is not None else None
+        return str(refusal or "")
 
     def known(self) -> list[ModelInfo]:
         return [one for one in self._core.catalogue.all() if not one.name.startswith(SYSTEM_PREFIX)]
@@ -228,7 +227,7 @@ class ModelManager:
             why=model.why,
             since_s=seen.since_s if there else 0.0,
             idle_s=seen.idle_s if there else 0.0,
-            leases=max(record.sessions if record is not None else 0, model.leases),
+            leases=core.leases_on(model),
             pinned=model.pinned,
             reason=model.reason or core.catalogue.problems().get(info.name, ""),
             load_s=model.load_s or (record.load_s if record is not None else 0.0),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 
-from gateway.triton.manager.types import State, Why
+from gateway.triton.manager.types import NotNow, State, Why
 
 _NEXT: dict[State, frozenset[State]] = {
     State.ABSENT: frozenset({State.LOADING, State.READY, State.UNLOADING, State.FAILED}),
@@ -77,6 +77,13 @@ class Model:
     def settled(self) -> bool:
         """Ready, and nobody is about to change it here."""
         return self.state is State.READY and not self.lock.locked()
+
+    def refusal(self, now: float) -> NotNow | None:
+        """Why it is not loaded now: its last load failed a moment ago."""
+        wait_s = self.retry_at - now
+        if self.state is not State.FAILED or wait_s <= 0:
+            return None
+        return NotNow(f"{self.reason} (tried again in {wait_s:.0f} s)", wait_s=wait_s)
 
     def to(self, state: State, reason: str = "") -> None:
         """Raises: IllegalTransition."""

@@ -61,8 +61,7 @@ class Unloading:
         await core.read_records()
         young = plan.young_s(core.occupant(model), core.settings)
         if young:
-            record = core.records.get(model.name)
-            held = max(record.sessions if record is not None else 0, model.leases)
+            held = core.leases_on(model)
             text = f"{model.name} was loaded a moment ago: it may go in {young:.0f} s, or by force"
             if held:
                 text += f" (it is in use, too: {held} lease{'s' * (held != 1)})"
