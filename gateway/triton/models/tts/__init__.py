@@ -1,0 +1,1 @@
+"""Voices from exported graphs: text to ids, ids to frames, frames to samples."""
