@@ -81,9 +81,9 @@ def test_equals_transformers(name: str, audio: str) -> None:
         assert np.abs(mine).max() <= TOLERANCE
         assert np.abs(theirs).max() * NEMO_EPSILON <= 2 * np.spacing(np.float32(-np.log(NEMO_GUARD)))
     elif name.startswith("nemotron") and audio == "full-scale":
-        # Bands 90 dB below a frame's loudest are off by the rounding of transformers' float32 transform.
+        # Bands 60 dB and more below a frame's loudest are off by the rounding of transformers' float32 transform.
         below = np.exp((theirs - theirs.max(axis=1, keepdims=True)) / 2)
-        assert (np.abs(mine - theirs) <= np.maximum(TOLERANCE, 1e-7 / below)).all()
+        assert (np.abs(mine - theirs) <= np.maximum(TOLERANCE, 3e-7 / below)).all()
     elif len(theirs):
         assert np.abs(mine - theirs).max() <= TOLERANCE
 
