@@ -55,8 +55,10 @@ class Workers(Protocol[W]):
 
     async def start(self) -> None: ...
 
-    async def acquire(self) -> W:
-        """A worker of one's own, to be given to `release` or `discard`. Raises: EngineError."""
+    async def acquire(self, language: str) -> W:
+        """A worker of one's own, to be given to `release` or `discard`. language: as START said it, or "".
+
+        Raises: EngineError."""
         ...
 
     def release(self, worker: W) -> None:
@@ -182,6 +184,7 @@ class RecogniserModel:
         """One utterance, from START to END, failure, restart or silence of its client."""
         worker: Worker | None = None
         ended = False
+        language = ""
         began, heard_s = time.monotonic(), 0.0
         chunk: Chunk | None = None
         try:
@@ -191,13 +194,14 @@ class RecogniserModel:
                 due = min(began + heard_s, time.monotonic() + PATIENCE_S)
                 heard_s += chunk.seconds
                 if chunk.flags & START:
-                    self._check_language(chunk.language)
+                    language = chunk.language
+                    self._check_language(language)
                 if heard_s > self._max_s:
                     raise Refused(
                         f"the utterance is longer than {self._max_s:.0f} s: END it and START another"
                     )
                 if worker is None:
-                    worker = await self._workers.acquire()
+                    worker = await self._workers.acquire(language)
                 reply = await self._ask(worker, chunk, due, 10.0 + 2 * heard_s)
                 ended = bool(reply["final"])
                 chunk.answer(reply, self._beside)

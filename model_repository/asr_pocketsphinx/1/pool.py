@@ -77,7 +77,7 @@ class Pool:
         await self._start_parent()
         self._idle = list(await asyncio.gather(*(self._fork() for _ in range(self._ready))))
 
-    async def acquire(self) -> Worker:
+    async def acquire(self, language: str) -> Worker:
         """A worker of one's own, to be given to `release` or `discard`. Raises: EngineError."""
         if self._used >= self._limit:
             raise EngineError(

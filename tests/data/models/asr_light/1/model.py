@@ -38,7 +38,7 @@ class Light:
     async def start(self):
         pass
 
-    async def acquire(self):
+    async def acquire(self, language):
         if self.used >= self.limit:
             raise EngineError(f"too many concurrent utterances: {self.limit}; try again")
         self.used += 1

@@ -1,0 +1,1 @@
+"""Recognisers around exported graphs: one module a kind, `load(folder) -> Recogniser`."""

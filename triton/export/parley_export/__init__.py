@@ -1,0 +1,1 @@
+"""From a checkpoint to Triton model folders. Runs in an environment of its own: torch lives here alone."""

@@ -1,0 +1,111 @@
+"""Where weights come from: a folder, or random ones from a seed for tests and load."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RANDOM = "random:"
+
+
+class ExportError(Exception):
+    """Why nothing was exported; `str()` is a sentence for whoever asked for it."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    family: str
+    source: str
+    """As it was asked for: random:small, random:CONFIG, a folder; or the hub's id of what lies in `folder`."""
+    folder: Path | None
+    """None where the weights are random."""
+    revision: str = ""
+    seed: int = 0
+
+    @property
+    def is_random(self) -> bool:
+        return self.folder is None
+
+    @property
+    def label(self) -> str:
+        """Short name for models made from it."""
+        if self.is_random:
+            name = self.source.removeprefix(RANDOM)
+            return name if name == "small" else Path(name).stem
+        return self.source.rstrip("/").split("/")[-1]
+
+    def config(self, make: Any, small: Mapping[str, Any]) -> Any:
+        """A transformers configuration: the checkpoint's, `small`, or the file after random:.
+
+        Raises: ExportError.
+        """
+        if self.folder is not None:
+            return make.from_pretrained(self.folder)
+        name = self.source.removeprefix(RANDOM)
+        if name == "small":
+            return make(**small)
+        try:
+            told = json.loads(Path(name).read_text("utf-8"))
+        except (OSError, json.JSONDecodeError) as error:
+            raise ExportError(
+                f"{name} is neither small nor a config.json that can be read: {error}"
+            ) from None
+        return make.from_dict(told)
+
+    def model(
+        self, make: Any, config: Any, *, enliven: Callable[[Any], None] | None = None, **load: Any
+    ) -> Any:
+        """The model in FP32, ready for inference. Random weights come from the seed; `enliven` then scales
+        them, so that a recogniser does not answer blanks alone and a voice is not silent.
+
+        Raises: ExportError.
+        """
+        torch.manual_seed(self.seed)
+        if self.folder is None:
+            model = make(config)
+            model.eval()
+            if enliven is not None:
+                with torch.no_grad():
+                    enliven(model)
+        else:
+            try:
+                model = make.from_pretrained(self.folder, config=config, dtype=torch.float32, **load)
+            except (OSError, ValueError, RuntimeError) as error:
+                raise ExportError(f"{self.source} holds no {self.family}: {error}") from None
+        model.eval().float()
+        for parameter in model.parameters():
+            parameter.requires_grad_(False)
+        return model
+
+    def checksums(self) -> dict[str, str]:
+        """SHA-256 of every file of the checkpoint, by its path in it."""
+        if self.folder is None:
+            return {}
+        files = sorted(path for path in self.folder.rglob("*") if path.is_file() and ".git" not in path.parts)
+        return {str(path.relative_to(self.folder)): _sha256(path) for path in files}
+
+
+def open_checkpoint(
+    family: str, source: str, *, called: str = "", revision: str = "", seed: int = 0
+) -> Checkpoint:
+    """source: random:small, random:config.json or a folder; called: what the folder is a copy of.
+
+    Raises: ExportError.
+    """
+    if source.startswith(RANDOM):
+        return Checkpoint(family, source, None, revision, seed)
+    folder = Path(source).expanduser().resolve()
+    if not folder.is_dir():
+        raise ExportError(f"{source} is no folder; give one, random:small, or pull it first")
+    return Checkpoint(family, called or source, folder, revision, seed)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

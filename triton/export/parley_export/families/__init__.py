@@ -1,0 +1,1 @@
+"""One module a family: `export(checkpoint, options) -> Exported`."""
