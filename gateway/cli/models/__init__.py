@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from gateway.cli.common import Help, address, run
+from gateway.cli.models.export import configure_export
 
 _EPILOG = """\
 examples:
@@ -16,6 +17,7 @@ examples:
   parley models status asr_pocketsphinx      exit code 0 when ready, 1 when not
   parley models verify                       would every model load, and does it keep its contract?
   parley models verify --repository DIR      the same without a Triton
+  parley models export whisper random:small --out models
   parley models logs -f tts_espeak
   parley models list --triton 10.0.0.7:8001 --json
 
@@ -30,6 +32,7 @@ _VERBS = {
     "load": "load models and wait until they are ready; a newer version is put in place of the old one",
     "unload": "unload models and wait until they are gone",
     "verify": "would models load, and do they keep their contract? All of them when none is named",
+    "export": "turn a checkpoint into model folders for Triton (ONNX), proven equal to torch",
     "logs": "what the running stack's Triton and its models wrote",
 }
 _NAMES = {"status": "*", "load": "+", "unload": "+", "verify": "*"}
@@ -40,6 +43,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for verb, summary in _VERBS.items():
         one = verbs.add_parser(verb, help=summary, description=summary, formatter_class=Help)
+        if verb == "export":
+            configure_export(one)
+            continue
         if verb in _NAMES:
             one.add_argument("names", nargs=_NAMES[verb], metavar="MODEL")
         one.add_argument("--triton", type=address, metavar="ADDR", help="Triton's gRPC address")
@@ -93,6 +99,8 @@ def _verb(name: str) -> Callable[[argparse.Namespace], Coroutine[Any, Any, int]]
         from gateway.cli.models.change import run_unload as found
     elif name == "verify":
         from gateway.cli.models.verify import run_verify as found
+    elif name == "export":
+        from gateway.cli.models.export import run_export_verb as found
     else:
         from gateway.cli.models.logs import run_logs as found
     return found

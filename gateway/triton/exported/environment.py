@@ -1,0 +1,149 @@
+"""The exporter's own Python environment: torch, transformers and onnx, pinned, made by uv on first use.
+
+It lies outside the checkout, named after the lock file it was made from, so that every checkout with the same
+lock shares it and a new lock makes a new one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import hashlib
+import os
+import shutil
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+CHECKOUT = Path(__file__).parents[3]
+LOCK = CHECKOUT / "requirements" / "torch.lock"
+SOURCES = CHECKOUT / "triton" / "export"
+NEEDED_BYTES = 14 << 30
+"""Free disk space that making it takes: the packages, unpacked, and uv's copies of them."""
+_COMPLETE = ".complete"
+_END_S = 5.0
+
+
+class ExportUnavailable(Exception):
+    """Why nothing can be exported here. `str()` is a sentence that says what to do."""
+
+
+def cache_folder() -> Path:
+    """`$XDG_CACHE_HOME/parley`, else `~/.cache/parley`."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if base else Path.home() / ".cache") / "parley"
+
+
+def environment_folder() -> Path:
+    """Where the environment of this lock is, or will be. Raises: ExportUnavailable."""
+    try:
+        digest = hashlib.sha256(LOCK.read_bytes()).hexdigest()[:16]
+    except OSError:
+        raise ExportUnavailable(
+            f"there is no {LOCK}: exporting needs a checkout of Parley, with triton/export in it"
+        ) from None
+    return cache_folder() / f"export-{digest}"
+
+
+def is_made() -> bool:
+    return (environment_folder() / _COMPLETE).exists()
+
+
+async def ensure_environment(say: Callable[[str], None]) -> Path:
+    """The environment's Python; makes it where it is missing, which takes minutes and several GB once.
+
+    say: told one line before it begins. Others who make the same one are waited for.
+    Raises: ExportUnavailable.
+    """
+    folder = environment_folder()
+    if not is_made():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        async with _only_one(folder.with_suffix(".lock")):
+            if not is_made():
+                await _make(folder, say)
+    return folder / "bin" / "python"
+
+
+async def run_export(arguments: Sequence[str], say: Callable[[str], None] | None = None) -> int:
+    """Runs `parley_export` with these arguments; its output goes where ours goes. Its exit code.
+
+    Raises: ExportUnavailable.
+    """
+    python = await ensure_environment(say or _say)
+    return await _run([str(python), "-m", "parley_export", *arguments], _environment())
+
+
+def _environment() -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    return kept | {
+        "PYTHONPATH": f"{SOURCES}{os.pathsep}{CHECKOUT}",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "HF_HUB_OFFLINE": "1",  # whatever is exported was pulled before
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+
+
+async def _make(folder: Path, say: Callable[[str], None]) -> None:
+    uv = shutil.which("uv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+    if uv is None:
+        raise ExportUnavailable(
+            "uv is missing, which makes the export environment: pip install 'parley[export]'"
+        )
+    free = shutil.disk_usage(folder.parent).free
+    if free < NEEDED_BYTES:
+        raise ExportUnavailable(
+            f"{folder.parent} has {free >> 30} GB free, and the export environment takes {NEEDED_BYTES >> 30} GB "
+            "to make; free some, or set XDG_CACHE_HOME to a larger disk"
+        )
+    say(f"making the export environment (torch, transformers, onnx; about 6 GB, once): {folder}")
+    shutil.rmtree(folder, ignore_errors=True)
+    # The checkout's own uv settings are for the gateway's environment.
+    outside = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    steps = [
+        ["venv", "-q", "--python", sys.executable, str(folder)],
+        ["pip", "install", "--no-deps", "--require-hashes", "--only-binary", ":all:", "-r", str(LOCK)],
+    ]
+    for step in steps:
+        code = await _run([uv, "--no-config", *step], outside | {"VIRTUAL_ENV": str(folder)})
+        if code:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise ExportUnavailable(
+                f"the export environment could not be made (uv {step[0]} ended with {code}; its reason is above): "
+                "it needs a package index, or uv's cache from a machine that has one"
+            )
+    (folder / _COMPLETE).touch()
+
+
+@asynccontextmanager
+async def _only_one(path: Path) -> AsyncIterator[None]:
+    """Across processes; the lock is gone with its process."""
+    with path.open("w") as file:
+        await asyncio.to_thread(fcntl.flock, file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)
+
+
+async def _run(command: Sequence[str], environment: dict[str, str]) -> int:
+    """Its exit code. Cancelled, the process and all that it started are ended."""
+    process = await asyncio.create_subprocess_exec(
+        *command, env=environment, stdin=asyncio.subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        return await process.wait()
+    finally:
+        if process.returncode is None:
+            os.killpg(process.pid, signal.SIGTERM)
+            try:
+                await asyncio.wait_for(process.wait(), _END_S)
+            except TimeoutError:
+                os.killpg(process.pid, signal.SIGKILL)
+                await process.wait()
+
+
+def _say(text: str) -> None:
+    print(f"[parley] {text}", file=sys.stderr, flush=True)
