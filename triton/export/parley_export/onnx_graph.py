@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import warnings
 from collections.abc import Mapping
@@ -109,7 +110,7 @@ def _to_onnx(export: GraphExport, cases: list[Case], path: Path) -> None:
                 opset_version=OPSET,
                 external_data=size > LARGE_BYTES,
                 verbose=False,
-                **({"dynamo": True, "dynamic_shapes": _dynamic(graph)} if export.dynamo else _traced(graph)),
+                **({"dynamo": True, "dynamic_shapes": _dynamic(graph, module)} if export.dynamo else _traced(graph)),
             )
         except Exception as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -130,8 +131,10 @@ def _rows(case: Case) -> int:
     return len(next(iter(case.steps[0].values()), np.zeros(1)))
 
 
-def _dynamic(graph: Graph) -> tuple[dict[int, Any], ...]:
-    """Ranges are left to the exporter: a range that a graph's own arithmetic narrows would be refused."""
+def _dynamic(graph: Graph, module: torch.nn.Module) -> tuple[Any, ...]:
+    """As many as `forward` has parameters; those of `*states` together, as torch.export wants them.
+
+    Ranges are left to the exporter: a range that a graph's own arithmetic narrows would be refused."""
     dims: dict[str, Any] = {axis.name: torch.export.Dim.DYNAMIC for axis in graph.axes}
     told = []
     for tensor in graph.all_inputs():
@@ -139,6 +142,10 @@ def _dynamic(graph: Graph) -> tuple[dict[int, Any], ...]:
         shape: dict[int, Any] = {0: torch.export.Dim.DYNAMIC} if graph.max_batch > 1 else {}
         shape |= {at + offset: dims[dim] for at, dim in enumerate(tensor.dims) if isinstance(dim, str)}
         told.append(shape)
+    kinds = [parameter.kind for parameter in inspect.signature(module.forward).parameters.values()]
+    if inspect.Parameter.VAR_POSITIONAL in kinds:
+        named = kinds.index(inspect.Parameter.VAR_POSITIONAL)
+        return (*told[:named], tuple(told[named:]))
     return tuple(told)
 
 
