@@ -79,7 +79,7 @@ class Pieces:
         spans = self.spans(ids)
         begins = [times[span.first][0] for span in spans]
         ends = [times[span.last][1] for span in spans]
-        nexts = [*begins[1:], max(ends, default=0)]
+        nexts = [*begins[1:], *ends[-1:]]
         return [
             Word(span.text, begin, max(begin, min(end, following)))
             for span, begin, end, following in zip(spans, begins, ends, nexts, strict=True)
