@@ -78,6 +78,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
                 if verb != "verify"
                 else "check this repository, without a Triton (may be given several times)",
             )
+        if verb == "verify":
+            one.add_argument(
+                "--no-triton",
+                action="store_true",
+                help="prove exported models in ONNX Runtime alone, without a Triton of their own",
+            )
         if verb in ("load", "unload"):
             one.add_argument("--deadline", type=_seconds, metavar="S", help="longest wait for each, seconds")
         if verb == "unload":

@@ -1,9 +1,10 @@
-"""`parley models verify`: would models load, and do they keep their contract?"""
+"""`parley models verify`: would models load, do they keep their contract, and do exported ones equal torch?"""
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
@@ -15,6 +16,7 @@ from rich.table import Table
 from gateway.cli.common import FAILED, OK, Fault, load_settings
 from gateway.cli.models.connection import Connected, connect, is_managed, label, repositories_of
 from gateway.cli.models.listing import print_table
+from gateway.cli.models.proof import print_proofs, prove_exported
 from gateway.triton.catalogue.catalogue import Catalogue
 from gateway.triton.catalogue.findings import Finding, Level, error, ok
 from gateway.triton.catalogue.verify import verify
@@ -31,11 +33,14 @@ Found = dict[str, list[Finding]]
 
 
 async def run_verify(options: argparse.Namespace) -> int:
-    """Exit code 1 when any of them has an error, or a repository cannot be read."""
+    """Exit code 1 when any of them has an error, says something else than torch, or a repository cannot be read."""
     if options.repository and options.triton is None:
         found, unread = await _offline(options)
     else:
         found, unread = await _with_triton(options)
+    proofs = await prove_exported(
+        repositories_of(options, load_settings(), stack=False), options.names, on_triton=not options.no_triton
+    )
     missing = [error("it is in no place that was looked at; `parley models list` shows the models there are")]
     rows = {name: found.get(name, missing) for name in options.names or sorted(found)}
     if not rows and not unread:
@@ -45,13 +50,22 @@ async def run_verify(options: argparse.Namespace) -> int:
             {"name": name, "level": level_of(its).value, "findings": [asdict(one) for one in its]}
             for name, its in rows.items()
         ]
-        print(json.dumps({"models": told, "unread": unread}, indent=2))
+        proved = [{**asdict(one), "worst": _finite(one.worst)} for one in proofs]
+        print(json.dumps({"models": told, "proofs": proved, "unread": unread}, indent=2))
     else:
         _print(rows)
+        if proofs:
+            print()
+            print_proofs(proofs)
         for sentence in unread.values():
             print(sentence)
-    failed = any(level_of(its) is Level.ERROR for its in rows.values())
+    failed = any(level_of(its) is Level.ERROR for its in rows.values()) or not all(one.ok for one in proofs)
     return FAILED if failed or (unread and not options.names) else OK
+
+
+def _finite(value: float) -> float | None:
+    """JSON knows no infinity."""
+    return value if math.isfinite(value) else None
 
 
 def level_of(findings: Sequence[Finding]) -> Level:
