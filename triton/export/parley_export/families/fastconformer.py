@@ -22,7 +22,6 @@ from parley_export.checkpoint import RANDOM, Checkpoint, ExportError
 from parley_export.exported import Exported, GraphExport
 from parley_export.features import feature_settings
 from parley_export.greedy_rnnt import GreedyRnnt, default_steps
-from parley_export.seq2seq import Named
 from parley_export.sounds import bursts
 from parley_export.streaming_encoder import StreamingEncoder
 from parley_export.tokens import made_vocabulary, tokens_file
@@ -37,22 +36,22 @@ SMALL_ENCODER = {
 }  # fmt: skip
 SMALL = {
     "vocab_size": 65, "blank_token_id": 64, "decoder_hidden_size": 48, "num_decoder_layers": 2,
-    "max_symbols_per_step": 5, "encoder_config": SMALL_ENCODER,
+    "max_symbols_per_step": 4, "encoder_config": SMALL_ENCODER,
 }  # fmt: skip
 SMALL_PROMPTS = {"en-US": 0, "en": 0, "de-DE": 1, "de": 1, "auto": 2}
 
 
-class Step(Named):
+class Step(nn.Module):
     """encoder, greedy search and their states behind one another; inputs and outputs as the graph has them."""
 
-    def __init__(self, model: Any, lookahead: int, steps: int, graph_inputs: list[str]) -> None:
-        super().__init__(graph_inputs)
+    def __init__(self, model: Any, lookahead: int, steps: int) -> None:
+        super().__init__()
         self.encoder = StreamingEncoder(model.encoder, lookahead)
         self.greedy = GreedyRnnt(model, self.encoder.frames, steps)
         self.projector = model.encoder_projector
         self.prompt = getattr(model, "prompt_projector", None)
 
-    def run(self, features: torch.Tensor, length: torch.Tensor, *rest: torch.Tensor) -> Any:
+    def forward(self, features: torch.Tensor, length: torch.Tensor, *rest: torch.Tensor) -> Any:
         prompt, rest = (rest[0], rest[1:]) if self.prompt is not None else (None, rest)
         fresh, states = rest[0] > 0.5, list(rest[1:])
         kept = len(self.encoder.state_dims())
@@ -153,7 +152,7 @@ def step_graph(model: Any, lookahead: int, steps: int, max_batch: int) -> tuple[
         tolerance=1e-3,
         exact=("TOKENS", "TOKEN_FRAMES", "COUNT", "LEFT"),
     )
-    return graph, Step(model, lookahead, steps, graph.input_names).eval()
+    return graph, Step(model, lookahead, steps).eval()
 
 
 def _model(checkpoint: Checkpoint, options: Mapping[str, str]) -> tuple[Any, Any]:
