@@ -8,6 +8,7 @@ from typing import Any
 
 from gateway.cli.common import Help, address, run
 from gateway.cli.models.export import configure_export
+from gateway.cli.models.pull_arguments import configure_catalogue, configure_pull
 
 _EPILOG = """\
 examples:
@@ -17,6 +18,7 @@ examples:
   parley models status asr_pocketsphinx      exit code 0 when ready, 1 when not
   parley models verify                       would every model load, and does it keep its contract?
   parley models verify --repository DIR      the same without a Triton
+  parley models pull kokoro                  a name of `parley models catalogue`, owner/name, URL or folder
   parley models export whisper random:small --out models
   parley models logs -f tts_espeak
   parley models list --triton 10.0.0.7:8001 --json
@@ -33,8 +35,12 @@ _VERBS = {
     "unload": "unload models and wait until they are gone",
     "verify": "would models load, and do they keep their contract? All of them when none is named",
     "export": "turn a checkpoint into model folders for Triton (ONNX), proven equal to torch",
+    "pull": "bring a checkpoint or a model folder here: from the catalogue, a Hugging Face hub, a URL or a folder",
+    "catalogue": "checkpoints that can be pulled by name: family, size, licence, languages",
     "logs": "what the running stack's Triton and its models wrote",
 }
+_OWN = {"export": configure_export, "pull": configure_pull, "catalogue": configure_catalogue}
+"""Verbs that are about no running Triton."""
 _NAMES = {"status": "*", "load": "+", "unload": "+", "verify": "*"}
 
 
@@ -43,8 +49,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for verb, summary in _VERBS.items():
         one = verbs.add_parser(verb, help=summary, description=summary, formatter_class=Help)
-        if verb == "export":
-            configure_export(one)
+        if verb in _OWN:
+            _OWN[verb](one)
             continue
         if verb in _NAMES:
             one.add_argument("names", nargs=_NAMES[verb], metavar="MODEL")
@@ -107,6 +113,10 @@ def _verb(name: str) -> Callable[[argparse.Namespace], Coroutine[Any, Any, int]]
         from gateway.cli.models.verify import run_verify as found
     elif name == "export":
         from gateway.cli.models.export import run_export_verb as found
+    elif name == "pull":
+        from gateway.cli.models.pull import run_pull_verb as found
+    elif name == "catalogue":
+        from gateway.cli.models.catalogue import run_catalogue_verb as found
     else:
         from gateway.cli.models.logs import run_logs as found
     return found

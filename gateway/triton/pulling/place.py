@@ -1,0 +1,131 @@
+"""Ready Triton model folders, put into a repository: checked as a whole before the first of them appears."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gateway.triton.catalogue.folder import CONFIG, read_local
+from gateway.triton.catalogue.validate import problem, validate
+from gateway.triton.pulling.cache import RECORD, write_json
+from gateway.triton.pulling.errors import PullError
+
+PROVENANCE = "provenance.json"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+
+
+def model_folders(content: Path) -> list[Path]:
+    """The Triton models of a folder: itself, or those in it; none when it is a checkpoint."""
+    if (content / CONFIG).is_file():
+        return [content]
+    return sorted(one for one in content.iterdir() if one.is_dir() and (one / CONFIG).is_file())
+
+
+def place(
+    folders: Sequence[Path], repository: Path, *, name: str, fallback: str, record: Mapping[str, Any]
+) -> list[str]:
+    """Copies them, a graph before what uses it; returns their names. Blocks.
+
+    name: for a single model, in place of its own. fallback: of a single model that says none.
+    record: goes into each one's provenance.json as `pulled`. What is there already with the same record stays.
+
+    Raises: PullError; then none of them is in the repository.
+    """
+    if name and len(folders) != 1:
+        raise PullError(f"it holds {len(folders)} models, so one name will not do: pull it without --name")
+    names = {one: name or _own_name(one, fallback if len(folders) == 1 else "") for one in folders}
+    for chosen in names.values():
+        if not _NAME.fullmatch(chosen):
+            raise PullError(f"{chosen!r} is no name for a model; give one with --name")
+    if not repository.is_dir():
+        raise PullError(f"model repository {repository} does not exist: create it, or name another with --to")
+    new = {one: its for one, its in names.items() if not _is_there(repository / its, record)}
+    staging = _staging(repository)
+    placed: list[Path] = []
+    try:
+        for one, its in new.items():
+            shutil.copytree(one, staging / its, ignore=shutil.ignore_patterns(RECORD, ".git", "*.lock"))
+            _rename(staging / its, its)
+            _add_provenance(staging / its, record)
+        _check(staging, sorted(set(names.values())))
+        for its in sorted(new.values(), key=lambda its: (not its.startswith("graph_"), its)):
+            os.rename(staging / its, repository / its)
+            placed.append(repository / its)
+    except BaseException as error:
+        for one in placed:
+            shutil.rmtree(one, ignore_errors=True)
+        if isinstance(error, (OSError, shutil.Error)):
+            why = getattr(error, "strerror", None) or str(error)
+            raise PullError(f"cannot put it into {repository}: {why.lower()}") from None
+        raise
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return sorted(names.values())
+
+
+def brings_code(folders: Sequence[Path]) -> list[str]:
+    """Python files that Triton would run, relative to the model folders."""
+    return sorted(f"{one.name}/{path.relative_to(one)}" for one in folders for path in one.rglob("*.py"))
+
+
+def _staging(repository: Path) -> Path:
+    try:
+        return Path(tempfile.mkdtemp(prefix=".pulling-", dir=repository))
+    except OSError as error:
+        raise PullError(f"cannot write to {repository}: {(error.strerror or str(error)).lower()}") from None
+
+
+def _own_name(folder: Path, fallback: str) -> str:
+    found = re.search(r'^\s*name\s*:\s*"([^"]+)"', _config(folder), re.MULTILINE)
+    return found[1] if found else (fallback or folder.name)
+
+
+def _rename(folder: Path, name: str) -> None:
+    """config.pbtxt names the folder it is in: Triton wants that."""
+    text = _config(folder)
+    found = re.search(r'^(\s*name\s*:\s*)"[^"]*"', text, re.MULTILINE)
+    if found is not None and found[0] != f'{found[1]}"{name}"':
+        text = text[: found.start()] + f'{found[1]}"{name}"' + text[found.end() :]
+        (folder / CONFIG).write_text(text, "utf-8")
+
+
+def _config(folder: Path) -> str:
+    return (folder / CONFIG).read_text("utf-8", "replace")
+
+
+def _is_there(target: Path, record: Mapping[str, Any]) -> bool:
+    """Raises: PullError for another model of that name."""
+    if not target.exists():
+        return False
+    try:
+        told = json.loads((target / PROVENANCE).read_text("utf-8"))
+        known = told["pulled"]["files"] == record["files"] and told["pulled"]["source"] == record["source"]
+    except (OSError, ValueError, KeyError, TypeError):
+        known = False
+    if known:
+        return True
+    raise PullError(f"{target} is there already: remove it, or give the new one another name with --name")
+
+
+def _add_provenance(folder: Path, record: Mapping[str, Any]) -> None:
+    path = folder / PROVENANCE
+    try:
+        told = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        told = {}
+    write_json(path, {**(told if isinstance(told, dict) else {}), "pulled": dict(record)})
+
+
+def _check(staging: Path, siblings: Sequence[str]) -> None:
+    """Raises: PullError for what Triton could not load."""
+    for folder in read_local(staging):
+        if why := problem(validate(folder)):
+            raise PullError(
+                f"what was pulled is no model that Triton could load: {why.removeprefix(str(staging) + '/')}"
+            )
