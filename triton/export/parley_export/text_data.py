@@ -36,7 +36,6 @@ _ENDINGS: list[tuple[str, list[str], list[tuple[str, str]]]] = [
     ("'s", [""], [(_HISSING, "ᵻz"), (_VOICELESS, "s"), ("", "z")]),
     ("s", ["", "'"], [(_HISSING, "ᵻz"), (_VOICELESS, "s"), ("", "z")]),
     ("es", [""], [(_HISSING, "ᵻz")]),
-    ("'", [""], [("", "")]),
     ("ed", ["e", ""], [("td", "ᵻd"), ("pkfθʃsʧ", "t"), ("", "d")]),
     ("ing", ["e", ""], [("", "ɪŋ")]),
     ("'ll", [""], [("", "ᵊl")]),

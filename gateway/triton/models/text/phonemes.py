@@ -15,6 +15,9 @@ from gateway.triton.models.text.words import Words
 
 _TOKEN = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*['’]?|\S|\s+")
 
+_SILENT = "-–/_'"
+"""They part words and are no news for the log."""
+
 
 class _Piece(NamedTuple):
     """What stands between two spaces' worth of sounds: a word's part, or a mark."""
@@ -45,12 +48,12 @@ def _pieces(text: str, settings: Mapping[str, Any], words: Words) -> Iterator[_P
     spaced = False
     tokens = _TOKEN.findall(text)
     for index, token in enumerate(tokens):
-        if token.isspace() or token in "-–/_'":
-            spaced = True
-        elif token in marks:
+        if token in marks:
             symbol = (marks[token],) if marks[token] else ()
             yield _Piece(Sounds(symbol, symbol), spaced and token in "—–(“")
             spaced = False
+        elif token.isspace() or token in _SILENT:
+            spaced = True
         elif token[0].isalpha():
             is_article = bool(article) and token == article.upper() and _is_article(tokens, index)
             said = words.find(article if is_article else token)

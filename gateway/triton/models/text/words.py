@@ -40,6 +40,9 @@ class Words:
         known = self._known(word)
         if known is not None:
             return (known,)
+        bare = word.strip("'")
+        if bare != word:
+            return self.find(bare) if bare else ()
         parts = _parts(word)
         if len(parts) > 1:
             return tuple(sounds for part in parts for sounds in self.find(part))
