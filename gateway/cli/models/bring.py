@@ -22,6 +22,7 @@ from gateway.triton.pulling.families import family_of
 from gateway.triton.pulling.place import PROVENANCE, brings_code, model_folders, place
 from gateway.triton.pulling.pull import Pulled, pull
 from gateway.triton.pulling.sources import HubSource, Wanted
+from gateway.triton.pulling.threads import in_thread
 from gateway.triton.pulling.web import Web
 
 Exporter = Callable[[Sequence[str]], Awaitable[int]]
@@ -83,9 +84,7 @@ async def _placed(
     folders: Sequence[Path], pulled: Pulled, repository: Path, name: str, watch: Watch
 ) -> list[str]:
     stem = archives.stem(str(pulled.record.get("source", "")).rstrip("/").rpartition("/")[2])
-    names = await asyncio.to_thread(
-        place, folders, repository, name=name, fallback=stem, record=pulled.record
-    )
+    names = await in_thread(place, folders, repository, name=name, fallback=stem, record=pulled.record)
     watch.say(f"{', '.join(names)} in {repository}")
     if code := brings_code(folders):
         watch.say(

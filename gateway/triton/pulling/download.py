@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import os
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from gateway.triton.pulling.cache import make
 from gateway.triton.pulling.errors import PullError
 from gateway.triton.pulling.plan import Remote, megabytes
 from gateway.triton.pulling.retry import Again
+from gateway.triton.pulling.threads import in_thread
 from gateway.triton.pulling.web import Web
 
 PART = ".part"
@@ -110,7 +110,7 @@ async def download(web: Web, remote: Remote, folder: Path, watch: Watch) -> tupl
     """
     target = folder / remote.path
     make(target.parent)
-    if (known := await asyncio.to_thread(_whole, remote, target)) is not None:
+    if (known := await in_thread(_whole, remote, target)) is not None:
         watch.advance(known[0])
         return known
     part, retry, told = _Part(target), web.retry(), 0
@@ -121,7 +121,7 @@ async def download(web: Web, remote: Remote, folder: Path, watch: Watch) -> tupl
             part.drop()
             had = 0
         if had:
-            await asyncio.to_thread(sums.read, part.path)
+            await in_thread(sums.read, part.path)
         watch.advance(had - told)
         told = had
         try:
@@ -135,7 +135,7 @@ async def download(web: Web, remote: Remote, folder: Path, watch: Watch) -> tupl
         part.drop()
         watch.advance(-told)
         raise PullError(f"{remote.path} {why}: what came was deleted, pull again")
-    await asyncio.to_thread(part.settle, target)
+    await in_thread(part.settle, target)
     return told, sums.sha256.hexdigest()
 
 

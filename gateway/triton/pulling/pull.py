@@ -24,6 +24,7 @@ from gateway.triton.pulling.licences import Licence, is_licence_text, licence_of
 from gateway.triton.pulling.plan import Plan, Remote, safe_path, without_secrets
 from gateway.triton.pulling.retry import Again
 from gateway.triton.pulling.sources import FolderSource, HubSource, Source, UrlSource, Wanted
+from gateway.triton.pulling.threads import in_thread
 from gateway.triton.pulling.web import Web
 
 _AT_A_TIME = 3
@@ -96,7 +97,7 @@ async def _transfer(
         "pulled_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "by": f"parley {__version__}",
     }
-    await asyncio.to_thread(cache.complete, content, folder, record)
+    await in_thread(cache.complete, content, folder, record)
     if plan.archive:
         await asyncio.to_thread(shutil.rmtree, partial, ignore_errors=True)
     if plan.note is not None:
@@ -128,13 +129,7 @@ async def _unpacked(
     watch.say(f"unpacking {name}")
     target, stop = partial / ".unpacked", threading.Event()
     shutil.rmtree(target, ignore_errors=True)
-    work = asyncio.ensure_future(asyncio.to_thread(archives.unpack, partial / name, name, target, stop=stop))
-    try:
-        content = await asyncio.shield(work)
-    except asyncio.CancelledError:
-        stop.set()
-        await asyncio.gather(work, return_exceptions=True)
-        raise
+    content = await in_thread(archives.unpack, partial / name, name, target, stop=stop, on_cancel=stop.set)
     licence = plan.licence
     if not licence.id and (found := await asyncio.to_thread(_licence_in, content)) is not None:
         licence = found
@@ -149,7 +144,7 @@ async def _local(source: FolderSource, consent: Consent) -> Pulled:
     if record is None:
         licence = await asyncio.to_thread(_licence_in, source.path) or Licence()
         accepted = await consent(str(source.path), licence, None)
-        sums = await asyncio.to_thread(_sums, source.path)
+        sums = await in_thread(_sums, source.path)
         record = {"source": str(source.path), "revision": "", "files": sums, "licence": licence.id,
                   "licence_from": licence.where, "licence_accepted": accepted, "by": f"parley {__version__}"}  # fmt: skip
     return Pulled(source.path, record, fresh=False)

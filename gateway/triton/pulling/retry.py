@@ -43,7 +43,8 @@ class Retry:
         self._failures = 0
 
     async def after(self, failed: Again, *, answered: bool) -> None:
-        """Wait, or raise its error. answered: whether the host ever said anything."""
+        """Wait, or raise its error. answered: whether the host ever said anything; one that did not is tried without
+        a word."""
         tries = len(PAUSES_S) + 1 if answered or not isinstance(failed.error, Unreachable) else FIRST_TRIES
         self._failures += 1
         if self._failures >= tries:
@@ -53,7 +54,7 @@ class Retry:
         if pause > self._left_s:
             raise failed.error
         self._left_s -= pause
-        if self._say is not None:
+        if self._say is not None and answered:
             self._say(
                 f"{failed.error}; trying again in {pause:.0f} s" if pause >= 1 else f"{failed.error}; again"
             )
