@@ -6,11 +6,7 @@ import argparse
 
 from gateway.cli.common import FAILED, OK, Fault
 from gateway.triton.exported.environment import ExportUnavailable, run_export
-
-FAMILIES = (
-    "whisper", "moonshine", "parakeet-ctc", "parakeet-rnnt", "fastconformer", "zipformer",
-    "vits", "speecht5", "fastspeech2", "mimi", "snac", "piper", "kokoro",
-)  # fmt: skip
+from gateway.triton.exported.families import FAMILIES
 
 
 def configure_export(parser: argparse.ArgumentParser) -> None:

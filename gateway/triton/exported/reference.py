@@ -148,20 +148,25 @@ def record(graph: Graph, case: Case, run: Run) -> None:
 
 def compare(graph: Graph, cases: Sequence[Case], run: Run, *, tolerance: float | None = None) -> list[Row]:
     """Every recorded output against what `run` says. A step that fails is a row with an infinite difference."""
-    rows: list[Row] = []
+    return list(rows_of(graph, cases, run, tolerance=tolerance))
+
+
+def rows_of(
+    graph: Graph, cases: Sequence[Case], run: Run, *, tolerance: float | None = None
+) -> Iterator[Row]:
+    """`compare`, a row at a time: who looks for the first miss need not run the rest."""
+    limit = graph.tolerance if tolerance is None else tolerance
     for case in cases:
-        limit = graph.tolerance if tolerance is None else tolerance
         made = outputs_of(graph, case, run)
         for step, expected in enumerate(case.expected):
             try:
                 outputs = next(made)
             except Exception as error:
-                rows.append(Row(case.name, step, f"{type(error).__name__}: {error}", float("inf"), limit))
+                yield Row(case.name, step, f"{type(error).__name__}: {error}", float("inf"), limit)
                 break
             for name, wanted in expected.items():
                 allowed = 0.0 if name in graph.exact or wanted.dtype.kind in "iub" else limit
-                rows.append(Row(case.name, step, name, difference(wanted, outputs.get(name)), allowed))
-    return rows
+                yield Row(case.name, step, name, difference(wanted, outputs.get(name)), allowed)
 
 
 def difference(wanted: NDArray[Any], got: NDArray[Any] | None) -> float:

@@ -9,10 +9,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-FAMILIES = (
-    "whisper", "moonshine", "parakeet-ctc", "parakeet-rnnt", "fastconformer", "vits", "speecht5", "fastspeech2",
-    "mimi", "snac", "piper", "kokoro", "zipformer",
-)  # fmt: skip
+from gateway.triton.exported.families import FAMILIES
 
 
 def main() -> int:

@@ -76,8 +76,11 @@ def torch_run(graph: Graph, module: torch.nn.Module) -> Run:
     return run
 
 
-def ort_run(graph: Graph, path: Path, threads: int = 1) -> Run:
+def ort_run(graph: Graph, path: Path, threads: int = 1, *, optimised: bool = True) -> Run:
+    """`run` of a graph's cases in ONNX Runtime. Raises: ExportError when the file lacks an input."""
     options = onnxruntime.SessionOptions()
+    if not optimised:  # for a graph that is run a few times only
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     known = {tensor.name for tensor in session.get_inputs()}
@@ -110,7 +113,11 @@ def _to_onnx(export: GraphExport, cases: list[Case], path: Path) -> None:
                 opset_version=OPSET,
                 external_data=size > LARGE_BYTES,
                 verbose=False,
-                **({"dynamo": True, "dynamic_shapes": _dynamic(graph, module)} if export.dynamo else _traced(graph)),
+                **(
+                    {"dynamo": True, "dynamic_shapes": _dynamic(graph, module)}
+                    if export.dynamo
+                    else _traced(graph)
+                ),
             )
         except Exception as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
