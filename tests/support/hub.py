@@ -82,6 +82,7 @@ class Hub:
 
     async def __aenter__(self) -> Hub:
         hub = web.Application()
+        hub.router.add_get("/api/models/{owner}/{name}", self._info)
         hub.router.add_get("/api/models/{owner}/{name}/revision/{revision}", self._info)
         hub.router.add_get("/api/models/{owner}/{name}/tree/{revision}", self._tree)
         hub.router.add_get("/{owner}/{name}/resolve/{revision}/{path:.+}", self._resolve)
@@ -192,7 +193,7 @@ class Hub:
                     "X-Error-Message": f"Access to model {name} is restricted.",
                 },
             )
-        elif unquote(request.match_info["revision"]) not in (*found.revisions, found.commit):
+        elif unquote(request.match_info.get("revision", "main")) not in (*found.revisions, found.commit):
             answer = web.Response(
                 status=404, headers={"X-Error-Code": "RevisionNotFound", "X-Error-Message": "Invalid rev id"}
             )
