@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gateway.audio.pcm import rms_dbfs, to_float, to_int16
@@ -66,23 +66,31 @@ _ESPEAK = Cast(
 )
 
 
-async def user_speech(triton: str) -> tuple[Cast, list[bytes]]:
-    """The user's lines, spoken by the second voice: PCM16 at `RATE`. Raises Fault, TtsError."""
+async def user_speech(triton: str, assistant: str = "") -> tuple[Cast, list[bytes]]:
+    """The user's lines, spoken by the second voice: PCM16 at `RATE`. Raises Fault, TtsError.
+
+    assistant: the model that must be the assistant's voice; "" for the built-in cast.
+    """
     synthesizer = TritonSynthesizer(TtsSettings(uri=triton))
     try:
-        cast = _cast(await _voices(triton))
+        voices = await _voices(triton)
+        cast = (
+            _cast_around(assistant, voices)
+            if assistant
+            else _cast([one for its in voices.values() for one in its])
+        )
         return cast, [await _speak(synthesizer, cast.user, line.words) for line in cast.lines]
     finally:
         await synthesizer.close()
 
 
-async def _voices(triton: str) -> list[str]:
-    """Of every loaded model that speaks."""
+async def _voices(triton: str) -> dict[str, tuple[str, ...]]:
+    """Of every loaded model that speaks, by model."""
     channel = open_channel(triton)
     try:
         repository = Repository(channel)
         ready = [m.name for m in await repository.index(ready=True) if m.name.startswith("tts_")]
-        return [voice for name in ready for voice in (await repository.describe(name)).voices]
+        return {name: (await repository.describe(name)).voices for name in ready}
     except TritonError as error:
         raise Fault(str(error)) from None
     finally:
@@ -99,6 +107,17 @@ def _cast(voices: Sequence[str]) -> Cast:
     user, assistant = voices[-1], voices[0]
     remark = f"the user's voice is {user}, the assistant's is {assistant}"
     return Cast(user, assistant, remark, _ESPEAK.lines)
+
+
+def _cast_around(model: str, voices: Mapping[str, Sequence[str]]) -> Cast:
+    """The model's first voice, and whichever other one there is to speak to it."""
+    its = voices.get(model, ())
+    if not its:
+        raise Fault(f"{model} names no voices; `parley models status {model}` says more")
+    others = [voice for name, those in voices.items() if name != model for voice in those]
+    user = others[0] if others else its[-1]
+    remark = f"the assistant's voice is {its[0]} of {model}, the user's is {user}"
+    return Cast(user, its[0], remark, _FLITE.lines)
 
 
 async def _speak(synthesizer: TritonSynthesizer, voice: str, words: str) -> bytes:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -111,9 +112,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="scripts/demo", description="Start the stack, hold a spoken conversation with it, stay up."
     )
     parser.add_argument("--once", action="store_true", help="end after the conversation")
+    parser.add_argument(
+        "--models", metavar="PAIR", default="",
+        help="a pair of real models in place of the built-in ones, pulled on first use: small; "
+        "`parley models catalogue` lists what there is",
+    )  # fmt: skip
     options = parser.parse_args(arguments)
     try:
-        return asyncio.run(_run(once=options.once))
+        return asyncio.run(_run(once=options.once, pair=options.models))
     except (Fault, CallFailed, TtsError) as error:
         complain(str(error))
         return FAILED
@@ -121,13 +127,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED  # a second Ctrl-C
 
 
-async def _run(*, once: bool) -> int:
+async def _run(*, once: bool, pair: str = "") -> int:
     console = Console(highlight=False, soft_wrap=True)
 
     def say(sentence: str) -> None:
         console.print(f"[dim]{time.strftime('%H:%M:%S')}[/]  {escape(sentence)}")
 
     stopping = stop_event()
+    chosen = None
+    if pair:
+        from gateway.cli.demo_models import choose  # imported when it is used
+
+        choosing = asyncio.create_task(choose(pair, say))
+        if not await unless(stopping, choosing):
+            return INTERRUPTED
+        chosen = choosing.result()
+        os.environ.update(chosen.environment)  # the stack's processes read it too
     stack = Stack(load_settings(), say)
     path = endpoints.default_path()
     began = time.monotonic()
@@ -142,7 +157,7 @@ async def _run(*, once: bool) -> int:
         )
         watching = asyncio.create_task(stack.watch())
         try:
-            talking = asyncio.create_task(_converse(found, console))
+            talking = asyncio.create_task(_converse(found, console, chosen.tts if chosen else ""))
             if not await unless(stopping, talking):
                 return INTERRUPTED
             if once or not talking.result():
@@ -159,9 +174,9 @@ async def _run(*, once: bool) -> int:
     return OK
 
 
-async def _converse(found: dict[str, str], console: Console) -> bool:
+async def _converse(found: dict[str, str], console: Console, assistant: str) -> bool:
     """The conversation, its table and its recording; True when every turn got its reply."""
-    cast, speech = await user_speech(found["triton_grpc"])
+    cast, speech = await user_speech(found["triton_grpc"], assistant)
     console.print(f"            {cast.remark}\n")
     hello = ev.Hello(input_rate=_IN_RATE, output_rate=_OUT_RATE, configure=ev.Configure(voice=cast.assistant))
     async with VoiceClient(found["grpc"], hello) as client:

@@ -1,0 +1,73 @@
+"""`scripts/demo --models PAIR`: a recogniser and a voice of the catalogue in place of the built-in ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway.cli.common import Fault, load_settings
+from gateway.cli.models.bring import Brought, Exporter, bring
+from gateway.cli.models.catalogue import open_shelf
+from gateway.triton.exported.environment import cache_folder, run_export
+from gateway.triton.pulling.cache import make
+from gateway.triton.pulling.entries import Entry
+from gateway.triton.pulling.errors import PullError
+from gateway.triton.pulling.sources import of_entry
+
+_WITHOUT = "`scripts/demo` without --models needs no download"
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    asr: str
+    """Models, as the repository names them."""
+    tts: str
+    repository: Path
+    environment: dict[str, str]
+    """Settings with which the stack uses them."""
+
+
+async def choose(pair: str, say: Callable[[str], None], *, exporter: Exporter = run_export) -> Chosen:
+    """Pull and export what is not there yet, into a repository of its own below the cache. Raises: Fault."""
+    shelf = open_shelf()
+    repository = cache_folder() / "models"
+    try:
+        found = shelf.pair(pair)
+        make(repository)
+        asr, tts = shelf.entry(found.asr), shelf.entry(found.tts)
+        say(f"{found.asr} hears and {found.tts} speaks, in {repository}{_untested(asr, tts)}")
+        models = [
+            _front(await bring(of_entry(name, entry), repository=repository, exporter=exporter), entry.kind)
+            for name, entry in ((found.asr, asr), (found.tts, tts))
+        ]
+    except PullError as error:
+        raise Fault(f"{error}; {_WITHOUT}") from None
+    except Fault as fault:
+        raise Fault(f"{fault}; {_WITHOUT}", fault.code) from None
+    return Chosen(models[0], models[1], repository, _environment(models[0], models[1], repository))
+
+
+def _environment(asr: str, tts: str, repository: Path) -> dict[str, str]:
+    repositories = [str(one) for one in load_settings().triton.repositories]
+    if str(repository) not in repositories:
+        repositories.append(str(repository))
+    return {
+        "PARLEY_TRITON__REPOSITORIES": ",".join(repositories),
+        "PARLEY_MODELS__ASR": asr,
+        "PARLEY_MODELS__TTS": tts,
+        "PARLEY_ASR__MODEL": asr,
+        "PARLEY_TTS__MODEL": tts,
+    }
+
+
+def _front(brought: Brought, kind: str) -> str:
+    """The model that a session uses: the others are its graphs. Raises: Fault."""
+    for name in brought.models:
+        if name.startswith(f"{kind}_"):
+            return name
+    raise Fault(f"{brought.path} holds nothing of the kind {kind}_* that a session could use")
+
+
+def _untested(*entries: Entry) -> str:
+    return "" if all(entry.tested for entry in entries) else "; untested: nobody has run them with Parley yet"
