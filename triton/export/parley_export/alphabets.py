@@ -1,7 +1,7 @@
 """One pronunciation in the three ways models write it: misaki's IPA (Kokoro), espeak's (Piper), ARPAbet (FastSpeech2).
 
 misaki's symbols: https://github.com/hexgrad/misaki/blob/main/EN_PHONES.md (A I O Q W Y are diphthongs, ʤ ʧ
-affricates, ᵊ a schwa that may vanish, ᵻ a reduced i, ɾ a flap, stress before the vowel). ARPAbet: the phone
+affricates, ᵊ a schwa that may vanish, ᵻ a reduced i, ɾ a flapped t, stress before the vowel). ARPAbet: the phone
 set of CMUdict, a vowel followed by its stress 0, 1 or 2. espeak's: what `espeak-ng --ipa -v en-us` writes.
 """
 
@@ -42,6 +42,7 @@ _FROM_ARPABET = {
     "EY": "A", "AY": "I", "OW": "O", "AW": "W", "OY": "Y",
 }  # fmt: skip
 _BRITISH = {"æ": "a", "ɑ": "ɒ", "ɔ": "ɔː", "ɜɹ": "ɜː", "əɹ": "ə", "i": "iː", "u": "uː", "O": "Q"}
+ARPABET_VOWELS = tuple(_FROM_ARPABET)
 ALPHABETS = ("arpabet", "kokoro", "espeak")
 VOWELS = {
     "arpabet": [v + s for v in _FROM_ARPABET for s in "012"],
@@ -56,10 +57,8 @@ def is_spaced(alphabet: str) -> bool:
     return alphabet == "arpabet"
 
 
-def written(misaki: str, alphabet: str, word: str = "", british: bool = False) -> str:
+def written(misaki: str, alphabet: str, british: bool = False) -> str:
     """misaki's phonemes in an alphabet; ARPAbet's symbols separated by spaces.
-
-    word: its spelling; it tells whether a flap is a T or a D.
 
     Raises: ValueError for a symbol that misaki does not have.
     """
@@ -68,9 +67,7 @@ def written(misaki: str, alphabet: str, word: str = "", british: bool = False) -
     if alphabet == "espeak":
         return _replaced(misaki, _ESPEAK_GB if british else _ESPEAK_US)
     if alphabet == "arpabet":
-        return " ".join(
-            _arpabet(misaki, flap="D" if "d" in word.lower() and "t" not in word.lower() else "T")
-        )
+        return " ".join(_arpabet(misaki))
     raise ValueError(f"alphabet {alphabet!r} is not known; it is one of {', '.join(ALPHABETS)}")
 
 
@@ -91,7 +88,12 @@ def from_arpabet(phone: str, british: bool = False) -> str:
     return {"1": "ˈ", "2": "ˌ"}.get(stress, "") + vowel if vowel else ""
 
 
-def _arpabet(misaki: str, flap: str) -> list[str]:
+def as_british(misaki: str) -> str:
+    """American symbols in the British ones nearest to them, sound by sound."""
+    return _replaced(misaki, _BRITISH)
+
+
+def _arpabet(misaki: str) -> list[str]:
     phones, stress, at = [], "0", 0
     while at < len(misaki):
         symbol = misaki[at : at + 2] if misaki[at : at + 2] in _ARPABET_VOWELS else misaki[at]
@@ -102,7 +104,7 @@ def _arpabet(misaki: str, flap: str) -> list[str]:
             phones.append(_ARPABET_VOWELS[symbol] + stress)
             stress = "0"
         elif symbol in _ARPABET_CONSONANTS:
-            phone = flap if symbol == "ɾ" else _ARPABET_CONSONANTS[symbol]
+            phone = _ARPABET_CONSONANTS[symbol]
             phones += [phone] if phone else []
         else:
             raise ValueError(f"{symbol!r} (U+{ord(symbol):04X}) is no symbol of misaki's English")

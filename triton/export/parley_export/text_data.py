@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from parley_export.alphabets import VOWELS, from_arpabet, is_spaced, written
+from parley_export.alphabets import ARPABET_VOWELS, VOWELS, as_british, from_arpabet, is_spaced, written
 
 Symbols = Mapping[str, int | Sequence[int]]
 Files = dict[str, bytes]
@@ -32,16 +32,38 @@ _WEAK = {
 }
 """Words as they sound among others: before consonants, before vowels (as misaki says them)."""
 _HISSING, _VOICELESS = "szʃʒʤʧ", "ptkfθ"
-_ENDINGS: list[tuple[str, list[str], list[tuple[str, str]]]] = [
-    ("'s", [""], [(_HISSING, "ᵻz"), (_VOICELESS, "s"), ("", "z")]),
-    ("s", ["", "'"], [(_HISSING, "ᵻz"), (_VOICELESS, "s"), ("", "z")]),
-    ("es", [""], [(_HISSING, "ᵻz")]),
-    ("ed", ["e", ""], [("td", "ᵻd"), ("pkfθʃsʧ", "t"), ("", "d")]),
-    ("ing", ["e", ""], [("", "ɪŋ")]),
-    ("'ll", [""], [("", "ᵊl")]),
-    ("'d", [""], [("td", "ᵻd"), ("", "d")]),
-    ("'ve", [""], [("", "əv")]),
+_SAME, _LOST_E, _Y = ("", ""), ("", "e"), ("i", "y")
+_ENDINGS: list[tuple[str, list[tuple[str, str]], list[tuple[str, str]]]] = [
+    ("'s", [_SAME], [(_HISSING, "ᵻz"), (_VOICELESS, "s"), ("", "z")]),
+    ("s", [_SAME, ("", "'")], [(_HISSING, "ᵻz"), (_VOICELESS, "s"), ("", "z")]),
+    ("es", [_SAME], [(_HISSING, "ᵻz")]),
+    ("ed", [_LOST_E, _SAME], [("td", "ᵻd"), ("pkfθʃsʧ", "t"), ("", "d")]),
+    ("ing", [_LOST_E, _SAME], [("", "ɪŋ")]),
+    ("'ll", [_SAME], [("", "ᵊl")]),
+    ("'d", [_SAME], [("td", "ᵻd"), ("", "d")]),
+    ("'ve", [_SAME], [("", "əv")]),
+    ("ness", [_SAME, _Y], [("", "nəs")]),
+    ("less", [_SAME, _Y], [("", "ləs")]),
+    ("ment", [_SAME], [("", "mənt")]),
+    ("able", [_SAME, _LOST_E, _Y], [("", "əbᵊl")]),
+    ("ship", [_SAME], [("", "ʃˌɪp")]),
+    ("like", [_SAME], [("", "lˌIk")]),
+    ("ful", [_SAME, _Y], [("", "fᵊl")]),
+    ("ism", [_SAME, _LOST_E], [("", "ˌɪzᵊm")]),
+    ("ist", [_SAME, _LOST_E], [("", "ɪst")]),
+    ("ish", [_SAME, _LOST_E], [("", "ɪʃ")]),
+    ("est", [_SAME, _LOST_E, _Y], [("", "əst")]),
+    ("ers", [_SAME, _LOST_E, _Y], [("", "əɹz")]),
+    ("er", [_SAME, _LOST_E, _Y], [("", "əɹ")]),
+    ("ly", [_SAME, _Y], [("", "li")]),
+    ("y", [_SAME, _LOST_E], [("", "i")]),
 ]
+"""Spelling; what the rest ends with and what the word ends with instead; after which sounds, which are added."""
+_BEGINNINGS = {
+    "counter": "kˌWntəɹ", "under": "ˌʌndəɹ", "super": "sˌupəɹ", "inter": "ˌɪntəɹ", "multi": "mˌʌlti",
+    "micro": "mˌIkɹO", "over": "ˌOvəɹ", "anti": "ˌænti", "semi": "sˌɛmi", "non": "nˌɑn", "pre": "pɹi", "mis": "mɪs",
+    "dis": "dɪs", "sub": "sˌʌb", "out": "Wt", "un": "ˌʌn", "re": "ɹi",
+}  # fmt: skip
 _MARKS = {
     "arpabet": {";": ",", ":": ",", "—": ",", "–": ",", "…": "...", '"': "", "(": "", ")": ""},
     "kokoro": {"–": "—", '"': "", "[": "(", "]": ")"},
@@ -92,15 +114,20 @@ def text_files(
         "vowel_letters": "aeiouy",
         "article": "a",
         "marks": _marks(kind, symbols),
+        "beginnings": [
+            {"spelling": spelling, "sounds": _symbols(said, kind, british)}
+            for spelling, said in _BEGINNINGS.items()
+        ],
+        "weaker": {f"{v}1": f"{v}2" for v in ARPABET_VOWELS} if spaced else {"ˈ": "ˌ"},
         "endings": [
             {
                 "spelling": spelling,
-                "lost": lost,
+                "stems": [list(stem) for stem in stems],
                 "sounds": [
                     [_symbols(lasts, kind, each=True), _symbols(said, kind)] for lasts, said in sounds
                 ],
             }
-            for spelling, lost, sounds in _ENDINGS
+            for spelling, stems, sounds in _ENDINGS
         ],
     }
     files[f"{prefix}lexicon.txt.gz"] = lexicon(kind, british)
@@ -178,7 +205,7 @@ def lexicon(alphabet: str, british: bool = False) -> bytes:
     """misaki's dictionaries as a lexicon: gzip'd lines `word TAB sounds [TAB sounds before a vowel]`."""
     lines = []
     for word, misaki in pronunciations(british).items():
-        said = [written(sounds, alphabet, word, british) for sounds in _WEAK.get(word, (misaki,))]
+        said = [written(sounds, alphabet, british) for sounds in _WEAK.get(word, (misaki,))]
         lines.append("\t".join([word, *dict.fromkeys(said)]).encode() + b"\n")
     lines.sort(key=lambda line: line.split(b"\t", 1)[0])
     return gzip.compress(b"".join(lines), 9, mtime=0)
@@ -211,11 +238,11 @@ def letters(alphabet: str, british: bool = False) -> bytes:
     return packed.getvalue()
 
 
-def _symbols(misaki: str, alphabet: str, each: bool = False) -> list[str]:
+def _symbols(misaki: str, alphabet: str, british: bool = False, each: bool = False) -> list[str]:
     """In an alphabet; each: the last symbol of every one by itself, as a word may end."""
     if each:
         return list(dict.fromkeys(_symbols(symbol, alphabet)[-1] for symbol in misaki))
-    said = written(misaki, alphabet)
+    said = written(as_british(misaki) if british else misaki, alphabet, british=british)
     return said.split() if is_spaced(alphabet) else list(said)
 
 

@@ -31,7 +31,7 @@ def phonemes(
     settings: Mapping[str, Any], ids: Ids, expand: Callable[[str], str], words: Words
 ) -> Callable[[str], NDArray[np.int64]]:
     """settings: `space`: the symbol between words ("" for none); `marks`: punctuation to the symbol said for
-    it; `vowels`: the symbols that a vowel begins with; `article`: the word that is a letter's name, too
+    it ("" for none); `vowels`: the symbols that a vowel begins with; `article`: the word that is a letter's name, too
     ("a"): as a capital it is the article where a longer word follows."""
     space = str(settings.get("space", ""))
     vowels = frozenset(settings.get("vowels", ()))
@@ -49,9 +49,9 @@ def _pieces(text: str, settings: Mapping[str, Any], words: Words) -> Iterator[_P
     tokens = _TOKEN.findall(text)
     for index, token in enumerate(tokens):
         if token in marks:
-            symbol = (marks[token],) if marks[token] else ()
-            yield _Piece(Sounds(symbol, symbol), spaced and token in "—–(“")
-            spaced = False
+            if marks[token]:
+                yield _Piece(Sounds((marks[token],), (marks[token],)), spaced and token in "—–(“")
+                spaced = False
         elif token.isspace() or token in _SILENT:
             spaced = True
         elif token[0].isalpha():

@@ -1,4 +1,4 @@
-"""How a word is said: by the lexicon, as another form of a word in it, letter by letter, or by its letters' sounds."""
+"""How a word is said: by the lexicon, as a form or a compound of words in it, letter by letter, or by its letters' sounds."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ LONGEST_WORD = 60
 SHORT_CAPITALS = 5
 """Up to so many letters, a word in capitals that no lexicon has is spelled."""
 
+SHORT_PART = 3
+"""Letters of a compound's shorter half."""
+
 
 class Words:
     """Safe in any thread."""
@@ -26,11 +29,15 @@ class Words:
         settings: Mapping[str, Any],
         guess: Callable[[str], tuple[str, ...]] | None,
     ) -> None:
-        """settings: `endings`: what an ending adds to a word's sounds, [{"spelling": "ed", "lost": ["e", ""],
-        "sounds": [[[last symbols…], [symbols…]], …]}, …], `lost` being letters that the word has without it;
-        `vowel_letters`: a word without any of them is spelled. guess: letters to sounds, lower case."""
+        """settings: `endings`, what an ending adds to the sounds of a word: [{"spelling": "ed", "stems": [["", "e"],
+        …], "sounds": [[[last symbols…], [symbols…]], …]}, …], where `stems` is what the rest ends with and what the
+        word ends with instead; `beginnings`: [{"spelling", "sounds"}, …]; `weaker`: the symbols of full stress to
+        those of less, for the second half of a compound; `vowel_letters`: a word without any is spelled.
+        guess: letters to sounds, lower case."""
         self._lexicon = lexicon
         self._endings: Sequence[Mapping[str, Any]] = settings.get("endings", ())
+        self._beginnings: Sequence[Mapping[str, Any]] = settings.get("beginnings", ())
+        self._weaker: Mapping[str, str] = settings.get("weaker", {})
         self._vowels = frozenset(settings.get("vowel_letters", ""))
         self._guess = guess
         self.find = lru_cache(REMEMBERED)(self._find)
@@ -54,10 +61,13 @@ class Words:
             return ()
         if self._is_spelled(letters):
             return self._spelled(letters)
+        composed = self._composed(word.lower())
+        if composed is not None:
+            return (composed,)
         if self._guess is None:
             return self._spelled(letters)
         guessed = self._guess(word.lower())
-        return (Sounds(guessed, guessed),) if guessed else self._spelled(letters)
+        return (_whole(guessed),) if guessed else self._spelled(letters)
 
     def _known(self, word: str) -> Sounds | None:
         for form in dict.fromkeys((word, word.lower(), word.capitalize())):
@@ -71,16 +81,33 @@ class Words:
         return None
 
     def _with_ending(self, word: str, ending: Mapping[str, Any]) -> Sounds | None:
-        stem = word[: -len(ending["spelling"])] if word.lower().endswith(ending["spelling"]) else ""
-        if len(stem) < 2:
+        rest = word[: -len(ending["spelling"])] if word.lower().endswith(ending["spelling"]) else ""
+        if len(rest) < 2:
             return None
-        for lost in ending.get("lost", ("",)):
-            form = stem + lost
+        for old, new in ending["stems"]:
+            if not rest.endswith(old):
+                continue
+            form = rest.removesuffix(old) + new
             for known in dict.fromkeys((form, form.lower(), form.capitalize())):
                 sounds = self._lexicon.find(known)
                 added = sounds and _added(ending["sounds"], sounds.symbols[-1])
                 if sounds is not None and added is not None:
-                    return Sounds(sounds.symbols + added, sounds.symbols + added)
+                    return _whole(sounds.symbols + added)
+        return None
+
+    def _composed(self, word: str) -> Sounds | None:
+        """A known word after a beginning, or two known words, cut as near to the middle as can be."""
+        for beginning in self._beginnings:
+            rest = word.removeprefix(beginning["spelling"])
+            sounds = self._known(rest) if rest != word and len(rest) > SHORT_PART else None
+            if sounds is not None:
+                return _whole((*beginning["sounds"], *sounds.symbols))
+        cuts = range(SHORT_PART, len(word) - SHORT_PART + 1)
+        for cut in sorted(cuts, key=lambda cut: abs(2 * cut - len(word))):
+            first = self._lexicon.find(word[:cut])
+            second = self._known(word[cut:]) if first is not None else None
+            if first is not None and second is not None:
+                return _whole(first.symbols + tuple(self._weaker.get(s, s) for s in second.symbols))
         return None
 
     def _is_spelled(self, letters: str) -> bool:
@@ -90,6 +117,10 @@ class Words:
     def _spelled(self, letters: str) -> tuple[Sounds, ...]:
         names = (self._lexicon.find(letter.upper()) for letter in letters)
         return tuple(name for name in names if name is not None)
+
+
+def _whole(symbols: tuple[str, ...]) -> Sounds:
+    return Sounds(symbols, symbols)
 
 
 def _added(sounds: Sequence[Sequence[Sequence[str]]], last: str) -> tuple[str, ...] | None:

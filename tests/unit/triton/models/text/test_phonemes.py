@@ -15,19 +15,21 @@ from gateway.triton.models.text import load_text
 from gateway.triton.models.voices import Refused
 from tests.unit.triton.models.text.folder import TextFolderOf, lexicon, speaker
 
-SYMBOLS = " .,?—ðəiɐAdɔɡzsɪktɛʧbˈmjnuhOwlI"
+SYMBOLS = " .,?—ðəiɐAdɔɡzsɪktɛʧbˈmjnuhOwlIˌ"
 SETTINGS: dict[str, Any] = {
     "kind": "phonemes", "space": " ", "article": "a", "vowel_letters": "aeiouy", "vowels": list("ˈəiɐAɔɪɛuO"),
-    "marks": {".": ".", ",": ",", "?": "?", "—": "—", "–": "—", "!": ".", "(": ""},
+    "marks": {".": ".", ",": ",", "?": "?", "—": "—", "–": "—", "!": ".", "(": "", ")": ""},
     "endings": [
-        {"spelling": "'s", "lost": [""], "sounds": [[["s", "z", "ʧ"], ["ɪ", "z"]], [["t", "k"], ["s"]], [[], ["z"]]]},
-        {"spelling": "s", "lost": ["", "'"], "sounds": [[["s", "z", "ʧ"], []], [["t", "k"], ["s"]], [[], ["z"]]]},
-        {"spelling": "ing", "lost": ["e", ""], "sounds": [[[], ["ɪ", "n"]]]},
+        {"spelling": "'s", "stems": [["", ""]], "sounds": [[["s", "z", "ʧ"], ["ɪ", "z"]], [["t", "k"], ["s"]], [[], ["z"]]]},
+        {"spelling": "s", "stems": [["", ""]], "sounds": [[["s", "z", "ʧ"], []], [["t", "k"], ["s"]], [[], ["z"]]]},
+        {"spelling": "ing", "stems": [["", "e"], ["", ""]], "sounds": [[[], ["ɪ", "n"]]]},
+        {"spelling": "ly", "stems": [["i", "y"]], "sounds": [[[], ["l", "i"]]]},
     ],
+    "beginnings": [{"spelling": "un", "sounds": ["A", "n"]}], "weaker": {"ˈ": "ˌ"},
 }  # fmt: skip
 WORDS = (
     "the\tðə\tði", "a\tɐ", "A\tˈA", "dog\tdˈɔɡ", "cat\tkˈAt", "oak\tˈOk", "B\tbˈi", "M\tˈɛm", "I\tˈI",
-    "two\ttˈu", "bite\tbˈIt", "Dan\tdˈAn", "bit\tbˈɪt",
+    "two\ttˈu", "bite\tbˈIt", "Dan\tdˈAn", "bit\tbˈɪt", "catty\tkˈAti",
 )  # fmt: skip
 
 
@@ -42,7 +44,10 @@ def _said(tmp_path: Path, text: str) -> str:
         ("A dog. Bit A. A B M", "ɐ dˈɔɡ. bˈɪt ˈA. ˈA bˈi ˈɛm"),
         ("2 dogs!", "tˈu dˈɔɡz."),
         ("dan's DOG's cat's CATS", "dˈAnz dˈɔɡz kˈAts kˈAts"),
-        ("biting the (dog)", "bˈItɪn ðə dˈɔɡ"),
+        ("biting (the) (dog), (cat)", "bˈItɪn ðə dˈɔɡ, kˈAt"),
+        ("catdogs oakcat", "kˈAtdˌɔɡz ˈOkkˌAt"),
+        ("unbiting", "AnbˈItɪn"),
+        ("cattily", "kˈAtili"),
         ("IBM", "ˈI bˈi ˈɛm"),
         ("dogCat", "dˈɔɡ kˈAt"),
         ("dog-cat", "dˈɔɡ kˈAt"),
