@@ -171,5 +171,5 @@ def load(folder: Folder) -> StreamingRecogniser:
             frame_ms=float(front["encoder_frame_ms"]),
             tail_s=float(front.get("tail_s", 0.0)),
         )
-    except (KeyError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise GraphError(f"front.json of a streaming recogniser: {error}") from None
