@@ -107,7 +107,8 @@ async def _exported(
     ]  # fmt: skip
     if revision := str(pulled.record.get("revision") or ""):
         arguments += ["--revision", revision]
-    for key, value in wanted.options.items():
+    own = {part: str(pulled.path / part) for part in wanted.parts}
+    for key, value in {**own, **wanted.options}.items():
         arguments += ["--option", f"{key}={value}"]
     try:
         code = await exporter(arguments)

@@ -52,7 +52,7 @@ class Entry(_Strict):
     files: tuple[Text, ...] = ()
     """Names or patterns (`*`) of what is needed; none: by Parley's own rule."""
     parts: dict[Name, Text] = {}
-    """Further sources that belong to it, each into a folder of this name."""
+    """Further sources that belong to it, each into a folder of this name, which the export gets as its option."""
     sha256: dict[Text, Sha256] = {}
     """Of files, by their path."""
     size_mb: float | None = Field(None, gt=0)
@@ -148,7 +148,9 @@ def load_entries(file: Path) -> Entries:
             raise CatalogueError(f"{file} is longer than any catalogue")
         told = yaml.load(file.read_text("utf-8"), _Loader)  # a SafeLoader
     except OSError as error:
-        raise CatalogueError(f"the catalogue {file} cannot be read: {error.strerror}") from None
+        raise CatalogueError(
+            f"the catalogue {file} cannot be read: {(error.strerror or str(error)).lower()}"
+        ) from None
     except UnicodeDecodeError:
         raise CatalogueError(f"the catalogue {file} is not UTF-8 text") from None
     except yaml.MarkedYAMLError as error:

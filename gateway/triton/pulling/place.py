@@ -41,6 +41,8 @@ def place(
         raise PullError(f"it holds {len(folders)} models, so one name will not do: pull it without --name")
     names = {one: name or _own_name(one, fallback if len(folders) == 1 else "") for one in folders}
     for chosen in names.values():
+        if list(names.values()).count(chosen) > 1:
+            raise PullError(f"it holds two models called {chosen}: rename one, and its folder, before")
         if not _NAME.fullmatch(chosen):
             raise PullError(f"{chosen!r} is no name for a model; give one with --name")
     if not repository.is_dir():
