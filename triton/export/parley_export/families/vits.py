@@ -42,13 +42,8 @@ SECONDS_A_TOKEN = 0.035
 
 def export(checkpoint: Checkpoint, options: Mapping[str, str]) -> Exported:
     """Raises: ExportError."""
-    speakers = int(options.get("speakers", "1"))
-    chosen = {"num_speakers": speakers, "speaker_embedding_size": 16 if speakers > 1 else 0}
-    plain = options.get("durations", "") == "plain"
-    small = {**SMALL, **chosen, "use_stochastic_duration_prediction": not plain}
-    config = checkpoint.config(VitsConfig, small)
-    model = checkpoint.model(VitsModel, config, enliven=enliven)
-    vits_graphs.without_weight_norm(model)
+    model = model_of(checkpoint, options)
+    config = model.config
     hop = int(np.prod(config.upsample_rates))
     flow, decoder = windowings(model, hop, options)
 
@@ -72,8 +67,8 @@ def export(checkpoint: Checkpoint, options: Mapping[str, str]) -> Exported:
             "speaking_rate": config.speaking_rate,
             "noise_scale": config.noise_scale,
             "noise_scale_duration": config.noise_scale_duration,
-            "flow_windows": _told(flow),
-            "decoder_windows": _told(decoder),
+            "flow_windows": told(flow),
+            "decoder_windows": told(decoder),
             "voices": voices,
             **({"seed": int(options["seed"])} if "seed" in options else {}),
         },
@@ -82,6 +77,17 @@ def export(checkpoint: Checkpoint, options: Mapping[str, str]) -> Exported:
         license=options.get("license") or license_of(checkpoint),
         front_reference=references,
     )
+
+
+def model_of(checkpoint: Checkpoint, options: Mapping[str, str]) -> Any:
+    """The VitsModel, with plain weights. Raises: ExportError."""
+    speakers = int(options.get("speakers", "1"))
+    small = {
+        **SMALL, "num_speakers": speakers, "speaker_embedding_size": 16 if speakers > 1 else 0,
+        "use_stochastic_duration_prediction": options.get("durations", "") != "plain",
+    }  # fmt: skip
+    model = checkpoint.model(VitsModel, checkpoint.config(VitsConfig, small), enliven=enliven)
+    return vits_graphs.without_weight_norm(model)
 
 
 def windowings(model: Any, hop: int, options: Mapping[str, str]) -> tuple[Windowing, Windowing]:
@@ -100,15 +106,20 @@ def windowings(model: Any, hop: int, options: Mapping[str, str]) -> tuple[Window
     try:
         left, right = receptive_field(audio, (config.flow_size,), hop)
         before, after = receptive_field(latents, (config.flow_size,), 1)
-        first, later = (
-            -(-int(options.get(key, str(usual))) * config.sampling_rate // (1000 * hop))
-            for key, usual in (("first_ms", FIRST_MS), ("later_ms", LATER_MS))
-        )
-        windows = Windowing(hop, left, right, max(first, 1), max(later, first, 1), GRAIN)
+        windows = decoder_windows(hop, left, right, config.sampling_rate, options)
         # One window of the flow is enough for the first one of the decoder.
         return Windowing(1, before, after, windows.size(0), max(FLOW_FRAMES, windows.size(0)), GRAIN), windows
     except ValueError as error:
         raise ExportError(f"this VITS cannot be windowed: {error}") from None
+
+
+def decoder_windows(hop: int, left: int, right: int, rate: int, options: Mapping[str, str]) -> Windowing:
+    """By the options first_ms and later_ms. Raises: ValueError."""
+    first, later = (
+        math.ceil(int(options.get(key, usual)) * rate / (1000 * hop))
+        for key, usual in (("first_ms", FIRST_MS), ("later_ms", LATER_MS))
+    )
+    return Windowing(hop, left, right, max(first, 1), max(later, first, 1), GRAIN)
 
 
 def enliven(model: Any) -> None:
@@ -193,5 +204,6 @@ def _graphs(model: Any, flow: Windowing, decoder: Windowing) -> list[GraphExport
     ]
 
 
-def _told(windows: Windowing) -> dict[str, int]:
+def told(windows: Windowing) -> dict[str, int]:
+    """As front.json has them."""
     return {name: getattr(windows, name) for name in ("hop", "left", "right", "first", "later", "grain")}

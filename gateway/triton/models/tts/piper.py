@@ -1,0 +1,145 @@
+"""Ready-made Piper voices: one graph up to the latents and one from there to audio, or one for all.
+
+Such a voice drew its noise itself; its exporter has made inputs of that. How much it takes is known only when
+the durations are, so it is given more than it will need, and once more where that was not enough.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gateway.triton.models.exported import Folder
+from gateway.triton.models.graphs import GraphError
+from gateway.triton.models.text import load_text
+from gateway.triton.models.tts.vits import (
+    PIECE_CHARS,
+    Heard,
+    Ids,
+    Samples,
+    Speaker,
+    can_be_said,
+    fixed_seed,
+    read_speakers,
+    to_int16,
+)
+from gateway.triton.models.tts.windows import Windowing, Windows
+from gateway.triton.models.voices import Voice
+
+SPARE = 1.5
+"""How much more noise is given than the voice's exporter saw a token take."""
+TRIES = 3
+"""Noise for the durations, noise for what they say, and once more for a graph that draws in another order."""
+MOST_VALUES = 1 << 25
+"""Of one noise: three hours of speech. More is a broken graph's wish."""
+
+
+class NoiseInput(NamedTuple):
+    """One of front.json's noise."""
+
+    name: str
+    size: str
+    """The output that says how many values it took."""
+    uniform: bool
+    a_token: float
+    """Values that a token was seen to take at the usual speed."""
+
+    def draw(self, seed: int, index: int, count: int) -> NDArray[np.float32]:
+        """More of the same seed begins with the same values. index: of the input, each has its own noise."""
+        rng = np.random.default_rng([seed, index])
+        return rng.random(count, np.float32) if self.uniform else rng.standard_normal(count, np.float32)
+
+
+class Piper:
+    """`Engine` of an imported Piper voice."""
+
+    threads = len(os.sched_getaffinity(0))
+    rests = True
+    piece_chars = PIECE_CHARS
+
+    def __init__(self, folder: Folder) -> None:
+        """Raises: GraphError."""
+        front = folder.front
+        self.rate = int(front["sample_rate"])
+        self.speakers = {one.voice.name: one for one in read_speakers(front["voices"])}
+        self.voices = tuple(one.voice for one in self.speakers.values())
+        self._say = load_text(folder)
+        self._graph = folder.graph("voice")
+        self._generator = folder.graph("generator") if "generator" in front["graphs"] else None
+        self._windows = Windowing.of(front["windows"]) if self._generator else None
+        self._conditions = [str(name) for name in front.get("conditions", ())]
+        self._scales = [float(front[key]) for key in ("noise_scale", "length_scale", "noise_w")]
+        self._noise = [NoiseInput(**one) for one in front["noise"]]
+        self._seed = fixed_seed(folder)
+
+    def synthesize(self, text: str, voice: Voice, speed: float, heard: Heard) -> None:
+        if not can_be_said(text):
+            return
+        seed = self._seed if self._seed is not None else int(np.random.default_rng().integers(1 << 31))
+        for samples in self._stream(self._say(text), self.speakers[voice.name], speed, seed):
+            if not heard(to_int16(samples)):
+                return
+
+    def audio(self, said: str | Ids, seed: int, voice: str = "", speed: float = 1.0) -> Samples:
+        """All of a text or of its tokens, as the graphs make it: no level set, nothing trimmed."""
+        ids = self._say(said) if isinstance(said, str) else said
+        return np.concatenate(
+            list(self._stream(ids, self.speakers[voice or self.voices[0].name], speed, seed))
+        )
+
+    def _stream(self, ids: Ids, speaker: Speaker, speed: float, seed: int) -> Iterator[Samples]:
+        noise, length, durations = self._scales
+        feeds: dict[str, NDArray[Any]] = {
+            "input": ids[None],
+            "input_lengths": np.array([len(ids)], np.int64),
+            "scales": np.array([noise, length / speed, durations], np.float32),
+        }
+        if "sid" in self._graph.spec.input_names:
+            feeds["sid"] = np.array([speaker.number], np.int64)
+        made = self._with_noise(feeds, len(ids) * max(1.0, 1.0 / speed), seed)
+        if self._generator is None or self._windows is None:
+            yield made["output"].reshape(-1)
+            return
+        generator = self._generator
+        conditions = {name: made[name] for name in self._conditions}
+
+        def audio_of(window: NDArray[Any]) -> NDArray[np.float32]:
+            audio: NDArray[np.float32] = generator.run({"latents": window[None], **conditions})["audio"]
+            return audio.reshape(-1)
+
+        yield from Windows(audio_of, self._windows).stream(made["latents"][0])
+
+    def _with_noise(
+        self, feeds: dict[str, NDArray[Any]], tokens: float, seed: int
+    ) -> dict[str, NDArray[Any]]:
+        """Raises: GraphError where the graph is never content."""
+        given = [int(SPARE * one.a_token * tokens) + 1 for one in self._noise]
+        for _ in range(TRIES):
+            drawn = {
+                one.name: one.draw(seed, index, count)
+                for index, (one, count) in enumerate(zip(self._noise, given, strict=True))
+            }
+            made = self._graph.run({**feeds, **drawn})
+            taken = [int(made[one.size].reshape(-1)[0]) for one in self._noise]
+            if all(need <= count for need, count in zip(taken, given, strict=True)):
+                return made
+            given = enough(given, taken)
+        raise GraphError(f"the voice asked for more noise {TRIES} times, at last for {max(taken)} values")
+
+
+def load(folder: Folder) -> Piper:
+    """Raises: GraphError."""
+    return Piper(folder)
+
+
+def enough(given: Sequence[int], taken: Sequence[int]) -> list[int]:
+    """How many values to give next. Raises: GraphError beyond all reason."""
+    if max(taken) > MOST_VALUES:
+        raise GraphError(
+            f"the voice asks for {max(taken)} values of noise; at most {MOST_VALUES} are given: send less text"
+        )
+    return [max(count, need) for count, need in zip(given, taken, strict=True)]
