@@ -9,6 +9,7 @@ with CodecLlm(order_size=7, codebook_size=64) as llm:
 from __future__ import annotations
 
 import json
+import select
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -46,7 +47,10 @@ class CodecLlm:
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.asked, self.hung_up, self.release = threading.Event(), threading.Event(), threading.Event()
-        self.open = 0
+        self.idle = threading.Event()
+        """No request is being answered."""
+        self.idle.set()
+        self._open = 0
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._server = _Server(("127.0.0.1", 0), _handler(self))
@@ -65,11 +69,15 @@ class CodecLlm:
         ]
 
     def answer(
-        self, body: dict[str, Any], send: Callable[[str | None], None], end: Callable[[], None]
+        self,
+        body: dict[str, Any],
+        send: Callable[[str | None], None],
+        end: Callable[[], None],
+        wait: Callable[[], None],
     ) -> None:
-        """send: a piece of text, None at the end; end: the connection is cut."""
+        """send: a piece of text, None at the end; end: the connection is cut; wait: until the client has gone."""
         if self.mode == "stuck":
-            self.release.wait(30)
+            wait()
             return None
         if self.mode == "words":
             for word in ["I", "cannot", "sing", "that", "song", "."]:
@@ -80,7 +88,7 @@ class CodecLlm:
         for token in self.tokens(2 if partial else min(count, 4000)):
             send(token)
         if self.mode == "stalls":
-            self.release.wait(30)
+            wait()
         elif self.mode == "cut":
             end()
         elif self.mode == "error":
@@ -108,7 +116,8 @@ class CodecLlm:
 
     def count(self, change: int) -> None:
         with self._lock:
-            self.open += change
+            self._open += change
+            (self.idle.clear if self._open else self.idle.set)()
 
 
 class _Server(ThreadingHTTPServer):
@@ -154,7 +163,7 @@ def _handler(llm: CodecLlm) -> type[BaseHTTPRequestHandler]:
             if llm.mode == "html":
                 self._chunk(b"data: <html>log in</html>\n\n")
                 return self._chunk(b"")
-            return llm.answer(body, self._send, self._cut)
+            return llm.answer(body, self._send, self._cut, self._wait)
 
         def _send(self, text: str | None) -> None:
             if text is None:
@@ -171,6 +180,11 @@ def _handler(llm: CodecLlm) -> type[BaseHTTPRequestHandler]:
             self.close_connection = True
             self.connection.close()
             raise OSError("cut")
+
+        def _wait(self) -> None:
+            while not llm.release.is_set():
+                if select.select([self.connection], [], [], 0.05)[0]:
+                    raise OSError("the client has gone")
 
         def _chunk(self, data: bytes) -> None:
             self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
