@@ -12,10 +12,13 @@ from gateway.settings import TtsSettings
 from gateway.speak.triton_tts import TritonSynthesizer
 from gateway.triton.channel import open_channel
 from gateway.triton.errors import TritonError
+from gateway.triton.model_info import ModelInfo
 from gateway.triton.repository import Repository
+from gateway.triton.routing.languages import base_language
 
 RATE = 16_000
 """Hz of the user's speech."""
+_LANGUAGE = "en"
 _QUIET_DBFS = -45.0
 """Below this the user's voice has ended: synthesised speech trails off into silence."""
 
@@ -84,17 +87,25 @@ async def user_speech(triton: str, assistant: str = "") -> tuple[Cast, list[byte
         await synthesizer.close()
 
 
-async def _voices(triton: str) -> dict[str, tuple[str, ...]]:
-    """Of every loaded model that speaks, by model."""
+async def _voices(triton: str) -> dict[str, list[str]]:
+    """For the demo's language, of every loaded model that speaks, by model."""
     channel = open_channel(triton)
     try:
         repository = Repository(channel)
         ready = [m.name for m in await repository.index(ready=True) if m.name.startswith("tts_")]
-        return {name: (await repository.describe(name)).voices for name in ready}
+        return {name: _speaking(await repository.describe(name)) for name in ready}
     except TritonError as error:
         raise Fault(str(error)) from None
     finally:
         await channel.close()
+
+
+def _speaking(model: ModelInfo) -> list[str]:
+    """Its voices for the demo's language, of whatever region."""
+    if len(model.voice_languages) != len(model.voices):
+        return list(model.voices)
+    tags = zip(model.voices, model.voice_languages, strict=True)
+    return [voice for voice, tag in tags if base_language(tag) == _LANGUAGE]
 
 
 def _cast(voices: Sequence[str]) -> Cast:
@@ -113,7 +124,9 @@ def _cast_around(model: str, voices: Mapping[str, Sequence[str]]) -> Cast:
     """The model's first voice, and whichever other one there is to speak to it."""
     its = voices.get(model, ())
     if not its:
-        raise Fault(f"{model} names no voices; `parley models status {model}` says more")
+        raise Fault(
+            f"{model} names no voice for {_LANGUAGE}, which the demo is in; `parley models status {model}` says more"
+        )
     others = [voice for name, those in voices.items() if name != model for voice in those]
     user = others[0] if others else its[-1]
     remark = f"the assistant's voice is {its[0]} of {model}, the user's is {user}"

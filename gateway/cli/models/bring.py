@@ -86,7 +86,7 @@ async def _placed(
     stem = archives.stem(str(pulled.record.get("source", "")).rstrip("/").rpartition("/")[2])
     names = await in_thread(place, folders, repository, name=name, fallback=stem, record=pulled.record)
     watch.say(f"{', '.join(names)} in {repository}")
-    if code := brings_code(folders):
+    if code := brings_code([repository / one for one in names]):
         watch.say(
             f"brings code that Triton will run with the rights of its own process: {', '.join(code[:3])}"
             + (f" and {len(code) - 3} more" if len(code) > 3 else "")
