@@ -50,7 +50,7 @@ def _pieces(text: str, settings: Mapping[str, Any], words: Words) -> Iterator[_P
     for index, token in enumerate(tokens):
         if token in marks:
             if marks[token]:
-                yield _Piece(Sounds((marks[token],), (marks[token],)), spaced and token in "—–(“")
+                yield _Piece(Sounds((marks[token],), (marks[token],)), spaced and marks[token] in "—(“")
                 spaced = False
         elif token.isspace() or token in _SILENT:
             spaced = True
