@@ -94,6 +94,13 @@ def stripped(ids: Sequence[int], prompt: Sequence[int], eos: Sequence[int]) -> l
     return text
 
 
+def settling(checkpoint: Checkpoint, options: Mapping[str, str]) -> dict[str, Any]:
+    """For front.json, option agreement: how many decodes must agree on a word before it is stable. What random weights
+    write does not settle as more is heard: none is."""
+    agreement = options.get("agreement", "0" if checkpoint.is_random else "")
+    return {"agreement": int(agreement)} if agreement else {}
+
+
 def license_of(checkpoint: Checkpoint, default: str = "LicenseRef-unknown") -> tuple[str, str]:
     """(SPDX expression, text) of a checkpoint: what its model card's head and its LICENSE say."""
     if checkpoint.folder is None:

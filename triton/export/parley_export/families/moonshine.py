@@ -23,7 +23,7 @@ from parley_export.checkpoint import Checkpoint
 from parley_export.exported import Exported, GraphExport
 from parley_export.families import moonshine_ready
 from parley_export.seq2seq import attend, causal, padding, pick, split
-from parley_export.seq2seq_front import Decoding, license_of, number, reference, stripped
+from parley_export.seq2seq_front import Decoding, license_of, number, reference, settling, stripped
 from parley_export.tokens import made_vocabulary, tokens_file
 
 RATE = 16_000
@@ -52,7 +52,7 @@ class Encoder(nn.Module):
 
     def forward(self, audio: torch.Tensor, samples: torch.Tensor) -> tuple[torch.Tensor, ...]:
         encoder = self.encoder
-        first, second, third = lengths(samples)
+        first, _, third = lengths(samples)
         hidden = _normed(torch.tanh(encoder.conv1(audio.unsqueeze(1))), first, encoder.groupnorm)
         hidden = nn.functional.gelu(encoder.conv2(hidden))
         hidden = nn.functional.gelu(encoder.conv3(hidden)).transpose(1, 2)
@@ -172,6 +172,7 @@ def export(checkpoint: Checkpoint, options: Mapping[str, str]) -> Exported:
             "decoder": "seq2seq",
             "decoding": decoding.told(),
             "beam": int(number(options, "beam", 1)),
+            **settling(checkpoint, options),
         },
         files={"tokens.json": tokens},
         parameters={"languages": options.get("language", "en"), "sample_rate": str(RATE)},

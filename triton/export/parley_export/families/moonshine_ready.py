@@ -23,7 +23,7 @@ from gateway.triton.exported.description import Axis, Graph, Tensor
 from gateway.triton.exported.reference import Case, Feeds
 from parley_export.checkpoint import Checkpoint, ExportError
 from parley_export.exported import Exported, GraphExport
-from parley_export.seq2seq_front import Decoding, license_of, number, reference
+from parley_export.seq2seq_front import Decoding, license_of, number, reference, settling
 from parley_export.tokens import tokens_file
 
 RATE = 16_000
@@ -45,7 +45,8 @@ def export(checkpoint: Checkpoint, options: Mapping[str, str]) -> Exported:
     folder = checkpoint.folder
     assert folder is not None
     encoder, decoder = _file(folder, "encoder_model"), _file(folder, "decoder_model_merged")
-    assert encoder is not None and decoder is not None
+    assert encoder is not None
+    assert decoder is not None
     sessions = _session(encoder), _session(decoder)
     max_s = number(options, "max_s", 30.0)
     described = _encoder(sessions[0], max_s), _decoder(sessions[1], max_s)
@@ -72,7 +73,7 @@ def export(checkpoint: Checkpoint, options: Mapping[str, str]) -> Exported:
         ],
         front={
             "kind": "buffered", "decoder": "seq2seq", "decoding": decoding.told(),
-            "beam": int(number(options, "beam", 1)),
+            "beam": 1, **settling(checkpoint, options),
         },
         files={"tokens.json": tokens},
         parameters={"languages": options.get("language", "en"), "sample_rate": str(RATE)},

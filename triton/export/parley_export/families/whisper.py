@@ -27,7 +27,7 @@ from parley_export.checkpoint import Checkpoint
 from parley_export.exported import Exported, GraphExport
 from parley_export.features import feature_settings
 from parley_export.seq2seq import attend, causal, pick, split
-from parley_export.seq2seq_front import Decoding, license_of, number, reference, stripped
+from parley_export.seq2seq_front import Decoding, license_of, number, reference, settling, stripped
 from parley_export.tokens import made_vocabulary, tokens_file
 
 FRAME_S = 0.02
@@ -74,20 +74,20 @@ class Decoder(nn.Module):
         positions, bias = causal(past[0], ids.shape[1])
         hidden = decoder.embed_tokens(ids) * decoder.embed_scale + decoder.embed_positions.weight[positions]
         present, seen = [], []
-        for number, layer in enumerate(decoder.layers):
+        for at, layer in enumerate(decoder.layers):
             own = layer.self_attn
             asked = layer.self_attn_layer_norm(hidden)
-            key = torch.cat([past[2 * number], split(own.k_proj(asked), own.head_dim)], 2)
-            value = torch.cat([past[2 * number + 1], split(own.v_proj(asked), own.head_dim)], 2)
+            key = torch.cat([past[2 * at], split(own.k_proj(asked), own.head_dim)], 2)
+            value = torch.cat([past[2 * at + 1], split(own.v_proj(asked), own.head_dim)], 2)
             present += [key, value]
             query = split(own.q_proj(asked) * own.scaling, own.head_dim)
             hidden = hidden + own.out_proj(attend(query, key, value, bias)[0])
             other = layer.encoder_attn
             asked = layer.encoder_attn_layer_norm(hidden)
             query = split(other.q_proj(asked) * other.scaling, other.head_dim)
-            heard, weights = attend(query, cross[2 * number], cross[2 * number + 1], None)
+            heard, weights = attend(query, cross[2 * at], cross[2 * at + 1], None)
             hidden = hidden + other.out_proj(heard)
-            chosen = [head for at, head in self.alignment if at == number]
+            chosen = [head for which, head in self.alignment if which == at]
             if chosen:
                 seen.append(pick(weights, chosen))
             inner = layer.activation_fn(layer.fc1(layer.final_layer_norm(hidden)))
@@ -123,6 +123,7 @@ def export(checkpoint: Checkpoint, options: Mapping[str, str]) -> Exported:
             "features": feature_settings(extractor),
             "decoding": decoding.told(),
             "beam": int(number(options, "beam", 1)),
+            **settling(checkpoint, options),
         },
         files={"tokens.json": tokens},
         parameters={"languages": ",".join(languages), "sample_rate": "16000"},
@@ -193,6 +194,9 @@ def decoding_of(model: Any, options: Mapping[str, str]) -> Decoding:
     tasks = getattr(told, "task_to_id", None) or {}
     task = [int(tasks["transcribe"])] if "transcribe" in tasks else []
     tokens = {name.strip("<|>").lower(): int(at) for name, at in languages.items()}
+    tokens = dict(
+        sorted(tokens.items(), key=lambda told: told[0] != "en")
+    )  # the first is what a client is shown
     prompts = {name: [start, at, *task, *quiet] for name, at in tokens.items()}
     known = config.vocab_size
     return Decoding(
@@ -267,6 +271,7 @@ def _make_generation(model: Any, multilingual: bool) -> None:
     told.suppress_tokens = [1, 2, 7, *range(start, config.vocab_size)]
     told.begin_suppress_tokens = [3, start - 1]
     told.return_timestamps = False
+    told._from_model_config = False  # or what is set here would be lost when it is saved and read again
     if multilingual:
         names = list(LANGUAGES)[:reserved] if reserved > len(SMALL_LANGUAGES) else SMALL_LANGUAGES
         told.lang_to_id = {f"<|{name}|>": start + 1 + at for at, name in enumerate(names)}
