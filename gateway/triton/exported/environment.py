@@ -71,8 +71,13 @@ async def run_export(arguments: Sequence[str], say: Callable[[str], None] | None
 
     Raises: ExportUnavailable.
     """
+    return await run_python(["-m", "parley_export", *arguments], say)
+
+
+async def run_python(arguments: Sequence[str], say: Callable[[str], None] | None = None) -> int:
+    """Runs the environment's Python, the exporter importable. Its exit code. Raises: ExportUnavailable."""
     python = await ensure_environment(say or _say)
-    return await _run([str(python), "-m", "parley_export", *arguments], _environment())
+    return await _run([str(python), *arguments], _environment())
 
 
 def _environment() -> dict[str, str]:
@@ -147,3 +152,21 @@ async def _run(command: Sequence[str], environment: dict[str, str]) -> int:
 
 def _say(text: str) -> None:
     print(f"[parley] {text}", file=sys.stderr, flush=True)
+
+
+def main() -> int:
+    """`python -m gateway.triton.exported.environment [python's arguments…]`: makes the environment, uses it."""
+    try:
+        if len(sys.argv) > 1:
+            return asyncio.run(run_python(sys.argv[1:]))
+        asyncio.run(ensure_environment(_say))
+    except ExportUnavailable as unavailable:
+        print(f"parley: {unavailable}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
