@@ -18,7 +18,7 @@ from gateway.triton.pulling import archives
 from gateway.triton.pulling.cache import write_json
 from gateway.triton.pulling.download import Watch
 from gateway.triton.pulling.errors import PullError
-from gateway.triton.pulling.families import family_of
+from gateway.triton.pulling.families import family_of, heart_of
 from gateway.triton.pulling.place import PROVENANCE, brings_code, model_folders, place
 from gateway.triton.pulling.pull import Pulled, pull
 from gateway.triton.pulling.sources import HubSource, Wanted
@@ -102,7 +102,7 @@ async def _exported(
     if not pulled.fresh and _made_of(told) == _essence(pulled.record):
         return name
     arguments = [
-        family, str(pulled.path), "--out", str(repository), "--name", name, "--called",
+        family, str(heart_of(pulled.path, family)), "--out", str(repository), "--name", name, "--called",
         str(pulled.record.get("source", "")),
     ]  # fmt: skip
     if revision := str(pulled.record.get("revision") or ""):

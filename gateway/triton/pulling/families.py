@@ -39,3 +39,11 @@ def family_of(folder: Path) -> str:
         if all(any(fnmatchcase(name, pattern) for name in bare) for pattern in patterns):
             return family
     return ""
+
+
+def heart_of(folder: Path, family: str) -> Path:
+    """The folder in it that the export wants: a hub keeps each Piper voice some folders deep."""
+    if family != "piper":
+        return folder
+    found = {path.parent for path in folder.rglob("*.onnx.json")}
+    return found.pop() if len(found) == 1 else folder

@@ -128,6 +128,17 @@ async def test_a_family_is_told_by_its_config(hub: Hub, exports: Exports) -> Non
     assert "codec_thing" in exports.asked[1]
 
 
+async def test_a_voice_some_folders_deep_is_found(hub: Hub, exports: Exports) -> None:
+    deep = "en/en_US/x/medium"
+    hub.add(
+        "some/voices",
+        {f"{deep}/v.onnx": WEIGHTS, f"{deep}/v.onnx.json": b"{}", "fr/y.onnx": WEIGHTS, "README.md": b""},
+    )
+    assert await pull("some/voices", "--file", f"{deep}/*", "--name", "tts_v") == 0
+    assert exports.asked[0][0] == "piper"
+    assert exports.asked[0][1].endswith(f"/{deep}")
+
+
 async def test_a_failed_export_says_where_the_checkpoint_is(hub: Hub, exports: Exports) -> None:
     exports.code = 1
     with pytest.raises(Fault, match=r"ears was pulled to .*, but its export failed"):
