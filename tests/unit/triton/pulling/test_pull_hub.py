@@ -98,7 +98,6 @@ async def test_tries_end_and_what_came_stays_for_the_next_pull(hub: Hub, puller:
 async def test_progress_gives_new_tries_but_the_pauses_have_one_budget(hub: Hub, puller: Puller) -> None:
     hub.add(NAME, FILES)
     hub.faults["config.json"] = ["429"] * 60
-    hub.faults["config.json"] += []
     with pytest.raises(PullError, match="429"):
         await puller(NAME)
     assert sum(puller.pauses) <= 120
