@@ -18,6 +18,7 @@ from torch import nn
 
 from gateway.triton.exported import description
 from gateway.triton.exported.description import Graph, State
+from gateway.triton.models.pieces import Pieces
 from parley_export.checkpoint import RANDOM, Checkpoint, ExportError
 from parley_export.exported import Exported, GraphExport
 from parley_export.features import feature_settings
@@ -117,7 +118,7 @@ def export(checkpoint: Checkpoint, options: Mapping[str, str]) -> Exported:
         parameters={"languages": options.get("languages", ",".join(languages)), "sample_rate": "16000"},
         license=options.get("license", "Apache-2.0" if checkpoint.is_random else "LicenseRef-unknown"),
         license_text=license_text,
-        front_reference=_reference(model, extractor, lookahead, prompts),
+        front_reference=_reference(model, extractor, lookahead, prompts, Pieces(json.loads(tokens))),
     )
 
 
@@ -213,7 +214,7 @@ def enliven(model: Any) -> None:
 
 
 def _reference(
-    model: Any, extractor: Any, lookahead: int, prompts: Mapping[str, int]
+    model: Any, extractor: Any, lookahead: int, prompts: Mapping[str, int], pieces: Pieces
 ) -> dict[str, np.ndarray[Any, Any]]:
     """transformers' own features and generate, over the whole audio at once."""
     told: dict[str, np.ndarray[Any, Any]] = {}
@@ -221,9 +222,9 @@ def _reference(
     for number, seconds in enumerate((3.3, 1.52, 0.31)):
         audio = bursts(seconds, 7 + number)
         told[f"audio_{number}"] = audio
-        told[f"tokens_{number}"] = np.array(
-            offline_tokens(model, extractor, audio, lookahead, **prompt), np.int64
-        )
+        tokens = offline_tokens(model, extractor, audio, lookahead, **prompt)
+        told[f"tokens_{number}"] = np.array(tokens, np.int64)
+        told[f"text_{number}"] = np.array(" ".join(span.text for span in pieces.spans(tokens)))
     return told
 
 

@@ -8,6 +8,7 @@ real class, cannot be installed as a package.
 from __future__ import annotations
 
 import atexit
+import json
 import tempfile
 import warnings
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ import torch
 from gateway.triton.exported.description import Graph, Tensor
 from gateway.triton.exported.reference import Case, Feeds, Run, make_cases, record
 from gateway.triton.models.features_fbank import Fbank
+from gateway.triton.models.pieces import Pieces
 from parley_export import zipformer_small
 from parley_export.checkpoint import Checkpoint, ExportError
 from parley_export.exported import Exported, GraphExport
@@ -91,17 +93,18 @@ def export(checkpoint: Checkpoint, options: Mapping[str, str]) -> Exported:
         # A window's length more than a frame's: the audio's last frame is in a chunk that is full.
         "tail_s": max(TAIL_S, 0.01 * window),
     }
+    tokens = tokens_file(pieces, special=front["silent"])
     return Exported(
         name=f"zipformer_{checkpoint.label}".replace("-", "_").replace(".", "_").lower(),
         kind="asr",
         engine="zipformer",
         graphs=graphs,
         front=front,
-        files={"tokens.json": tokens_file(pieces, special=front["silent"])},
+        files={"tokens.json": tokens},
         parameters={"languages": options.get("languages", "en"), "sample_rate": "16000"},
         license=options.get("license", "Apache-2.0" if checkpoint.is_random else "LicenseRef-unknown"),
         license_text=_license(checkpoint),
-        front_reference=_reference(models["encoder"], runs, front),
+        front_reference=_reference(models["encoder"], runs, front, Pieces(json.loads(tokens))),
     )
 
 
@@ -136,7 +139,7 @@ def _ready(model: onnx.ModelProto, graph: Graph, folder: Path, cases: list[Case]
 
 
 def _reference(
-    encoder: onnx.ModelProto, runs: Mapping[str, Run], front: Mapping[str, Any]
+    encoder: onnx.ModelProto, runs: Mapping[str, Run], front: Mapping[str, Any], pieces: Pieces
 ) -> dict[str, np.ndarray[Any, Any]]:
     """The files as they came, one utterance and one frame at a time."""
     told: dict[str, np.ndarray[Any, Any]] = {}
@@ -146,7 +149,9 @@ def _reference(
         audio = bursts(seconds, 7 + number)
         heard = fbank.whole(np.concatenate([audio, tail]))
         told[f"audio_{number}"] = audio
-        told[f"tokens_{number}"] = np.array(_greedy(encoder, runs, heard, front), np.int64)
+        tokens = _greedy(encoder, runs, heard, front)
+        told[f"tokens_{number}"] = np.array(tokens, np.int64)
+        told[f"text_{number}"] = np.array(" ".join(span.text for span in pieces.spans(tokens)))
     return told
 
 
