@@ -46,7 +46,7 @@ class Windowing:
     later: int
     """... and, at most, of all others."""
     grain: int = 1
-    """All windows are a multiple of this long; only a whole utterance too short for that is not."""
+    """All windows after the first are a multiple of this long; only an utterance too short for that is not."""
 
     def __post_init__(self) -> None:
         if min(self.hop, self.first, self.grain) < 1 or min(self.left, self.right) < 0:
@@ -67,13 +67,13 @@ class Windowing:
     def size(self, index: int) -> int:
         """Frames of the window with this index, where so many are left."""
         if index == 0:
-            return self.rounded(self.first + self.right)
+            return self.first + self.right
         new = min(self.later, self.first * GROWTH ** min(index, 20))
         return self.rounded(self.left + new + self.right)
 
     @property
     def largest(self) -> int:
-        return max(self.size(0), self.rounded(self.left + self.later + self.right))
+        return self.rounded(self.left + self.later + self.right)
 
     def rounded(self, frames: int) -> int:
         return -(-frames // self.grain) * self.grain
@@ -129,9 +129,11 @@ class Windows:
         usual = windowing.size(self._index)
         need = self._total - start
         rounded = windowing.rounded(need)
-        if self._ended and rounded <= min(usual, self._total):
+        if self._ended and need == usual:
+            return start, usual, self._total
+        if self._ended and rounded <= min(windowing.rounded(usual), self._total):
             return self._total - rounded, rounded, self._total
-        if need > usual or (need == usual and not self._ended):
+        if need >= usual:
             return start, usual, start + usual - windowing.right
         if not self._ended:
             return None
