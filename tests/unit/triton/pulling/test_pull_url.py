@@ -159,7 +159,8 @@ class TestSources:
     @pytest.mark.parametrize(
         "text", ["nothing", "a/b/c", "/no/such/folder", "../x", "ftp://x/y", "hf:x", "a/b@"]
     )
-    def test_what_is_none(self, text: str) -> None:
+    def test_what_is_none(self, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)  # what lies beside a checkout is nothing to it
         with pytest.raises(PullError, match="is no entry of the catalogue"):
             source_of(text)
 
