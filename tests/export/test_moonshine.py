@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,6 @@ def test_what_is_too_short_has_no_words(folder: Path, audios: list[Any]) -> None
 def test_words_come_in_order_and_none_behind_the_audio(folder: Path, audios: list[Any]) -> None:
     words = front(folder).transcribe(audios[3:4], [""])[0]
     assert len(words) > 2
-    for before, after in zip(words, words[1:], strict=False):
+    for before, after in itertools.pairwise(words):
         assert before.start_ms <= before.end_ms <= after.start_ms
     assert words[-1].end_ms <= len(audios[3]) / 16

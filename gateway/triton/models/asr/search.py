@@ -185,7 +185,8 @@ def beam_search(
         rows = [at * width + beam.row for at in on for beam in everybody[held[at]].running]
         held = [held[at] for at in on]
         steps.keep(np.array(rows, np.int64))
-        last = [beam.tokens[-1] for one in held for beam in everybody[one].running]
+        # An utterance without room for a token has none; its rows are fed something until they leave.
+        last = [beam.tokens[-1] if beam.tokens else 0 for one in held for beam in everybody[one].running]
         logits, seen = steps.step(np.array(last, np.int64)[:, None])
         logs = without(log_softmax(logits), rules.suppress)
         for at, one in enumerate(held):

@@ -140,7 +140,9 @@ class MergedGraphs:
         names = set(decoder.spec.input_names)
         missing = {"input_ids", "encoder_hidden_states", BRANCH} - names
         if missing:
-            raise GraphError(f"graph {decoder.spec.name} is no merged decoder: {', '.join(sorted(missing))}")
+            raise GraphError(
+                f"graph {decoder.spec.name} is no merged decoder: it has no {', '.join(sorted(missing))}"
+            )
         self._encoder, self._decoder = encoder, decoder
 
     def listen(self, audios: Sequence[Samples]) -> MergedHeard:
