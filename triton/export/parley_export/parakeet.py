@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from gateway.triton.exported.description import Axis, Tensor
+from gateway.triton.models.pieces import Pieces
 from parley_export.checkpoint import Checkpoint, ExportError
 from parley_export.features import feature_settings
 from parley_export.sounds import bursts
@@ -70,17 +72,17 @@ def extractor_of(checkpoint: Checkpoint, config: Any) -> Any:
         raise ExportError(f"{checkpoint.source} has no feature extractor: {error}") from None
 
 
-def tokens_of(checkpoint: Checkpoint, blank: int, size: int) -> tuple[Any, bytes]:
-    """The tokenizer (None of random weights) and tokens.json. Raises: ExportError."""
+def tokens_of(checkpoint: Checkpoint, blank: int, size: int) -> bytes:
+    """tokens.json. Raises: ExportError."""
     if checkpoint.folder is None:
-        return None, tokens_file(made_vocabulary(size), special=[blank], size=size)
+        return tokens_file(made_vocabulary(size), special=[blank], size=size)
     from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder)
     except (OSError, ValueError) as error:
         raise ExportError(f"{checkpoint.source} has no tokenizer: {error}") from None
-    return tokenizer, tokens_file(tokenizer, special=[blank], size=size)
+    return tokens_file(tokenizer, special=[blank], size=size)
 
 
 def front_of(checkpoint: Checkpoint, config: Any, extractor: Any, max_s: float) -> dict[str, Any]:
@@ -119,17 +121,16 @@ def extracted(extractor: Any, audio: NDArray[np.float32]) -> dict[str, torch.Ten
     }
 
 
-def reference(extractor: Any, tokenizer: Any, tokens_of_audio: Any) -> dict[str, NDArray[np.generic]]:
-    """What transformers says to audio made from a seed. tokens_of_audio: audio, its features -> tokens."""
+def reference(extractor: Any, tokens_json: bytes, tokens_of_audio: Any) -> dict[str, NDArray[np.generic]]:
+    """What transformers says to audio made from a seed. tokens_of_audio: an audio's features -> tokens."""
+    pieces = Pieces(json.loads(tokens_json))
     told: dict[str, NDArray[np.generic]] = {}
     for number, seconds in enumerate(SECONDS):
         audio = bursts(seconds, 7 + number)
         tokens = tokens_of_audio(extracted(extractor, audio))
         told[f"audio_{number}"] = audio
         told[f"tokens_{number}"] = np.array(tokens, np.int64)
-        if tokenizer is not None:
-            text = tokenizer._tokenizer.decode(tokens, skip_special_tokens=True)
-            told[f"text_{number}"] = np.array(" ".join(text.split()))
+        told[f"text_{number}"] = np.array(pieces.text(tokens))
     return told
 
 

@@ -43,7 +43,7 @@ def export(checkpoint: Checkpoint, options: Mapping[str, str]) -> Exported:
     model = checkpoint.model(ParakeetForCTC, config, enliven=lambda made: enliven(made, extractor))
     max_s = parakeet.number(options, "max_s", parakeet.MAX_S, 1)
     graph = ctc_graph(config, max_s, int(parakeet.number(options, "max_batch", parakeet.MAX_BATCH, 1)))
-    tokenizer, tokens = parakeet.tokens_of(checkpoint, config.pad_token_id, config.vocab_size)
+    tokens = parakeet.tokens_of(checkpoint, config.pad_token_id, config.vocab_size)
 
     def said(heard: Mapping[str, torch.Tensor]) -> list[int]:
         path = model.generate(**heard)[0].numpy()
@@ -56,7 +56,7 @@ def export(checkpoint: Checkpoint, options: Mapping[str, str]) -> Exported:
         front=parakeet.front_of(checkpoint, config, extractor, max_s)
         | {"decoder": "ctc", "blank": config.pad_token_id},
         files={"tokens.json": tokens},
-        front_reference=parakeet.reference(extractor, tokenizer, said),
+        front_reference=parakeet.reference(extractor, tokens, said),
     )
 
 

@@ -92,7 +92,7 @@ def export(checkpoint: Checkpoint, options: Mapping[str, str]) -> Exported:
     window = int(parakeet.number(options, "window", WINDOW, 1))
     if window > MOST_WINDOW:
         raise ExportError(f"option window={window} must be at most {MOST_WINDOW}")
-    tokenizer, tokens = parakeet.tokens_of(checkpoint, config.blank_token_id, config.vocab_size)
+    tokens = parakeet.tokens_of(checkpoint, config.blank_token_id, config.vocab_size)
 
     def said(heard: Mapping[str, torch.Tensor]) -> list[int]:
         found = model.generate(**heard).sequences[0].tolist()
@@ -115,7 +115,7 @@ def export(checkpoint: Checkpoint, options: Mapping[str, str]) -> Exported:
         ],
         front=front,
         files={"tokens.json": tokens},
-        front_reference=parakeet.reference(extractor, tokenizer, said),
+        front_reference=parakeet.reference(extractor, tokens, said),
     )
 
 
