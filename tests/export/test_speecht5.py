@@ -117,7 +117,7 @@ def test_postnet_and_vocoder_in_windows_say_what_they_say_in_one_go(
     assert len(parts[0]) < 0.2 * 16_000
     assert apart_db(np.concatenate(parts), whole) < -60
     assert clicks(parts, whole) < 1e-4
-    deaf = Windowing(windowing.hop, windowing.left, windowing.right - 8, windowing.first, windowing.later)
+    deaf = Windowing(windowing.hop, windowing.left, windowing.right - 14, windowing.first, windowing.later)
     assert apart_db(np.concatenate(list(Windows(run, deaf).stream(mel))), whole) > -60, (
         "this would be noticed"
     )

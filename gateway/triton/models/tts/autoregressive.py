@@ -23,6 +23,7 @@ from gateway.triton.models.voices import Refused, Voice
 
 Samples = NDArray[np.float32]
 PIECE_CHARS = 160
+NOTHING = np.zeros(0, np.float32)
 FIRST_ROOM = 64
 """Steps that the first array of keys and values has room for."""
 
@@ -67,7 +68,7 @@ class Autoregressive:
         ids = self._say(said) if isinstance(said, str) else said
         chosen = next(one for one in self.voices if voice in ("", one.name))
         made = self.stream(ids, chosen, speed, np.random.default_rng(seed))
-        return np.concatenate([np.zeros(0, np.float32), *made])
+        return np.concatenate([NOTHING, *made])
 
     def stream(
         self, ids: NDArray[np.int64], voice: Voice, speed: float, rng: np.random.Generator
@@ -81,6 +82,7 @@ class Autoregressive:
         paced = Paced(speed)
         for frames in self._frames(ids, self._embeddings[[int(self._told[voice.name]["speaker"])]], rng):
             yield from windows.push(paced(frames))
+            yield NOTHING
         yield from windows.end()
 
     def _frames(

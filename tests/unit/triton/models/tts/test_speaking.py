@@ -172,16 +172,20 @@ def test_noise_comes_from_the_seed(tmp_path: Path) -> None:
 def test_the_first_sound_leaves_before_the_last_step(tmp_path: Path) -> None:
     engine, step = autoregressive(tmp_path, 100)
     heard: list[int] = []
+    asked: list[int] = []
 
     def hear(samples: NDArray[Any]) -> bool:
         assert samples.dtype == np.int16
-        heard.append(len(step.fed))
+        asked.append(len(step.fed))
+        if len(samples):
+            heard.append(len(step.fed))
         return len(heard) < 3
 
     engine.synthesize("abcdefgh abcdefgh abc", engine.voices[0], 1.0, hear)
     assert heard[0] == 2
     assert len(step.fed) == heard[2], "who does not listen any more is not spoken for any longer"
     assert len(heard) == 3
+    assert set(asked) == set(range(1, heard[2] + 1)), "after each step somebody else may go first"
 
 
 def test_faster_and_slower(tmp_path: Path) -> None:
