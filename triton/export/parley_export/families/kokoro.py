@@ -41,7 +41,8 @@ MOST_FRAMES_A_TOKEN = 50
 """max_dur of Kokoro's config.json."""
 SIZES = (5, 30, 120)
 """Tokens of the recorded cases."""
-SENTENCE = "Two boats came home this morning, and the harbour was quiet again."
+SENTENCE = "Two boats came home this morning."
+"""One clause: a front says it in one piece."""
 NAMES = {"input_ids": "ids", "tokens": "ids", "waveform": "audio"}
 """As ready-made graphs call their tensors; `style`, `speed` and `audio` are called the same everywhere."""
 LANGUAGES = {
@@ -295,8 +296,9 @@ def _references(
         audio = made["audio"].reshape(-1)
         gains.append(LEVEL / max(voiced_level(audio, RATE), 1e-4))
         if voice in (voices[0], voices[min(len(voices), MEASURED) - 1]):
-            number = len(references) // 4
+            number = sum(name.startswith("audio_") for name in references)
             references |= {
+                f"text_{number}": np.array(SENTENCE),
                 f"ids_{number}": ids, f"seed_{number}": np.array(0), f"audio_{number}": audio,
                 f"voice_{number}": np.array(voice["name"]),
             }  # fmt: skip
