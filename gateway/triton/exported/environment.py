@@ -60,7 +60,7 @@ async def ensure_environment(say: Callable[[str], None]) -> Path:
     folder = environment_folder()
     if not is_made():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        async with _only_one(folder.with_suffix(".lock")):
+        async with only_one(folder.with_suffix(".lock")):
             if not is_made():
                 await _make(folder, say)
     return folder / "bin" / "python"
@@ -77,7 +77,7 @@ async def run_export(arguments: Sequence[str], say: Callable[[str], None] | None
 async def run_python(arguments: Sequence[str], say: Callable[[str], None] | None = None) -> int:
     """Runs the environment's Python, the exporter importable. Its exit code. Raises: ExportUnavailable."""
     python = await ensure_environment(say or _say)
-    return await _run([str(python), *arguments], _environment())
+    return await run_command([str(python), *arguments], _environment())
 
 
 def _environment() -> dict[str, str]:
@@ -92,11 +92,6 @@ def _environment() -> dict[str, str]:
 
 
 async def _make(folder: Path, say: Callable[[str], None]) -> None:
-    uv = shutil.which("uv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
-    if uv is None:
-        raise ExportUnavailable(
-            "uv is missing, which makes the export environment: pip install 'parley[export]'"
-        )
     free = shutil.disk_usage(folder.parent).free
     if free < NEEDED_BYTES:
         raise ExportUnavailable(
@@ -105,25 +100,39 @@ async def _make(folder: Path, say: Callable[[str], None]) -> None:
         )
     say(f"making the export environment (torch, transformers, onnx; about 6 GB, once): {folder}")
     shutil.rmtree(folder, ignore_errors=True)
-    # The checkout's own uv settings are for the gateway's environment.
-    outside = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
-    steps = [
-        ["venv", "-q", "--python", sys.executable, str(folder)],
-        ["pip", "install", "--no-deps", "--require-hashes", "--only-binary", ":all:", "-r", str(LOCK)],
-    ]
-    for step in steps:
-        code = await _run([uv, "--no-config", *step], outside | {"VIRTUAL_ENV": str(folder)})
-        if code:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise ExportUnavailable(
-                f"the export environment could not be made (uv {step[0]} ended with {code}; its reason is above): "
-                "it needs a package index, or uv's cache from a machine that has one"
-            )
+    try:
+        await run_uv("venv", "-q", "--python", sys.executable, str(folder))
+        await run_uv(
+            "pip", "install", "--no-deps", "--require-hashes", "--only-binary", ":all:", "-r", str(LOCK),
+            into=folder,
+        )  # fmt: skip
+    except ExportUnavailable:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     (folder / _COMPLETE).touch()
 
 
+async def run_uv(*arguments: str, into: Path | None = None) -> None:
+    """into: the environment that it installs into. Raises: ExportUnavailable."""
+    uv = shutil.which("uv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+    if uv is None:
+        raise ExportUnavailable(
+            "uv is missing, which makes environments for exporting: pip install 'parley[export]'"
+        )
+    # The checkout's own uv settings are for the gateway's environment.
+    outside = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    if into is not None:
+        outside["VIRTUAL_ENV"] = str(into)
+    code = await run_command([uv, "--no-config", *arguments], outside)
+    if code:
+        raise ExportUnavailable(
+            f"the environment could not be made (uv {arguments[0]} ended with {code}; its reason is above): "
+            "it needs a package index, or uv's cache from a machine that has one"
+        )
+
+
 @asynccontextmanager
-async def _only_one(path: Path) -> AsyncIterator[None]:
+async def only_one(path: Path) -> AsyncIterator[None]:
     """Across processes; the lock is gone with its process."""
     with path.open("w") as file:
         await asyncio.to_thread(fcntl.flock, file, fcntl.LOCK_EX)
@@ -133,7 +142,7 @@ async def _only_one(path: Path) -> AsyncIterator[None]:
             fcntl.flock(file, fcntl.LOCK_UN)
 
 
-async def _run(command: Sequence[str], environment: dict[str, str]) -> int:
+async def run_command(command: Sequence[str], environment: dict[str, str]) -> int:
     """Its exit code. Cancelled, the process and all that it started are ended."""
     process = await asyncio.create_subprocess_exec(
         *command, env=environment, stdin=asyncio.subprocess.DEVNULL, start_new_session=True

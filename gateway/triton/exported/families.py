@@ -6,4 +6,6 @@ ASR_FAMILIES = ("whisper", "moonshine", "parakeet-ctc", "parakeet-rnnt", "fastco
 TTS_FAMILIES = ("vits", "speecht5", "fastspeech2", "piper", "kokoro")
 CODEC_FAMILIES = ("mimi", "snac")
 """Decoders of audio tokens: graphs for voices whose tokens an LLM speaks."""
-FAMILIES = (*ASR_FAMILIES, *TTS_FAMILIES, *CODEC_FAMILIES)
+GENERATED_FAMILIES = ("csm", "cosyvoice2", "xtts", "parler", "melo", "spark")
+"""Voices that stay programs, in environments of their own (triton/families)."""
+FAMILIES = (*ASR_FAMILIES, *TTS_FAMILIES, *CODEC_FAMILIES, *GENERATED_FAMILIES)

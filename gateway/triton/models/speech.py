@@ -13,7 +13,7 @@ import json
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import triton_python_backend_utils as pb
@@ -22,7 +22,7 @@ from gateway.triton.models.process import LoopThread, exit_with_parent, paramete
 from gateway.triton.models.segments import segments
 from gateway.triton.models.synthesis import Request, Stream
 from gateway.triton.models.turns import Turns
-from gateway.triton.models.voices import Engine, Refused, choose_voice
+from gateway.triton.models.voices import Engine, Imitator, Refused, choose_voice
 
 LEAD_MS = 500
 """Audio sent without pacing."""
@@ -35,6 +35,7 @@ READY_THREADS = 64
 """Threads that exist before they are needed: a crowd's first chunks would wait for their making."""
 START_S = 10.0
 SPEEDS = (0.5, 2.0)
+REFERENCE_RATE, REFERENCE_S = 16_000, (0.5, 30.0)
 FREE_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 
 
@@ -124,12 +125,21 @@ class SpeechModel:
             raise Refused(f"TEXT has {len(request.text)} characters; at most {MAX_CHARS} are spoken at once")
         if not SPEEDS[0] <= request.speed <= SPEEDS[1]:
             raise Refused(f"SPEED is {request.speed:g}; {SPEEDS[0]:g} to {SPEEDS[1]:g} are possible")
-        if request.reference:
-            raise Refused(f"{self._name} cannot imitate a voice; leave REFERENCE_AUDIO out")
+        if request.reference is not None:
+            self._check_reference(request.reference)
         if request.id in self._streams:
             raise Refused(f"a request with id {request.id} is being spoken; each needs an id of its own")
         voice = choose_voice(self._engine.voices, request.voice, request.language)
         return Stream(request, voice, self._engine.rate, self._turns, rests=self._engine.rests)
+
+    def _check_reference(self, reference: np.ndarray[Any, Any]) -> None:
+        if not isinstance(self._engine, Imitator) or not self._engine.imitates:
+            raise Refused(f"{self._name} cannot imitate a voice; leave REFERENCE_AUDIO out")
+        seconds = len(reference) / REFERENCE_RATE
+        if not REFERENCE_S[0] <= seconds <= REFERENCE_S[1]:
+            raise Refused(
+                f"REFERENCE_AUDIO has {seconds:.1f} s at 16 kHz; {REFERENCE_S[0]:g} to {REFERENCE_S[1]:g} s are used"
+            )
 
     async def _speak(self, stream: Stream) -> None:
         making = asyncio.get_running_loop().create_task(self._make(stream))
@@ -168,7 +178,11 @@ class SpeechModel:
     def _synthesize(self, stream: Stream, piece: str) -> None:
         try:
             if stream.begin():
-                self._engine.synthesize(piece, stream.voice, stream.request.speed, stream.hear)
+                asked = (piece, stream.voice, stream.request.speed, stream.hear)
+                if stream.request.reference is None:
+                    self._engine.synthesize(*asked)
+                else:
+                    cast(Imitator, self._engine).imitate(*asked, stream.request.reference)
         finally:
             stream.end()
 

@@ -63,7 +63,9 @@ class Request:
         self.speed = float(speed[0]) if speed is not None else 1.0
         cancel = _values(request, "CANCEL")
         self.cancel = cancel is not None and bool(cancel[0])
-        self.reference = _values(request, "REFERENCE_AUDIO") is not None
+        reference = _values(request, "REFERENCE_AUDIO")
+        # Triton takes its tensors back when this call returns.
+        self.reference = None if reference is None else np.array(reference, np.float32)
 
     def fail(self, message: str, code: int) -> None:
         response = pb.InferenceResponse(output_tensors=[], error=pb.TritonError(message, code))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -39,6 +39,25 @@ class Engine(Protocol):
         self, text: str, voice: Voice, speed: float, heard: Callable[[np.ndarray[Any, Any]], bool]
     ) -> None:
         """Calls `heard` with int16 samples as they are made; stops soon after it returned False."""
+        ...
+
+
+@runtime_checkable
+class Imitator(Protocol):
+    """An engine that can sound like somebody whose speech it was given."""
+
+    imitates: bool
+    """Whether its model can."""
+
+    def imitate(
+        self,
+        text: str,
+        voice: Voice,
+        speed: float,
+        heard: Callable[[np.ndarray[Any, Any]], bool],
+        reference: np.ndarray[Any, Any] | None,
+    ) -> None:
+        """As `synthesize`; reference: float32 [n] at 16 kHz."""
         ...
 
 
