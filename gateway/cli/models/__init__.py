@@ -9,6 +9,7 @@ from typing import Any
 from gateway.cli.common import Help, address, run
 from gateway.cli.models.export import configure_export
 from gateway.cli.models.pull_arguments import configure_catalogue, configure_pull
+from gateway.cli.models.tensorrt_arguments import configure_tensorrt
 
 _EPILOG = """\
 examples:
@@ -35,11 +36,17 @@ _VERBS = {
     "unload": "unload models and wait until they are gone",
     "verify": "would models load, and do they keep their contract? All of them when none is named",
     "export": "turn a checkpoint into model folders for Triton (ONNX), proven equal to torch",
+    "tensorrt": "build TensorRT engines from exported models, or write all that a build needs",
     "pull": "bring a checkpoint or a model folder here: from the catalogue, a Hugging Face hub, a URL or a folder",
     "catalogue": "checkpoints that can be pulled by name: family, size, licence, languages",
     "logs": "what the running stack's Triton and its models wrote",
 }
-_OWN = {"export": configure_export, "pull": configure_pull, "catalogue": configure_catalogue}
+_OWN = {
+    "export": configure_export,
+    "tensorrt": configure_tensorrt,
+    "pull": configure_pull,
+    "catalogue": configure_catalogue,
+}
 """Verbs that are about no running Triton."""
 _NAMES = {"status": "*", "load": "+", "unload": "+", "verify": "*"}
 
@@ -113,6 +120,8 @@ def _verb(name: str) -> Callable[[argparse.Namespace], Coroutine[Any, Any, int]]
         from gateway.cli.models.verify import run_verify as found
     elif name == "export":
         from gateway.cli.models.export import run_export_verb as found
+    elif name == "tensorrt":
+        from gateway.cli.models.tensorrt import run_tensorrt as found
     elif name == "pull":
         from gateway.cli.models.pull import run_pull_verb as found
     elif name == "catalogue":

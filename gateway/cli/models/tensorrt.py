@@ -1,0 +1,93 @@
+"""`parley models tensorrt`: engines from exported graphs, where there is a GPU; else all that a build needs."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from gateway.cli.common import FAILED, OK, USAGE, Fault
+from gateway.cli.models.proof import print_proofs
+from gateway.triton.exported.environment import ExportUnavailable, cache_folder, run_python
+from gateway.triton.models.graphs import GraphError, read_spec
+from gateway.triton.proof.prove import graphs_of, is_exported
+from gateway.triton.proof.proved import Proved
+from gateway.triton.tensorrt.build import BuildFailed, build_engine
+from gateway.triton.tensorrt.machine import Builder, find_builder
+from gateway.triton.tensorrt.prepare import prepare, write_plan_folder
+from gateway.triton.tensorrt.profiles import Profile, profiles_of
+from gateway.triton.tensorrt.script import STRONG_TYPING, needs_fp16_graph
+
+HALF = "model.fp16.onnx"
+
+
+async def run_tensorrt(options: argparse.Namespace) -> int:
+    """Exit code 1 when an engine was not built, or does not say what torch said."""
+    folders = _graphs(Path(options.repository), options.model)
+    builder, missing = (None, "") if options.prepare_only else await find_builder()
+    version = options.tensorrt or (builder.tensorrt if builder else str(STRONG_TYPING))
+    proofs: list[Proved] = []
+    try:
+        for folder in folders:
+            spec = read_spec(folder)
+            profiles = profiles_of(spec, buckets=options.profiles, usual_batch=options.batch)
+            onnx = await _source(folder, version, options.precision)
+            place = prepare(
+                spec, folder, onnx, profiles,
+                precision=options.precision, version=version, engines=options.engines,
+            )  # fmt: skip
+            print(
+                f"{folder.name}: profiles and build.sh in {place}, ONNX Runtime's way in configs/tensorrt.pbtxt"
+            )
+            if builder is not None:
+                proofs.append(await _build(options, folder, onnx, builder, profiles))
+    except (ValueError, GraphError, BuildFailed, ExportUnavailable, OSError) as error:
+        raise Fault(str(error)) from None
+    if missing:
+        print(f"no engine was built: {missing}. Run build.sh, or this command, on a machine with both.")
+    if proofs:
+        print_proofs(proofs)
+    return OK if all(one.ok for one in proofs) else FAILED
+
+
+async def _build(
+    options: argparse.Namespace, folder: Path, onnx: Path, builder: Builder, profiles: Sequence[Profile]
+) -> Proved:
+    if options.out is None:
+        raise Fault("--out is missing: a repository for the tensorrt_plan folders", USAGE)
+    spec = read_spec(folder)
+    cache = Path(options.cache) if options.cache else cache_folder() / "engines"
+    engine = await build_engine(
+        spec, folder, onnx, profiles, builder, precision=options.precision, cache=cache
+    )
+    told = {
+        "tensorrt": builder.tensorrt, "compute_capability": builder.compute_capability,
+        "precision": options.precision,
+    }  # fmt: skip
+    made = write_plan_folder(spec, folder, engine.plan, profiles, Path(options.out), told)
+    print(f"{made}: {'from the cache' if engine.cached else 'built'} for {builder.gpu}")
+    return engine.parity
+
+
+async def _source(folder: Path, version: str, precision: str) -> Path:
+    """What is built from: the graph, or its copy in FP16 where the version takes precision from it alone."""
+    onnx = folder / "1" / "model.onnx"
+    if not onnx.exists():
+        raise ValueError(f"{folder} has no model.onnx to build from")
+    if not needs_fp16_graph(version, precision):
+        return onnx
+    half = folder / "tensorrt" / HALF
+    if not half.exists() or half.stat().st_mtime < onnx.stat().st_mtime:
+        half.parent.mkdir(exist_ok=True)
+        if await run_python(["-m", "parley_export.half", str(onnx), str(half)]):
+            raise ValueError(f"{onnx} could not be made FP16: its reason is above")
+    return half
+
+
+def _graphs(repository: Path, model: str) -> list[Path]:
+    folder = repository / model
+    if is_exported(folder):
+        return graphs_of(folder)
+    if (folder / "graph.json").exists():
+        return [folder]
+    raise Fault(f"{folder} is no exported model and none of its graphs; `parley models export` makes them")

@@ -1,0 +1,34 @@
+"""What `parley models tensorrt` takes, apart from what it does: `parley models --help` needs no numpy."""
+
+from __future__ import annotations
+
+import argparse
+
+PRECISIONS = ("fp32", "fp16")
+ENGINES = "/engines"
+"""Where a volume for engines is mounted in Triton's container."""
+
+
+def configure_tensorrt(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="an exported model, or one of its graphs")
+    parser.add_argument("--repository", required=True, metavar="DIR", help="where it lies")
+    parser.add_argument(
+        "--out", metavar="DIR", help="repository for the tensorrt_plan folders (needed to build)"
+    )
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
+    parser.add_argument(
+        "--profiles", type=int, default=1, metavar="N", help="share the longest axis between N"
+    )
+    parser.add_argument(
+        "--batch", type=int, default=0, metavar="N", help="batch to be fastest for (half of most)"
+    )
+    parser.add_argument("--cache", metavar="DIR", help="of engines and timings (~/.cache/parley/engines)")
+    parser.add_argument(
+        "--engines", default=ENGINES, metavar="DIR", help=f"the volume that Triton compiles into ({ENGINES})"
+    )
+    parser.add_argument(
+        "--tensorrt", default="", metavar="VERSION", help="to write for, where none is here (11)"
+    )
+    parser.add_argument(
+        "--prepare-only", action="store_true", help="write profiles, config and script, build nothing"
+    )

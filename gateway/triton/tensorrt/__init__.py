@@ -1,0 +1,1 @@
+"""TensorRT engines from exported graphs: profiles, build scripts, keys, configs. No TensorRT is imported here."""

@@ -1,0 +1,66 @@
+"""What there is to build engines with: a GPU, trtexec or the tensorrt wheel."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shutil
+from dataclasses import dataclass
+
+_PLACES = ("/usr/src/tensorrt/bin/trtexec", "/opt/tensorrt/bin/trtexec")
+_BANNER = re.compile(r"TensorRT v(\d+)")
+_ASK_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Builder:
+    """Everything that a build needs."""
+
+    trtexec: str
+    tensorrt: str
+    """Version."""
+    compute_capability: str
+    gpu: str
+
+
+async def find_builder() -> tuple[Builder | None, str]:
+    """What can build here, or None and a sentence that says what is missing."""
+    gpu = await _ask("nvidia-smi", "--query-gpu=name,compute_cap", "--format=csv,noheader")
+    if gpu is None:
+        return None, "there is no NVIDIA GPU here (nvidia-smi does not answer)"
+    name, _, capability = gpu.splitlines()[0].rpartition(",")
+    trtexec = next((found for place in ("trtexec", *_PLACES) if (found := shutil.which(place))), None)
+    if trtexec is None:
+        return None, "trtexec is not here: it is part of TensorRT and of its container"
+    version = version_of(await _ask(trtexec, "--help") or "")
+    if not version:
+        return None, f"{trtexec} does not say its version"
+    return Builder(trtexec, version, capability.strip(), name.strip()), ""
+
+
+def version_of(banner: str) -> str:
+    """From trtexec's own "[TensorRT v101303]": major, minor and patch with two digits each but the first."""
+    found = _BANNER.search(banner)
+    if found is None:
+        return ""
+    number = int(found[1])
+    # Up to 9.x it was one digit each: v8603 is 8.6.3.
+    if number < 100_00:
+        return f"{number // 1000}.{number // 100 % 10}.{number % 100}"
+    return f"{number // 10_000}.{number // 100 % 100}.{number % 100}"
+
+
+async def _ask(*command: str) -> str | None:
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        )
+    except OSError:
+        return None
+    try:
+        out, _ = await asyncio.wait_for(process.communicate(), _ASK_S)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        return None
+    return out.decode(errors="replace").strip() or None
