@@ -126,7 +126,7 @@ def enliven(model: Any) -> None:
     """Random weights that speak: about as fast as people, and near -20 dBFS, louder here and softer there."""
     config, size, project = model.config, model.config.flow_size, model.text_encoder.project
     if config.num_speakers > 1:
-        model.embed_speaker.weight.normal_()
+        model.embed_speaker.weight.normal_(std=0.3)
     project.bias.zero_()
     project.weight[size:] *= 0.3  # of the deviations
     project.bias[size:] = -1.0
@@ -134,6 +134,8 @@ def enliven(model: Any) -> None:
     project.weight[:size] = (
         0.2 * project.weight[:size] + project.weight[:size, :1] * project.weight[:1] * size**0.5
     )
+    for coupling in model.flow.flows:
+        coupling.conv_post.weight *= 0.3
     for part in (model.flow, model.decoder):
         for name, parameter in part.named_parameters():
             if name.endswith("bias"):

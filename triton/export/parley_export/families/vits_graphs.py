@@ -186,14 +186,17 @@ class _Spline(nn.Module):
     def forward(self, first: Any, second: Any, mask: Any, condition: Any) -> Any:
         told = self.conv_proj(self.conv_dds(self.conv_pre(first), mask, condition)) * mask
         told = told.transpose(1, 2)  # [B, T, 3 · bins - 1]
-        widths = self._knots(told[..., : self.bins] * self.scale)
-        heights = self._knots(told[..., self.bins : 2 * self.bins] * self.scale)
-        inner = LEAST_SLOPE + f.softplus(told[..., 2 * self.bins :])
-        slopes = f.pad(inner, (1, 1), value=1.0)
-        y = second.transpose(1, 2)
+        y, bins = second.transpose(1, 2), self.bins
+        widths, heights = told[..., :bins] * self.scale, told[..., bins : 2 * bins] * self.scale
+        return self.backwards(y, widths, heights, told[..., 2 * bins :]).transpose(1, 2)
+
+    def backwards(self, y: Any, widths: Any, heights: Any, slopes: Any) -> Any:
+        """y [B, T, 1]; widths and heights [B, T, bins] and inner slopes [B, T, bins - 1] as the net says them."""
+        x_knots, y_knots = self._knots(widths), self._knots(heights)
+        knot_slopes = f.pad(LEAST_SLOPE + f.softplus(slopes), (1, 1), value=1.0)
         inside = (y >= -self.bound) & (y <= self.bound)
-        x = _inverse(y.clamp(-self.bound, self.bound), widths, heights, slopes)
-        return torch.where(inside, x, y).transpose(1, 2)
+        x = _inverse(y.clamp(-self.bound, self.bound), x_knots, y_knots, knot_slopes)
+        return torch.where(inside, x, y)
 
     def _knots(self, shares: Any) -> Any:
         """[..., bins] -> [..., bins + 1], from -bound to bound."""
