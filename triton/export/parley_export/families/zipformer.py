@@ -78,7 +78,8 @@ def export(checkpoint: Checkpoint, options: Mapping[str, str]) -> Exported:
         record(graph, case, native_run(models["encoder"], graph, origin))
     graphs = [_ready(rewritten(models["encoder"], graph), graph, made, cases)]
     stateless = _stateless(models, context, width, len(pieces))
-    graphs += [_ready(renamed(models[one.name], one), one, made, None) for one in stateless]
+    known = {"decoder": _contexts(context, len(pieces))}
+    graphs += [_ready(renamed(models[one.name], one), one, made, known.get(one.name)) for one in stateless]
     fbank = {"kind": "kaldi", "mels": mels}
     front: dict[str, Any] = {
         "kind": "streaming",
@@ -130,6 +131,16 @@ def _stateless(
             max_batch=JOINER_BATCH,
         ),
     )
+
+
+def _contexts(context: int, vocabulary: int) -> list[Case]:
+    """Every token in every place, so that no row of the embedding goes unproved."""
+    tokens = np.arange(vocabulary)
+    contexts = np.stack([np.roll(tokens, place) for place in range(context)], 1)
+    return [
+        Case(f"tokens from {first}", [{"CONTEXT": contexts[first : first + MAX_BATCH]}])
+        for first in range(0, vocabulary, MAX_BATCH)
+    ]
 
 
 def _ready(model: onnx.ModelProto, graph: Graph, folder: Path, cases: list[Case] | None) -> GraphExport:
