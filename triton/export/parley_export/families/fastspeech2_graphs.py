@@ -69,8 +69,8 @@ class TextEncoder(nn.Module):
         self.model, self.conformer, self._masking = model, Conformer(model.encoder, most), masking
         self.names = [name for name, there in conditions(model) if there]
 
-    def forward(self, ids: Any, length: Any, *given: Any) -> Any:
-        model = self.model
+    def forward(self, ids: Any, length: Any, first: Any = None, second: Any = None, third: Any = None) -> Any:
+        model, given = self.model, (first, second, third)[: len(self.names)]
         inside = torch.arange(ids.shape[1], device=ids.device)[None] < length
         mask = inside[:, None].to(torch.float32)
         with self._masking.by(mask):
