@@ -10,15 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from gateway.triton.exported.reference import compare, load
 from gateway.triton.models.asr.buffered import Buffered
 from gateway.triton.models.asr.engine import Heard, Job
 from gateway.triton.models.exported import Folder
 from parley_export.checkpoint import ExportError, open_checkpoint
-from parley_export.families import parakeet_ctc, parakeet_rnnt
-from parley_export.onnx_graph import ort_run, torch_run
+from parley_export.families import parakeet_ctc
+from parley_export.onnx_graph import ort_run
 from tests.support.exported import exported
 
 KINDS = {"ctc": ("parakeet-ctc",), "rnnt": ("parakeet-rnnt",), "tdt": ("parakeet-rnnt", "tdt=true")}
@@ -105,23 +104,6 @@ def test_nothing_and_next_to_nothing(kind: str) -> None:
     short = [np.zeros(size, np.float32) for size in (1, 159, 160, 400)]
     assert mine.transcribe(short[:2], ["", ""]) == [[], []]
     assert len(mine.transcribe(short, [""] * 4)) == 4
-
-
-def test_a_changed_weight_is_another_model(kind: str) -> None:
-    """The recorded cases notice one weight of the encoder that is off by a tenth."""
-    family, *options = KINDS[kind]
-    checkpoint = open_checkpoint(family, "random:small")
-    module = parakeet_ctc if kind == "ctc" else parakeet_rnnt
-    made = module.export(checkpoint, dict(option.split("=") for option in options)).graphs[0]
-    cases = load(
-        exported(*KINDS[kind]) / f"graph_asr_parakeet_{kind}_small_{made.graph.name}" / "reference.npz"
-    )
-    assert made.module is not None
-    assert all(row.ok for row in compare(made.graph, cases, torch_run(made.graph, made.module)))
-    weight = dict(made.module.named_parameters())["encoder.encoder.layers.1.self_attn.relative_k_proj.weight"]
-    with torch.no_grad():
-        weight[3, 5] += 0.1
-    assert not all(row.ok for row in compare(made.graph, cases, torch_run(made.graph, made.module)))
 
 
 @pytest.mark.parametrize("window", [1, 2, 16])
