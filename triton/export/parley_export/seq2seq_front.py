@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from gateway.triton.models.pieces import Pieces
 from parley_export.checkpoint import Checkpoint, ExportError
+from parley_export.seq2seq import Shape
 from parley_export.sounds import bursts
 
 RATE = 16_000
@@ -92,6 +93,22 @@ def stripped(ids: Sequence[int], prompt: Sequence[int], eos: Sequence[int]) -> l
         if token in eos:
             return text[:at]
     return text
+
+
+def model_name(family: str, checkpoint: Checkpoint) -> str:
+    """whisper-tiny.en becomes whisper_tiny_en, and so does a label without the family."""
+    label = re.sub(r"[^a-z0-9]+", "_", checkpoint.label.lower()).strip("_")
+    return label if label.startswith(f"{family}_") else f"{family}_{label}"
+
+
+def memory_mb(model: Any, shape: Shape, rows: int) -> str:
+    """A process, the weights, an encoder's attention over the longest audio (four copies of the scores while it is
+    worked on: a Whisper tiny was measured), and what `rows` utterances' cross attention holds, twice while it is
+    packed anew."""
+    weights = sum(one.numel() for one in model.parameters()) * 4
+    scores = 4 * shape.heads * max(shape.most_heard**2, 3_000_000) * 4
+    cross = 2 * rows * shape.layers * 2 * shape.heads * shape.head_dim * shape.most_heard * 4
+    return str(150 + (weights + scores + cross) // (1 << 20))
 
 
 def settling(checkpoint: Checkpoint, options: Mapping[str, str]) -> dict[str, Any]:

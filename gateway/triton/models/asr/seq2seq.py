@@ -8,6 +8,7 @@ front.json: "graphs" encoder and decoder, "features" of models that hear log-mel
   tokens_per_s, spare_tokens   what a text may have: who repeats himself is stopped there
   max_s, least_samples, frame_s (of the encoder), median (of the alignment)
   interface        "parley" or "merged" (seq2seq_graphs.py)
+A GPU hears more at once than a CPU: parameter encoder_scores (seq2seq_graphs.py).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import numpy as np
 from gateway.triton.models.asr.alignment import audible_ms, spread_times, token_frames, token_times
 from gateway.triton.models.asr.engine import Samples, Word
 from gateway.triton.models.asr.search import Floats, Ints, Rules, Steps, Written, beam_search, greedy
-from gateway.triton.models.asr.seq2seq_graphs import Listener, MergedGraphs, OwnGraphs
+from gateway.triton.models.asr.seq2seq_graphs import SCORES, Listener, MergedGraphs, OwnGraphs
 from gateway.triton.models.exported import Folder
 from gateway.triton.models.features import LogMel
 from gateway.triton.models.graphs import GraphError
@@ -156,7 +157,8 @@ def transcriber(folder: Folder) -> Seq2Seq:
     if decoding.interface == "merged":
         listener = MergedGraphs(encoder, decoder)
     elif decoding.interface == "parley":
-        listener = OwnGraphs(encoder, decoder, mel)
+        scores = int(folder.parameter("encoder_scores", str(SCORES)))
+        listener = OwnGraphs(encoder, decoder, mel, decoding.frame_s, scores=scores)
     else:
         raise GraphError(f'front.json: interface "{decoding.interface}" is unknown: parley or merged')
     return Seq2Seq(listener, pieces, decoding, int(folder.parameter("beam", "1")))

@@ -22,6 +22,9 @@ from gateway.triton.models.graphs import Array, GraphError, LoadedGraph
 PAST, PRESENT, CROSS = "past_", "present_", "cross_"
 MERGED_PAST, MERGED_PRESENT = "past_key_values.", "present."
 BRANCH, MASK = "use_cache_branch", "encoder_attention_mask"
+SCORES = 3_000_000
+"""Of attention, each head's in one run of the encoder: 1 row of 30 s, 40 of 5 s. On a CPU more rows of long audio take
+gigabytes and save nothing."""
 
 
 class Listener(Protocol):
@@ -50,10 +53,19 @@ class OwnGraphs:
     """Parley's. mel: of models that hear features; None: raw audio."""
 
     def __init__(
-        self, encoder: LoadedGraph, decoder: LoadedGraph, mel: LogMel | None, attention: bool = True
+        self,
+        encoder: LoadedGraph,
+        decoder: LoadedGraph,
+        mel: LogMel | None,
+        frame_s: float,
+        *,
+        attention: bool = True,
+        scores: int = SCORES,
     ) -> None:
-        """attention: whether it is asked for, which word times need."""
+        """frame_s: of the encoder. attention: whether it is asked for, which word times need. scores: most of one run
+        of the encoder, squares of its rows' frames."""
         self._encoder, self._decoder, self._mel = encoder, decoder, mel
+        self._frame_s, self._scores = frame_s, scores
         self._attention = attention
         self.utterances, self.rows = encoder.spec.max_batch, decoder.spec.max_batch
 
@@ -67,13 +79,27 @@ class OwnGraphs:
         else:
             feeds = {"features": np.stack([self._mel.whole(audio).T for audio in audios])}
         wanted = [name for name in self._encoder.spec.output_names if name.startswith((CROSS, "frames"))]
-        made = self._encoder.run(feeds, wanted)
+        made = self._encoded(feeds, wanted, self._rows_at_once(audios))
         if "frames" in made:
             frames = made["frames"][:, 0].tolist()
         else:  # features of a fixed length: what lies behind the audio is silence
             most = made[f"{CROSS}00_key"].shape[2]
             frames = [min(most, max(1, self._mel_frames(len(audio)) // 2)) for audio in audios]
         return OwnHeard(self._decoder, made, frames, self._attention)
+
+    def _rows_at_once(self, audios: Sequence[Samples]) -> int:
+        seconds = self._mel.settings.pad_s if self._mel else max(map(len, audios)) / 16_000
+        return max(1, int(self._scores / max(seconds / self._frame_s, 1.0) ** 2))
+
+    def _encoded(self, feeds: dict[str, Array], wanted: list[str], rows: int) -> dict[str, Array]:
+        count = len(next(iter(feeds.values())))
+        if count <= rows:
+            return self._encoder.run(feeds, wanted)
+        parts = [
+            self._encoder.run({name: value[at : at + rows] for name, value in feeds.items()}, wanted)
+            for at in range(0, count, rows)
+        ]
+        return {name: np.concatenate([part[name] for part in parts]) for name in wanted}
 
     def _mel_frames(self, samples: int) -> int:
         """Of audio alone, without the silence behind it; the encoder halves them."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from torch import nn
 from transformers import AutoTokenizer, MoonshineConfig, MoonshineForConditionalGeneration
 
@@ -23,7 +24,16 @@ from parley_export.checkpoint import Checkpoint
 from parley_export.exported import Exported, GraphExport
 from parley_export.families import moonshine_ready
 from parley_export.seq2seq import attend, causal, padding, pick, split
-from parley_export.seq2seq_front import Decoding, license_of, number, reference, settling, stripped
+from parley_export.seq2seq_front import (
+    Decoding,
+    license_of,
+    memory_mb,
+    model_name,
+    number,
+    reference,
+    settling,
+    stripped,
+)
 from parley_export.tokens import made_vocabulary, tokens_file
 
 RATE = 16_000
@@ -163,7 +173,7 @@ def export(checkpoint: Checkpoint, options: Mapping[str, str]) -> Exported:
     tokens = _tokens(checkpoint, config)
     license_name, license_text = license_of(checkpoint)
     return Exported(
-        name=f"moonshine_{checkpoint.label.removeprefix('moonshine-')}".replace("-", "_").lower(),
+        name=model_name("moonshine", checkpoint),
         kind="asr",
         engine="moonshine",
         graphs=[encoder, decoder],
@@ -175,7 +185,11 @@ def export(checkpoint: Checkpoint, options: Mapping[str, str]) -> Exported:
             **settling(checkpoint, options),
         },
         files={"tokens.json": tokens},
-        parameters={"languages": options.get("language", "en"), "sample_rate": str(RATE)},
+        parameters={
+            "languages": options.get("language", "en"),
+            "sample_rate": str(RATE),
+            "memory_mb": memory_mb(model, shape_of(model, decoding.max_s), ENCODER_BATCH),
+        },
         license=options.get("license", license_name),
         license_text=license_text,
         front_reference=reference(
@@ -190,14 +204,9 @@ def export(checkpoint: Checkpoint, options: Mapping[str, str]) -> Exported:
 def graphs(model: Any, max_s: float) -> tuple[GraphExport, GraphExport]:
     """Encoder and decoder of a MoonshineForConditionalGeneration."""
     config = model.config
-    alignment = seq2seq.upper_heads(config.decoder_num_hidden_layers, config.decoder_num_attention_heads)
+    shape = shape_of(model, max_s)
+    alignment = seq2seq.upper_heads(shape.layers, shape.heads)
     most = round(max_s * RATE)
-    attention = model.model.decoder.layers[0].encoder_attn
-    shape = seq2seq.Shape(
-        layers=config.decoder_num_hidden_layers, heads=attention.k_proj.out_features // attention.head_dim,
-        head_dim=attention.head_dim, vocabulary=config.vocab_size, attentions=len(alignment),
-        most_tokens=config.max_position_embeddings, usual_heard=125, most_heard=frames_of(most), lengths=True,
-    )  # fmt: skip
     encoder = Encoder(model)
     described = Graph(
         name="encoder",
@@ -220,6 +229,17 @@ def graphs(model: Any, max_s: float) -> tuple[GraphExport, GraphExport]:
         GraphExport(described, encoder, cases=seq2seq.encoder_cases(described, encoder, _encoder_inputs())),
         GraphExport(decoder, Decoder(model, alignment), cases=seq2seq.decoder_cases(decoder)),
     )
+
+
+def shape_of(model: Any, max_s: float) -> seq2seq.Shape:
+    config = model.config
+    attention = model.model.decoder.layers[0].encoder_attn
+    layers, heads = config.decoder_num_hidden_layers, attention.k_proj.out_features // attention.head_dim
+    return seq2seq.Shape(
+        layers=layers, heads=heads, head_dim=attention.head_dim, vocabulary=config.vocab_size,
+        attentions=len(seq2seq.upper_heads(layers, heads)), most_tokens=config.max_position_embeddings,
+        usual_heard=125, most_heard=frames_of(round(max_s * RATE)), lengths=True,
+    )  # fmt: skip
 
 
 def frames_of(samples: int) -> int:
@@ -261,6 +281,7 @@ def decoding_of(model: Any, options: Mapping[str, str]) -> Decoding:
 
 def generate(model: Any, audio: Any, limit: int, beams: int = 1, **more: Any) -> list[int]:
     """transformers' own greedy (or beam) search over one utterance: the text's tokens."""
+    transformers.logging.set_verbosity_error()  # of limits that are set twice
     with torch.no_grad():
         heard = torch.from_numpy(np.asarray(audio, np.float32)[None])
         ids = model.generate(heard, do_sample=False, num_beams=beams, max_new_tokens=limit, **more)[

@@ -23,7 +23,7 @@ from gateway.triton.exported.description import Axis, Graph, Tensor
 from gateway.triton.exported.reference import Case, Feeds
 from parley_export.checkpoint import Checkpoint, ExportError
 from parley_export.exported import Exported, GraphExport
-from parley_export.seq2seq_front import Decoding, license_of, number, reference, settling
+from parley_export.seq2seq_front import Decoding, license_of, model_name, number, reference, settling
 from parley_export.tokens import tokens_file
 
 RATE = 16_000
@@ -64,7 +64,7 @@ def export(checkpoint: Checkpoint, options: Mapping[str, str]) -> Exported:
         checkpoint.seed,
     )
     return Exported(
-        name=f"moonshine_{checkpoint.label.removeprefix('moonshine-')}".replace("-", "_").lower(),
+        name=model_name("moonshine", checkpoint),
         kind="asr",
         engine="moonshine",
         graphs=[

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from torch import nn
 from transformers import (
     AutoTokenizer,
@@ -27,7 +28,16 @@ from parley_export.checkpoint import Checkpoint
 from parley_export.exported import Exported, GraphExport
 from parley_export.features import feature_settings
 from parley_export.seq2seq import attend, causal, pick, split
-from parley_export.seq2seq_front import Decoding, license_of, number, reference, settling, stripped
+from parley_export.seq2seq_front import (
+    Decoding,
+    license_of,
+    memory_mb,
+    model_name,
+    number,
+    reference,
+    settling,
+    stripped,
+)
 from parley_export.tokens import made_vocabulary, tokens_file
 
 FRAME_S = 0.02
@@ -113,7 +123,7 @@ def export(checkpoint: Checkpoint, options: Mapping[str, str]) -> Exported:
     license_name, license_text = license_of(checkpoint)
     languages = [language for language in decoding.prompts if language] or [options.get("language", "en")]
     return Exported(
-        name=f"whisper_{checkpoint.label}".replace("-", "_").replace(".", "_").lower(),
+        name=model_name("whisper", checkpoint),
         kind="asr",
         engine="whisper",
         graphs=[encoder, decoder],
@@ -126,7 +136,11 @@ def export(checkpoint: Checkpoint, options: Mapping[str, str]) -> Exported:
             **settling(checkpoint, options),
         },
         files={"tokens.json": tokens},
-        parameters={"languages": ",".join(languages), "sample_rate": "16000"},
+        parameters={
+            "languages": ",".join(languages),
+            "sample_rate": "16000",
+            "memory_mb": memory_mb(model, shape_of(model), ENCODER_BATCH),
+        },
         license=options.get("license", license_name),
         license_text=license_text,
         front_reference=reference(
@@ -141,14 +155,8 @@ def export(checkpoint: Checkpoint, options: Mapping[str, str]) -> Exported:
 def graphs(model: Any) -> tuple[GraphExport, GraphExport]:
     """Encoder and decoder of a WhisperForConditionalGeneration."""
     config = model.config
-    alignment = alignment_heads(model)
-    heard = config.max_source_positions
-    shape = seq2seq.Shape(
-        layers=config.decoder_layers, heads=config.decoder_attention_heads,
-        head_dim=config.d_model // config.decoder_attention_heads, vocabulary=config.vocab_size,
-        attentions=len(alignment), most_tokens=config.max_target_positions, usual_heard=heard, most_heard=heard,
-        lengths=False,
-    )  # fmt: skip
+    alignment, shape = alignment_heads(model), shape_of(model)
+    heard = shape.most_heard
     encoder = Encoder(model)
     described = Graph(
         name="encoder",
@@ -171,6 +179,17 @@ def graphs(model: Any) -> tuple[GraphExport, GraphExport]:
         GraphExport(described, encoder, cases=seq2seq.encoder_cases(described, encoder, cases)),
         GraphExport(decoder, Decoder(model, alignment), cases=seq2seq.decoder_cases(decoder)),
     )
+
+
+def shape_of(model: Any) -> seq2seq.Shape:
+    config = model.config
+    heard = config.max_source_positions
+    return seq2seq.Shape(
+        layers=config.decoder_layers, heads=config.decoder_attention_heads,
+        head_dim=config.d_model // config.decoder_attention_heads, vocabulary=config.vocab_size,
+        attentions=len(alignment_heads(model)), most_tokens=config.max_target_positions, usual_heard=heard,
+        most_heard=heard, lengths=False,
+    )  # fmt: skip
 
 
 def alignment_heads(model: Any) -> list[tuple[int, int]]:
@@ -220,6 +239,7 @@ def generate(
     heard = extractor(audio, sampling_rate=16_000, return_tensors="pt").input_features
     chosen = {"language": language, "task": "transcribe"} if language else {}
     told = model.generation_config
+    transformers.logging.set_verbosity_error()  # of limits that are set twice
     with torch.no_grad():
         ids = model.generate(
             heard,

@@ -47,7 +47,7 @@ class Encoder:
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str] = ()) -> dict[str, Array]:
         self.sizes.append(len(feeds["audio"]))
         frames = feeds["samples"] // 320
-        kept = np.zeros((len(frames), 1, int(frames.max()), 1), np.float32)
+        kept = np.zeros((len(frames), 1, feeds["audio"].shape[1] // 320, 1), np.float32)
         for row, audio, samples in zip(kept, feeds["audio"], feeds["samples"][:, 0], strict=True):
             assert not audio[samples:].any()
             row[:] = audio[:samples].mean()
@@ -87,7 +87,7 @@ class Decoder:
 
 
 def front(beam: int = 1, **changes: Any) -> Seq2Seq:
-    return Seq2Seq(OwnGraphs(Encoder(), Decoder(), None), PIECES, Decoding({**TOLD, **changes}), beam)
+    return Seq2Seq(OwnGraphs(Encoder(), Decoder(), None, 0.02), PIECES, Decoding({**TOLD, **changes}), beam)
 
 
 def tone(seconds: float, mean: float = 0.1) -> Array:
@@ -107,10 +107,22 @@ def test_each_utterance_has_its_own_language_and_bound(beam: int) -> None:
 
 def test_more_than_fit_are_heard_in_turns_and_what_is_too_short_not_at_all() -> None:
     encoder = Encoder()
-    ours = Seq2Seq(OwnGraphs(encoder, Decoder(), None), PIECES, Decoding(TOLD))
+    ours = Seq2Seq(OwnGraphs(encoder, Decoder(), None, 0.02), PIECES, Decoding(TOLD))
     audios = [tone(1.0), tone(0.01), tone(0.6), tone(0.7), tone(1.9), np.zeros(0, np.float32)]
     assert said(ours, audios, ["en"] * 6) == ["one two three", "", *["one two three"] * 3, ""]
     assert encoder.sizes == [3, 1]
+
+
+def test_long_audio_is_encoded_row_by_row_and_says_the_same() -> None:
+    encoder = Encoder()
+    graphs = OwnGraphs(encoder, Decoder(), None, 0.02, scores=2 * 30**2)  # two rows of 0.6 s, one of more
+    ours = Seq2Seq(graphs, PIECES, Decoding(TOLD))
+    languages = ["de", "en", "de"]
+    told = said(ours, [tone(0.6), tone(0.5), tone(0.5)], languages)
+    assert encoder.sizes == [2, 1]
+    assert told == said(front(), [tone(0.6), tone(0.5), tone(0.5)], languages)
+    said(ours, [tone(1.2), tone(0.5)], languages[:2])
+    assert encoder.sizes == [2, 1, 1, 1]
 
 
 def test_a_language_that_is_not_told_is_the_one_that_is_heard() -> None:
