@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import select
 import threading
+import zlib
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -42,8 +43,11 @@ class CodecLlm:
         frames: Callable[[str], int] = lambda prompt: 12,
         mode: str = "ok",
         seed: int = 0,
+        by_prompt: bool = False,
     ) -> None:
+        """by_prompt: every prompt is answered with codes of its own."""
         self.places, self.size, self.frames, self.mode, self.seed = places, codebook_size, frames, mode, seed
+        self._by_prompt = by_prompt
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.asked, self.hung_up, self.release = threading.Event(), threading.Event(), threading.Event()
@@ -56,12 +60,13 @@ class CodecLlm:
         self._server = _Server(("127.0.0.1", 0), _handler(self))
         self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
 
-    def codes(self, count: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    def codes(self, count: int, prompt: str = "") -> np.ndarray[Any, np.dtype[np.int64]]:
         """[places, count]: what is said, token by token."""
-        return np.random.default_rng(self.seed).integers(0, self.size, (self.places, count))
+        seed = zlib.crc32(prompt.encode()) if self._by_prompt else self.seed
+        return np.random.default_rng(seed).integers(0, self.size, (self.places, count))
 
-    def tokens(self, count: int) -> list[str]:
-        codes = self.codes(count)
+    def tokens(self, count: int, prompt: str = "") -> list[str]:
+        codes = self.codes(count, prompt)
         return [
             f"<custom_token_{FIRST + place * self.size + int(codes[place, frame])}>"
             for frame in range(count)
@@ -85,7 +90,7 @@ class CodecLlm:
             return send(None)
         count = 100_000 if self.mode == "babbles" else self.frames(body["prompt"])
         partial = self.mode in ("stalls", "cut", "error")
-        for token in self.tokens(2 if partial else min(count, 4000)):
+        for token in self.tokens(2 if partial else min(count, 4000), body["prompt"]):
             send(token)
         if self.mode == "stalls":
             wait()
