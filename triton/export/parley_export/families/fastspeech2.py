@@ -248,6 +248,7 @@ def _encoder_graph(config: Any, given: tuple[Tensor, ...]) -> Graph:
         ),
         axes=(Axis("ids", 2, 60, MOST_IDS),),
         max_batch=MAX_BATCH,
+        tolerance=5e-4,  # durations are frames, ten or thirty of them
     )
 
 
