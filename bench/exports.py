@@ -1,0 +1,113 @@
+"""Models that the exporter makes, kept: made once for each state of the exporter, in its own environment."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from gateway.triton.exported.environment import CHECKOUT, LOCK, SOURCES, cache_folder
+from gateway.triton.exported.families import FAMILIES
+
+DEADLINE_S = 900
+"""Of one export with an environment to make; a small one takes seconds in one that is there."""
+_EXPORTER = ["parley_export"] if find_spec("torch") else ["gateway.cli", "models", "export"]
+_SHARED = ("gateway/triton/exported",)
+_RANDOM = "random:"
+
+
+class ExportFailed(Exception):
+    """`str()` says which command, and what it said."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    models: Path
+    """A repository with the model alone, which nobody changes."""
+    cpu_s: float
+    """That making it took, by all processes that did."""
+    wall_s: float
+
+
+def kept(
+    family: str,
+    checkpoint: str = "random:small",
+    *,
+    options: Sequence[str] = (),
+    name: str = "",
+    folder: str = "exports",
+    alone: bool = False,
+) -> Kept:
+    """Made when it is not there. folder: in the cache; alone: older ones of this family there are removed.
+
+    Raises: ExportFailed.
+    """
+    arguments = [family, checkpoint, *(f"--option={one}" for one in options)]
+    if name:
+        arguments += ["--name", name]
+    place = cache_folder() / folder / f"{family}-{_key(arguments)}"
+    if not (place / "done").exists():
+        _export(arguments, place)
+        if alone:
+            _remove_others(family, place)
+    told = (place / "done").read_text("utf-8")
+    took = json.loads(told) if told else {"cpu_s": float("nan"), "wall_s": float("nan")}
+    return Kept(place / "models", took["cpu_s"], took["wall_s"])
+
+
+def _export(arguments: Sequence[str], place: Path) -> None:
+    making = place.with_name(f".{place.name}.{os.getpid()}")
+    command = [sys.executable, "-m", *_EXPORTER, *arguments, "--out", str(making / "models")]
+    began, before = time.monotonic(), _children_s()
+    try:
+        made = subprocess.run(
+            command, cwd=CHECKOUT, capture_output=True, text=True, timeout=DEADLINE_S, check=False
+        )
+        if made.returncode:
+            raise ExportFailed(f"{' '.join(command[2:])} ended with {made.returncode}: {made.stderr[-2000:]}")
+        took = {"cpu_s": _children_s() - before, "wall_s": time.monotonic() - began}
+        (making / "done").write_text(json.dumps(took), "utf-8")
+        if not (place / "done").exists():  # somebody else was quicker
+            making.rename(place)
+    except subprocess.TimeoutExpired:
+        raise ExportFailed(f"{' '.join(command[2:])} was not done after {DEADLINE_S} s") from None
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
+
+
+def _children_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _remove_others(family: str, place: Path) -> None:
+    for other in place.parent.glob(f"{family}-*"):
+        if other != place and len(other.name) == len(place.name):
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def _key(arguments: Sequence[str]) -> str:
+    """Of these arguments, the configuration that they name and everything that an export is made with."""
+    digest = hashlib.sha256(LOCK.read_bytes())
+    folders = [SOURCES, *(CHECKOUT / folder for folder in _SHARED)]
+    own = arguments[0].replace("-", "_")
+    others = {family.replace("-", "_") for family in FAMILIES} - {own}
+    for path in sorted(path for folder in folders for path in folder.rglob("*.py")):
+        if path.parent.name == "families" and path.stem in others:
+            continue
+        digest.update(str(path.relative_to(CHECKOUT)).encode() + b"\0" + path.read_bytes())
+    told = list(arguments)
+    config = Path(arguments[1].removeprefix(_RANDOM))
+    if arguments[1].startswith(_RANDOM) and config.is_file():
+        told[1] = config.name
+        digest.update(config.read_bytes())
+    return hashlib.sha256((digest.hexdigest() + repr(told)).encode()).hexdigest()[:16]
