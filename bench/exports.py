@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -16,7 +17,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from gateway.triton.exported.environment import CHECKOUT, LOCK, SOURCES, cache_folder
-from gateway.triton.exported.families import FAMILIES
 
 DEADLINE_S = 900
 """Of one export with an environment to make; a small one takes seconds in one that is there."""
@@ -98,12 +98,12 @@ def _remove_others(family: str, place: Path) -> None:
 def _key(arguments: Sequence[str]) -> str:
     """Of these arguments, the configuration that they name and everything that an export is made with."""
     digest = hashlib.sha256(LOCK.read_bytes())
-    folders = [SOURCES, *(CHECKOUT / folder for folder in _SHARED)]
-    own = arguments[0].replace("-", "_")
-    others = {family.replace("-", "_") for family in FAMILIES} - {own}
-    for path in sorted(path for folder in folders for path in folder.rglob("*.py")):
-        if path.parent.name == "families" and path.stem in others:
-            continue
+    package = SOURCES / "parley_export"
+    own = package / "families" / f"{arguments[0].replace('-', '_')}.py"
+    sources = _imported([package / "__main__.py", package / "write.py", own], package)
+    shared = [path for folder in _SHARED for path in (CHECKOUT / folder).glob("*.py")]
+    data = [path for path in package.rglob("*") if path.suffix in (".json", ".npz")]
+    for path in sorted({*sources, *shared, *data}):
         digest.update(str(path.relative_to(CHECKOUT)).encode() + b"\0" + path.read_bytes())
     told = list(arguments)
     config = Path(arguments[1].removeprefix(_RANDOM))
@@ -111,3 +111,21 @@ def _key(arguments: Sequence[str]) -> str:
         told[1] = config.name
         digest.update(config.read_bytes())
     return hashlib.sha256((digest.hexdigest() + repr(told)).encode()).hexdigest()[:16]
+
+
+def _imported(first: Sequence[Path], package: Path) -> set[Path]:
+    """These files and whatever of the package they import, directly or not."""
+    found: set[Path] = set()
+    waiting = list(first)
+    while waiting:
+        path = waiting.pop()
+        if path in found or not path.exists():
+            continue
+        found.add(path)
+        text = path.read_text("utf-8")
+        names = re.findall(r"parley_export\.([\w.]+)", text)
+        for several in re.findall(r"from parley_export(?:\.families)? import ([\w, ]+)", text):
+            names += [one.strip() for one in several.split(",")]
+            names += [f"families.{one.strip()}" for one in several.split(",")]
+        waiting += [package / f"{name.replace('.', '/')}.py" for name in names]
+    return found
