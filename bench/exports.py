@@ -114,7 +114,7 @@ def _key(arguments: Sequence[str]) -> str:
 
 
 def _imported(first: Sequence[Path], package: Path) -> set[Path]:
-    """These files and whatever of the package they import, directly or not."""
+    """These files and whatever of the package, and of Parley's models, they import, directly or not."""
     found: set[Path] = set()
     waiting = list(first)
     while waiting:
@@ -128,4 +128,6 @@ def _imported(first: Sequence[Path], package: Path) -> set[Path]:
             names += [one.strip() for one in several.split(",")]
             names += [f"families.{one.strip()}" for one in several.split(",")]
         waiting += [package / f"{name.replace('.', '/')}.py" for name in names]
+        ours = re.findall(r"from (gateway\.triton\.(?:models|exported)[\w.]*) import", text)
+        waiting += [CHECKOUT / f"{name.replace('.', '/')}.py" for name in ours]
     return found
