@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import accept_part, first_chunk_part, guard, slices_part, speech, speed
+from bench import accept_part, export_part, first_chunk_part, guard, slices_part, speech, speed
 from bench.machine import describe
 from bench.parts import OWN_STACK, PARTS, Bench
 from bench.report import Part, as_json, machine_text, part_text
@@ -31,6 +31,8 @@ examples:
   scripts/bench slices                        what each part of the gateway costs, cumulatively; 5 minutes
   scripts/bench accept                        new sessions a second; a minute
   scripts/bench first-chunk                   a voice's first chunk under load; five minutes
+  scripts/bench export                        exported models of all families: torch, ONNX Runtime, Triton; 12 minutes
+  scripts/bench export --families vits,snac   some of them; what the same code measured before is not measured again
   scripts/bench speed                         what one core carries, beside the goals; about half an hour
   scripts/bench --quick                       the guard: has a session become dearer? exit 1 above +25 %
 
@@ -42,6 +44,7 @@ ALONE: dict[str, Callable[[bool], Part]] = {
     "slices": lambda quick: slices_part.main(quick=quick),
     "accept": lambda quick: accept_part.main(quick=quick),
     "first-chunk": lambda quick: first_chunk_part.main(quick=quick),
+    "export": lambda quick: export_part.main(quick=quick),
 }
 """Parts that start everything themselves, take long, and are in no `all`."""
 _LONGEST_S = {True: 120.0, False: 3_000.0}
@@ -66,7 +69,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables")
     parser.add_argument("--keep", action="store_true", help="the guard's figures become the committed ones")
+    parser.add_argument(
+        "--families", type=_names, default=(), metavar="FAMILY,…", help="of export: these alone"
+    )
+    parser.add_argument("--again", action="store_true", help="of export: also what was measured before")
     options = parser.parse_args(arguments)
+    alone = ALONE | {
+        "export": lambda quick: export_part.main(options.families, quick=quick, again=options.again)
+    }
     if unknown := [name for name in options.part if name not in ("all", *PARTS, *ALONE)]:
         parser.error(f"there is no part {unknown[0]}: choose of all, {', '.join((*PARTS, *ALONE))}")
     if not options.part:
@@ -83,9 +93,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if names:
             run_loop(_run(names, parts, quick=options.quick))
         for name in chosen:
-            if name in ALONE:
-                parts[name] = ALONE[name](options.quick)
+            if name in alone:
+                began = time.monotonic()
+                parts[name] = alone[name](options.quick)
+                parts[name].seconds = time.monotonic() - began
                 print(part_text(parts[name]), flush=True)
+                if parts[name].failed:
+                    complain(f"not measured: {'; '.join(parts[name].failed)}")
+                    code = FAILED
     except (RuntimeError, subprocess.TimeoutExpired) as error:
         complain(f"not measured: {error}")
         code = FAILED
@@ -105,10 +120,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _command(options: argparse.Namespace) -> str:
     """As it can be typed anywhere: files by their names."""
     words = ["scripts/bench", *options.part, *(["--quick"] if options.quick else [])]
+    if options.families:
+        words.append(f"--families={','.join(options.families)}")
     for name in ("json", "markdown"):
         if (path := getattr(options, name)) is not None:
             words += [f"--{name}", path.name]
     return shlex.join(words)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 async def _run(names: Sequence[str], found: dict[str, Part], *, quick: bool) -> None:

@@ -63,7 +63,7 @@ class WatchedFolder(Folder):
 
     def parameter(self, name: str, default: str = "") -> str:
         # A codec's front is made, its LLM never asked.
-        return super().parameter(name, "http://127.0.0.1:9/v1" if name == "llm" else default)
+        return "http://127.0.0.1:9/v1" if name == "llm" else super().parameter(name, default)
 
     def graph(self, name: str) -> LoadedGraph:
         self.graphs[name] = Watched(super().graph(name))

@@ -34,6 +34,8 @@ class Part:
     """Raw samples and counts, for the JSON report."""
     seconds: float = 0.0
     """How long it took."""
+    failed: list[str] = field(default_factory=list)
+    """What of it could not be measured, with the reason."""
 
 
 def number(value: float, digits: int = 0) -> str:
