@@ -14,7 +14,7 @@ import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 CHECKOUT = Path(__file__).parents[3]
@@ -24,6 +24,9 @@ NEEDED_BYTES = 14 << 30
 """Free disk space that making it takes: the packages, unpacked, and uv's copies of them."""
 _COMPLETE = ".complete"
 _END_S = 5.0
+WAIT_S = 3_600.0
+"""For another process that makes the same environment."""
+_LOOK_S = 0.2
 
 
 class ExportUnavailable(Exception):
@@ -48,7 +51,9 @@ def environment_folder() -> Path:
 
 
 def is_made() -> bool:
-    return (environment_folder() / _COMPLETE).exists()
+    folder = environment_folder()
+    # Its python is a link to one that may be gone by now.
+    return (folder / _COMPLETE).exists() and (folder / "bin" / "python").exists()
 
 
 async def ensure_environment(say: Callable[[str], None]) -> Path:
@@ -59,8 +64,7 @@ async def ensure_environment(say: Callable[[str], None]) -> Path:
     """
     folder = environment_folder()
     if not is_made():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        async with only_one(folder.with_suffix(".lock")):
+        async with only_one(folder.with_suffix(".lock"), say):
             if not is_made():
                 await _make(folder, say)
     return folder / "bin" / "python"
@@ -132,31 +136,68 @@ async def run_uv(*arguments: str, into: Path | None = None) -> None:
 
 
 @asynccontextmanager
-async def only_one(path: Path) -> AsyncIterator[None]:
-    """Across processes; the lock is gone with its process."""
-    with path.open("w") as file:
-        await asyncio.to_thread(fcntl.flock, file, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(file, fcntl.LOCK_UN)
+async def only_one(path: Path, say: Callable[[str], None] = lambda _: None) -> AsyncIterator[None]:
+    """Across processes; the lock is gone with its process. Raises: ExportUnavailable."""
+    loop = asyncio.get_running_loop()
+    deadline, said = loop.time() + WAIT_S, False
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise ExportUnavailable(
+            f"cannot write to {path.parent} ({(error.strerror or str(error)).lower()}): "
+            "make it writable, or set XDG_CACHE_HOME to another place"
+        ) from None
+    try:
+        while not _locked(file):
+            if loop.time() >= deadline:
+                raise ExportUnavailable(
+                    f"another process has been making {path.stem} for {WAIT_S / 60:.0f} min: end it, or wait"
+                )
+            if not said:
+                say(f"another process is making {path.stem}: waiting for it")
+            said = True
+            await asyncio.sleep(_LOOK_S)  # a thread that waits in the kernel could not be cancelled
+        yield
+    finally:
+        os.close(file)
+
+
+def _locked(file: int) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 async def run_command(command: Sequence[str], environment: dict[str, str]) -> int:
     """Its exit code. Cancelled, the process and all that it started are ended."""
-    process = await asyncio.create_subprocess_exec(
-        *command, env=environment, stdin=asyncio.subprocess.DEVNULL, start_new_session=True
+    starting = asyncio.ensure_future(
+        asyncio.create_subprocess_exec(
+            *command, env=environment, stdin=asyncio.subprocess.DEVNULL, start_new_session=True
+        )
     )
     try:
+        process = await asyncio.shield(starting)
         return await process.wait()
-    finally:
-        if process.returncode is None:
-            os.killpg(process.pid, signal.SIGTERM)
-            try:
-                await asyncio.wait_for(process.wait(), _END_S)
-            except TimeoutError:
-                os.killpg(process.pid, signal.SIGKILL)
-                await process.wait()
+    except asyncio.CancelledError:
+        # Also while it is being started: asyncio would then end it alone, and not what it started.
+        await _end(await starting)
+        raise
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    _signal(process.pid, signal.SIGTERM)
+    with suppress(TimeoutError):
+        await asyncio.wait_for(process.wait(), _END_S)
+    _signal(process.pid, signal.SIGKILL)  # whatever of it did not heed the first
+    await process.wait()
+
+
+def _signal(group: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(group, number)
 
 
 def _say(text: str) -> None:

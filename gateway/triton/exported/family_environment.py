@@ -64,8 +64,7 @@ async def ensure_family_environment(family: str, say: Callable[[str], None]) -> 
     folder = family_folder(family)
     base = (await ensure_environment(say)).parents[1] if family in OVER_EXPORT else None
     if not is_made(family):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        async with only_one(folder.with_suffix(".lock")):
+        async with only_one(folder.with_suffix(".lock"), say):
             if not is_made(family):
                 say(f"making the environment of {family}: {folder}")
                 await _make(family, folder, base)
