@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from gateway.triton.pulling.web import Web
 
 Exporter = Callable[[Sequence[str]], Awaitable[int]]
 """`run_export`, or a test's."""
+_RECORDED = {"--called": "source", "--revision": "revision", "--license": "licence"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +53,8 @@ async def bring(
     exporter: Exporter = run_export,
 ) -> Brought:
     """Raises: PullError, Fault."""
-    label = wanted.name or str(wanted.source)
-    with shown(label) as watch:
-        consent = consent_of(accepted=accepted, yes=yes, say=lambda text: watch.say(text))
-        async with Web.from_environment(say=watch.say) as web:
-            pulled = await pull(wanted, web, watch, consent)
-        watch.say(f"is complete in {pulled.path}" if pulled.fresh else f"is here: {pulled.path}")
+    with shown(_label(wanted)) as watch:
+        pulled = await _pulled(wanted, watch, accepted, yes)
         folders = await asyncio.to_thread(model_folders, pulled.path)
         licence = str(pulled.record.get("licence") or "")
         if folders:
@@ -70,6 +67,36 @@ async def bring(
         return Brought(pulled.path, (), family, licence, pulled.fresh)
     made = await _exported(wanted, pulled, family, repository, name, exporter)
     return Brought(pulled.path, (made,), family, licence, pulled.fresh)
+
+
+async def bring_checkpoint(wanted: Wanted, *, accepted: Sequence[str] = (), yes: bool = False) -> Pulled:
+    """Only pulled: whole, here, and put nowhere. Raises: PullError, Fault for a folder of Triton models."""
+    with shown(_label(wanted)) as watch:
+        pulled = await _pulled(wanted, watch, accepted, yes)
+    if await asyncio.to_thread(model_folders, pulled.path):
+        raise Fault(
+            f"{_label(wanted)} is no checkpoint but ready for Triton: `parley models pull` puts it into a repository"
+        )
+    return pulled
+
+
+def export_arguments(record: Mapping[str, Any], path: Path, parts: Iterable[str] = ()) -> list[str]:
+    """What an export is told of a pulled checkpoint: its name, revision and licence, and where its parts lie."""
+    told = {key: str(record.get(name) or "") for key, name in _RECORDED.items()}
+    arguments = [word for flag, value in told.items() if value for word in (flag, value)]
+    return arguments + [word for part in parts for word in ("--option", f"{part}={path / part}")]
+
+
+async def _pulled(wanted: Wanted, watch: Watch, accepted: Sequence[str], yes: bool) -> Pulled:
+    consent = consent_of(accepted=accepted, yes=yes, say=lambda text: watch.say(text))
+    async with Web.from_environment(say=watch.say) as web:
+        pulled = await pull(wanted, web, watch, consent)
+    watch.say(f"is complete in {pulled.path}" if pulled.fresh else f"is here: {pulled.path}")
+    return pulled
+
+
+def _label(wanted: Wanted) -> str:
+    return wanted.name or str(wanted.source)
 
 
 def model_name(wanted: Wanted, family: str, path: Path) -> str:
@@ -101,14 +128,9 @@ async def _exported(
     told = repository / name / PROVENANCE
     if not pulled.fresh and _made_of(told) == _essence(pulled.record):
         return name
-    arguments = [
-        family, str(heart_of(pulled.path, family)), "--out", str(repository), "--name", name, "--called",
-        str(pulled.record.get("source", "")),
-    ]  # fmt: skip
-    if revision := str(pulled.record.get("revision") or ""):
-        arguments += ["--revision", revision]
-    own = {part: str(pulled.path / part) for part in wanted.parts}
-    for key, value in {**own, **wanted.options}.items():
+    arguments = [family, str(heart_of(pulled.path, family)), "--out", str(repository), "--name", name]
+    arguments += export_arguments(pulled.record, pulled.path, wanted.parts)
+    for key, value in wanted.options.items():
         arguments += ["--option", f"{key}={value}"]
     try:
         code = await exporter(arguments)
@@ -144,4 +166,6 @@ def _essence(record: dict[str, Any]) -> object:
     return record.get("source"), record.get("revision"), record.get("files")
 
 
-__all__ = ["Brought", "Exporter", "PullError", "bring", "model_name"]
+__all__ = [
+    "Brought", "Exporter", "PullError", "bring", "bring_checkpoint", "export_arguments", "model_name",
+]  # fmt: skip

@@ -1,12 +1,17 @@
-"""`parley models export`: a checkpoint becomes Triton model folders."""
+"""`parley models export`: a checkpoint becomes Triton model folders; pulled first where it is not here."""
 
 from __future__ import annotations
 
 import argparse
+import os
+from dataclasses import replace
+from pathlib import Path
 
-from gateway.cli.common import FAILED, OK, Fault
+from gateway.cli.common import FAILED, OK, USAGE, Fault
 from gateway.triton.exported.environment import ExportUnavailable, run_export
 from gateway.triton.exported.families import FAMILIES
+
+_MADE = "random:"
 
 
 def configure_export(parser: argparse.ArgumentParser) -> None:
@@ -14,25 +19,37 @@ def configure_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "checkpoint",
         metavar="CHECKPOINT",
-        help="a folder, a Hugging Face id (pulled first), random:small, or random:config.json",
+        help="a folder; owner/name of a Hugging Face hub, a name of the catalogue or a URL (pulled first); "
+        "random:small, or random:config.json",
     )
     parser.add_argument("--out", required=True, metavar="REPOSITORY", help="model repository to write into")
     parser.add_argument(
         "--name", default="", help="of the model; made from family and checkpoint when left out"
     )
     parser.add_argument("--revision", default="", help="of the checkpoint at the hub")
+    parser.add_argument("--license", default="", metavar="SPDX", help="in place of what its source says")
     parser.add_argument("--seed", type=int, default=0, help="of random weights")
     parser.add_argument(
         "--option", action="append", default=[], metavar="KEY=VALUE", help="what this family alone knows"
+    )
+    parser.add_argument(
+        "--accept-license", "--accept-licence", action="append", default=[], metavar="ID",
+        help="of what is pulled: accept this non-commercial licence without being asked",
+    )  # fmt: skip
+    parser.add_argument("--yes", action="store_true", help="pull where no licence is named")
+    parser.add_argument(
+        "--catalogue", action="append", metavar="FILE", help="in place of those of the model repositories"
     )
 
 
 async def run_export_verb(options: argparse.Namespace) -> int:
     """Exit code 1 when nothing was exported; the reason is on stderr then."""
     if options.family not in FAMILIES:
-        raise Fault(f"unknown family {options.family}; known: {', '.join(FAMILIES)}", 2)
-    arguments = [options.family, options.checkpoint, "--out", options.out, "--seed", str(options.seed)]
-    for flag in ("name", "revision"):
+        raise Fault(f"unknown family {options.family}; known: {', '.join(FAMILIES)}", USAGE)
+    checkpoint, origin = _here(options) or await _pulled(options)
+    arguments = [options.family, checkpoint, "--out", options.out, "--seed", str(options.seed), *origin]
+    # What the person says comes last, and wins.
+    for flag in ("name", "revision", "license"):
         if getattr(options, flag):
             arguments += [f"--{flag}", getattr(options, flag)]
     for pair in options.option:
@@ -41,3 +58,51 @@ async def run_export_verb(options: argparse.Namespace) -> int:
         return FAILED if await run_export(arguments) else OK
     except ExportUnavailable as unavailable:
         raise Fault(str(unavailable)) from None
+
+
+def _here(options: argparse.Namespace) -> tuple[str, list[str]] | None:
+    """The checkpoint as the exporter takes it, and what is known of its origin; None where it must be pulled."""
+    if options.checkpoint.startswith(_MADE):
+        return options.checkpoint, []
+    folder = Path(options.checkpoint).expanduser()
+    if not folder.is_dir():
+        return None
+    from gateway.cli.models.bring import export_arguments
+    from gateway.triton.pulling.cache import record_of
+
+    # A folder that was pulled knows where it is from.
+    return str(folder), _without_license(export_arguments(record_of(folder) or {}, folder), options)
+
+
+async def _pulled(options: argparse.Namespace) -> tuple[str, list[str]]:
+    # What pulling needs is imported by those who pull.
+    from gateway.cli.models.bring import bring_checkpoint, export_arguments
+    from gateway.cli.models.catalogue import open_shelf
+    from gateway.triton.pulling.errors import PullError
+    from gateway.triton.pulling.families import heart_of
+    from gateway.triton.pulling.sources import HubSource, wanted
+    from gateway.triton.pulling.web import HUB
+
+    try:
+        endpoint = os.environ.get("HF_ENDPOINT") or HUB
+        what = wanted(options.checkpoint, open_shelf(options.catalogue), endpoint=endpoint)
+        if what.family and what.family != options.family:
+            raise Fault(f"{what.name} is of the family {what.family}, not {options.family}", USAGE)
+        if options.revision and isinstance(what.source, HubSource):
+            what = replace(what, source=replace(what.source, revision=options.revision))
+            options.revision = ""  # the record has the commit that it meant
+        pulled = await bring_checkpoint(what, accepted=options.accept_license, yes=options.yes)
+    except PullError as error:
+        raise Fault(str(error)) from None
+    origin = export_arguments(pulled.record, pulled.path, what.parts)
+    for key, value in what.options.items():
+        origin += ["--option", f"{key}={value}"]
+    return str(heart_of(pulled.path, options.family)), _without_license(origin, options)
+
+
+def _without_license(origin: list[str], options: argparse.Namespace) -> list[str]:
+    """What the person chose as the family's own option is not overruled by the source's word."""
+    if "--license" in origin and any(pair.startswith("license=") for pair in options.option):
+        at = origin.index("--license")
+        del origin[at : at + 2]
+    return origin

@@ -105,7 +105,7 @@ async def test_a_checkpoint_is_exported_under_the_name_of_its_entry(
     folder = Path(asked[1])
     assert asked == [
         "speecht5", str(folder), "--out", str(tmp_path / "repository"), "--name", "tts_mouth", "--called",
-        "some/speecht5-mini", "--revision", commit, "--option", f"vocoder={folder / 'vocoder'}",
+        "some/speecht5-mini", "--revision", commit, "--license", "MIT", "--option", f"vocoder={folder / 'vocoder'}",
     ]  # fmt: skip
     assert (folder / "vocoder" / "config.json").read_bytes() == b'{"hop": 1}'
     told = json.loads((tmp_path / "repository" / "tts_mouth" / "provenance.json").read_text())

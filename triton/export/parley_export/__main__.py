@@ -21,7 +21,7 @@ def main() -> int:
         for family in options.family.split(","):
             export(
                 family, options.checkpoint, options.out, name=options.name, called=options.called,
-                revision=options.revision, seed=options.seed, chosen=dict(options.option or ()),
+                revision=options.revision, license=options.license, seed=options.seed, chosen=dict(options.option or ()),
             )  # fmt: skip
     except ExportError as error:
         print(f"parley models export: {error}", file=sys.stderr)
@@ -38,10 +38,11 @@ def export(
     name: str = "",
     called: str = "",
     revision: str = "",
+    license: str = "",
     seed: int = 0,
     chosen: Mapping[str, str] | None = None,
 ) -> list[Path]:
-    """The folders that were written. Raises: ExportError."""
+    """The folders that were written. license: in place of what the family knows. Raises: ExportError."""
     from parley_export.checkpoint import open_checkpoint
     from parley_export.write import write
 
@@ -49,6 +50,7 @@ def export(
     _say(f"{family} from {checkpoint.source}")
     made = importlib.import_module(f"parley_export.families.{family.replace('-', '_')}")
     exported = made.export(checkpoint, dict(chosen or {}))
+    exported.license = license or exported.license
     folders = write(exported, checkpoint, out, name=name, say=_say)
     for folder in folders:
         print(folder)
@@ -69,6 +71,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--called", default="", help="what the folder is a copy of, for provenance.json")
     parser.add_argument("--revision", default="")
+    parser.add_argument("--license", default="", help="SPDX, in place of what the checkpoint's family knows")
     parser.add_argument("--seed", type=int, default=0, help="of random weights")
     parser.add_argument("--option", action="append", type=_pair, metavar="KEY=VALUE", help="of the family")
     options = parser.parse_args()

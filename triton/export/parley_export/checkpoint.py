@@ -75,13 +75,26 @@ class Checkpoint:
                     enliven(model)
         else:
             try:
-                model = make.from_pretrained(self.folder, config=config, dtype=torch.float32, **load)
+                model, found = make.from_pretrained(
+                    self.folder, config=config, dtype=torch.float32, output_loading_info=True, **load
+                )
             except (OSError, ValueError, RuntimeError) as error:
                 raise ExportError(f"{self.source} holds no {self.family}: {error}") from None
+            self._check_whole(make, found)
         model.eval().float()
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         return model
+
+    def _check_whole(self, make: Any, found: Mapping[str, Any]) -> None:
+        """transformers only warns of weights that a file lacks, and draws them at random. Raises: ExportError."""
+        lacking = sorted(map(str, found.get("missing_keys") or ()))
+        if lacking:
+            few = ", ".join(lacking[:3]) + (" …" if len(lacking) > 3 else "")
+            raise ExportError(
+                f"{self.source} lacks {len(lacking)} of the weights of a {make.__name__} ({few}): it is of another "
+                "architecture, or not whole"
+            )
 
     def checksums(self) -> dict[str, str]:
         """SHA-256 of every file of the checkpoint, by its path in it."""
