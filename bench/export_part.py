@@ -34,6 +34,8 @@ from gateway.triton.exported.environment import (
 
 _STEP_S = 300.0
 """Longest for one family in torch, or in the front's process."""
+UNLIKE = 0.05
+"""From here on what torch and the front said of the same sentence is not of the same length."""
 
 
 class NotMeasured(Exception):
@@ -90,14 +92,15 @@ def measured(family: str, plan: Plan, python: Path, *, again: bool = False) -> d
     began = time.monotonic()
     folder, alone = ("exports", False) if plan.quick else ("exports-bench", True)
     made = kept(family, plan.checkpoint(family), options=plan.options(family), folder=folder, alone=alone)
-    place = cache_folder() / "bench-export" / f"{family}-{_key(made.models, plan)}.json"
+    name = f"{family}-{'quick' if plan.quick else 'full'}"
+    place = cache_folder() / "bench-export" / f"{name}-{_key(made.models, plan)}.json"
     if place.exists() and not again:
         found: dict[str, Any] = json.loads(place.read_text("utf-8"))
         _say(f"{family}: as it was measured at {found['at']}")
         return found | {"kept": True}
     model = next(path for path in sorted(made.models.iterdir()) if path.name.startswith(("asr_", "tts_")))
-    with tempfile.TemporaryDirectory(prefix="parley-bench-") as name:
-        work, told = Path(name) / "work.npz", Path(name) / "found.json"
+    with tempfile.TemporaryDirectory(prefix="parley-bench-") as work_folder:
+        work, told = Path(work_folder) / "work.npz", Path(work_folder) / "found.json"
         asked, how = [str(model), str(work), str(told)], ["quick"] if plan.quick else []
         front = _run([sys.executable, "-m", "bench.export_front", *asked, *how], told)
         asked = [family, plan.checkpoint(family), str(work), str(plan.repeats), str(told)]
@@ -113,7 +116,7 @@ def measured(family: str, plan: Plan, python: Path, *, again: bool = False) -> d
         "seconds": time.monotonic() - began,
     }
     place.parent.mkdir(parents=True, exist_ok=True)
-    for old in place.parent.glob(f"{family}-*.json"):
+    for old in place.parent.glob(f"{name}-*.json"):
         old.unlink()
     place.write_text(json.dumps(found), "utf-8")
     _say(f"{family} took {found['seconds']:.0f} s")
@@ -174,11 +177,11 @@ def _findings(found: dict[str, dict[str, Any]]) -> list[str]:
     if before:
         told.append(f"measured earlier by the same code on the same processor: {', '.join(before)}")
     for family, one in found.items():
-        said = one["torch"]["said"]
-        if said:
-            told.append(
-                f"{family}: {said} tokens in {one['torch']['audio_s']:g} s, {one['front']['words']} words"
-            )
+        said, seconds, others = one["torch"]["said"], one["front"]["audio_s"], one["torch"]["audio_s"]
+        if one["front"]["kind"] == "asr":
+            told.append(f"{family}: {said} tokens in {others:g} s, {one['front']['words']} words")
+        elif abs(others - seconds) > UNLIKE * seconds:
+            told.append(f"{family}: torch spoke for {others:.1f} s, the front for {seconds:.1f} s")
     return told
 
 

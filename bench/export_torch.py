@@ -190,15 +190,14 @@ def mimi(checkpoint: Checkpoint, options: Mapping[str, str]) -> Made:
 
     config = checkpoint.config(MimiConfig, family.SMALL)
     model = checkpoint.model(MimiModel, config, enliven=lambda made: family.enliven(made, checkpoint.seed))
-    for part in ("encoder", "encoder_transformer", "downsample"):  # a voice needs the other half
-        setattr(model, part, None)
+    parts = [model.quantizer, model.upsample, model.decoder_transformer, model.decoder]
 
     def say(codes: Array) -> Array:
         with torch.no_grad():
             audio: Array = model.decode(torch.from_numpy(codes[None])).audio_values[0, 0].numpy()
         return audio
 
-    return model, say, config.sampling_rate
+    return torch.nn.ModuleList(parts), say, config.sampling_rate
 
 
 def snac(checkpoint: Checkpoint, options: Mapping[str, str]) -> Made:
