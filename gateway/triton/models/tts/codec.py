@@ -3,13 +3,15 @@
 Orpheus' way: /v1/completions of vLLM, NIM or any other OpenAI-compatible server gives `<custom_token_N>`, seven to a
 frame of SNAC; its prompt, its sampling and the order of its tokens are in front.json. Where the LLM is, its
 parameters say: llm (base URL with /v1), llm_model, llm_key_from (the environment variable with its key),
-llm_first_token_s and llm_next_token_s (what a silent one is given).
+llm_first_token_s and llm_next_token_s (what a silent one is given). `decoders`: how many run the codec's graph at a
+time; as many as there are cores, more where the server batches it (graphs_by: triton).
 """
 
 from __future__ import annotations
 
 import math
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,6 +24,7 @@ from gateway.triton.models.tts.codec_decoders import Codes, Decoder, Samples
 from gateway.triton.models.tts.codec_tokens import CodecTokens, without_marks
 from gateway.triton.models.tts.completions import Answer, Completions, LlmFailed
 from gateway.triton.models.tts.tempo import Tempo
+from gateway.triton.models.turns import NEWCOMER_S, Turn, Turns
 from gateway.triton.models.voices import Voice
 
 Heard = Callable[[NDArray[Any]], bool]
@@ -29,7 +32,31 @@ LOOK_S = 0.1
 """How often it is asked, while the LLM is silent, whether anybody still listens."""
 MOST_S_A_SIGN, MOST_S_MORE = 0.25, 2.0
 """Speech of a text is no longer than this a character, and this: an LLM that babbles is stopped."""
+PARKED_S = 120.0
+"""A part that has waited this long for the decoder is given up: something is broken."""
 NO_SOUND = np.zeros(0, np.int16)
+
+
+class Place:
+    """One utterance's place at the decoder, of which a machine has few: `with` it, a part is made."""
+
+    def __init__(self, turns: Turns) -> None:
+        self.made_s = 0.0
+        """Speech made so far."""
+        self._turns, self._woken = turns, threading.Event()
+        self._turn = Turn(self._woken.set)
+        self._began = time.monotonic()
+
+    def __enter__(self) -> None:
+        due = self._began + (self.made_s or -NEWCOMER_S)
+        if not self._turns.ask(self._turn, due):
+            if not self._woken.wait(PARKED_S):
+                self._turns.call_off(self._turn)
+                raise TimeoutError("the decoder was not free within two minutes; try again")
+            self._woken.clear()
+
+    def __exit__(self, *error: object) -> None:
+        self._turns.leave(self._turn)
 
 
 class Gone(Exception):
@@ -54,6 +81,8 @@ class CodecVoice:
             for one in front["voices"]
         )
         self.threads = int(folder.parameter("max_streams", "64"))
+        cores = len(os.sched_getaffinity(0))
+        self._turns = Turns(int(folder.parameter("decoders", str(cores))))
         self._first_s = _seconds(folder, "llm_first_token_s", 10.0)
         self._next_s = _seconds(folder, "llm_next_token_s", 5.0)
         self._model = folder.parameter("llm_model")
@@ -79,8 +108,8 @@ class CodecVoice:
     def audio(self, codes: Codes, seed: int) -> Samples:
         """All of [rows, frames], as the graph makes it: no level set, nothing trimmed."""
         decoding = self._decoder.begin(seed)
-        parts = [decoding.feed(codes[:, at : at + 1]) for at in range(codes.shape[1])]
-        return np.concatenate([*parts, decoding.end()])
+        parts = [part for at in range(codes.shape[1]) for part in decoding.feed(codes[:, at : at + 1])]
+        return np.concatenate([*parts, *decoding.end()])
 
     def close(self) -> None:
         self._llm.close()
@@ -89,12 +118,11 @@ class CodecVoice:
         tokens = CodecTokens(self._front["tokens"])
         decoding = self._decoder.begin(self._seed)
         limit = self._limit(text)
+        place = Place(self._turns)
         answer = self._llm.ask(self._body(text, voice, limit), limit + 2)
         try:
             while texts := self._take(answer, tokens, heard):
-                codes = tokens.read(texts)
-                if codes.shape[1]:
-                    yield decoding.feed(codes)
+                yield from self._decoded(decoding.feed(tokens.read(texts)), place)
         finally:
             answer.close()
         if not tokens.frames:
@@ -102,7 +130,17 @@ class CodecVoice:
                 f"{self._llm.server} answered without a whole frame of {self._front['codec']} tokens: does "
                 f'{self._model or "its model"} speak them ("{self._front["tokens"]["pattern"]}")?'
             )
-        yield decoding.end()
+        yield from self._decoded(decoding.end(), place)
+
+    def _decoded(self, parts: Iterator[Samples], place: Place) -> Iterator[Samples]:
+        """Each part is made in its turn: who has heard nothing yet goes before all others."""
+        while True:
+            with place:
+                part = next(parts, None)
+            if part is None:
+                return
+            place.made_s += len(part) / self.rate
+            yield part
 
     def _take(self, answer: Answer, tokens: CodecTokens, heard: Heard) -> list[str]:
         """The next pieces of text; empty at the end. Raises: LlmFailed, Gone."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,17 +14,18 @@ from gateway.triton.models.graphs import GraphError, LoadedGraph
 Codes = NDArray[np.int64]
 """[rows, frames]"""
 Samples = NDArray[np.float32]
-NOTHING = np.zeros(0, np.float32)
+LEAST = 2
+"""Frames of a window of SNAC, after the first one."""
 
 
 class Decoding(Protocol):
     """One utterance."""
 
-    def feed(self, codes: Codes) -> Samples:
-        """The next frames, any number; what is certain of the sound since the last call."""
+    def feed(self, codes: Codes) -> Iterator[Samples]:
+        """The next frames, any number; what is certain of the sound since, run by run of the graph."""
         ...
 
-    def end(self) -> Samples:
+    def end(self) -> Iterator[Samples]:
         """No more frames come: the rest."""
         ...
 
@@ -34,16 +35,19 @@ class MimiDecoding:
 
     def __init__(self, graph: LoadedGraph, settings: Mapping[str, Any]) -> None:
         self._graph = graph
-        self._later = int(settings["frames"]["later"])
+        self._next, self._later = int(settings["frames"]["first"]), int(settings["frames"]["later"])
         self._start = 1.0
         self._states = {s.input: np.zeros((1, *s.dims), np.float32) for s in graph.spec.states}
 
-    def feed(self, codes: Codes) -> Samples:
-        parts = [self._step(codes[:, at : at + self._later]) for at in range(0, codes.shape[1], self._later)]
-        return np.concatenate(parts) if parts else NOTHING
+    def feed(self, codes: Codes) -> Iterator[Samples]:
+        at = 0
+        while at < codes.shape[1]:
+            size, self._next = self._next, self._later
+            yield self._step(codes[:, at : at + size])
+            at += size
 
-    def end(self) -> Samples:
-        return NOTHING
+    def end(self) -> Iterator[Samples]:
+        return iter(())
 
     def _step(self, codes: Codes) -> Samples:
         start = np.full((1, 1), self._start, np.float32)
@@ -65,7 +69,8 @@ class SnacDecoding:
         frames = settings["frames"]
         self._graph, self._samples = graph, int(settings["samples"])
         self._before, self._after = int(frames["before"]), int(frames["after"])
-        self._least, self._later = int(frames["first"]), int(frames["later"])
+        self._least = self._most = int(frames["first"])
+        self._later = int(frames["later"])
         self._noise_rows = int(settings["noise"])
         self._draw = np.random.default_rng(seed)
         self._codes = np.zeros((int(settings["rows"]), 0), np.int64)
@@ -73,22 +78,19 @@ class SnacDecoding:
         self._known = 0
         """Frames held that were heard already."""
 
-    def feed(self, codes: Codes) -> Samples:
+    def feed(self, codes: Codes) -> Iterator[Samples]:
         if codes.shape[1]:
             noise = self._draw.standard_normal((codes.shape[1], self._noise_rows), np.float32).T
             self._codes = np.concatenate([self._codes, codes], axis=1)
             self._noise = np.concatenate([self._noise, noise], axis=1)
-        return self._heard(self._after, self._least)
+        while (ready := self._codes.shape[1] - self._known - self._after) >= self._least:
+            yield self._window(min(ready, self._most))
+            # The first frame alone: somebody waits in silence for it.
+            self._least, self._most = LEAST, self._later
 
-    def end(self) -> Samples:
-        return self._heard(0, 1)
-
-    def _heard(self, after: int, least: int) -> Samples:
-        parts = [NOTHING]
-        while (ready := self._codes.shape[1] - self._known - after) >= max(1, least):
-            parts.append(self._window(min(ready, self._later)))
-            least = self._least = 2 if after else least
-        return np.concatenate(parts)
+    def end(self) -> Iterator[Samples]:
+        while left := self._codes.shape[1] - self._known:
+            yield self._window(min(left, self._later))
 
     def _window(self, new: int) -> Samples:
         until = min(self._codes.shape[1], self._known + new + self._after)

@@ -213,6 +213,37 @@ def test_many_speak_at_a_time(llm: CodecLlm) -> None:
     assert all(np.abs(one.astype(int) - wanted).max() <= 1 for one in heard)
 
 
+def test_who_has_heard_nothing_goes_first(llm: CodecLlm) -> None:
+    """One decoder: a newcomer's first part is made before the fortieth of who came earlier."""
+    voice = make_voice(llm.url, "mimi", decoders="1")
+    llm.frames = lambda prompt: 200
+    order: list[str] = []
+    comes, came = threading.Event(), threading.Event()
+
+    def first(samples: Array) -> bool:
+        order.append("first")
+        comes.set()
+        came.wait(0.01)
+        return True
+
+    def second(samples: Array) -> bool:
+        order.append("second")
+        came.set()
+        return False
+
+    threads = [
+        threading.Thread(target=voice.synthesize, args=("One.", voice.voices[0], 1.0, first)),
+        threading.Thread(target=voice.synthesize, args=("Two.", voice.voices[0], 1.0, second)),
+    ]
+    threads[0].start()
+    assert comes.wait(5)
+    threads[1].start()
+    for thread in threads:
+        thread.join(20)
+    assert "second" in order
+    assert order.index("second") < 25, "of 51 parts"
+
+
 def test_a_url_that_is_none_is_refused_at_load() -> None:
     with pytest.raises(ValueError, match=r"base URL such as http://127\.0\.0\.1:8000/v1"):
         Completions("orpheus:8000")
@@ -258,14 +289,16 @@ def test_snac_in_windows_is_snac_as_a_whole(sizes: list[int]) -> None:
     noise = np.random.default_rng(7).standard_normal((sum(sizes), 3), np.float32).T
     whole = Windowed().run({"codes": codes[None], "noise": noise[None]})["audio"][0]
     decoding = SnacDecoding(Windowed(), front("snac"), 7)
-    heard, at = [], 0
+    heard: list[Array] = []
+    at = 0
     for size in sizes:
-        heard.append(decoding.feed(codes[:, at : at + size]))
+        heard += decoding.feed(codes[:, at : at + size])
         at += size
+    assert len(heard[0]) == SAMPLES, "one frame at first"
     frames, left = divmod(len(np.concatenate(heard)), SAMPLES)
     assert left == 0
     assert sum(sizes) - 3 <= frames <= sum(sizes) - 2, "two wait for those after them, one for a fellow"
-    heard.append(decoding.end())
+    heard += decoding.end()
     assert np.abs(np.concatenate(heard) - whole).max() < 1e-6
 
 
