@@ -36,11 +36,12 @@ async def prove_exported(
 
 
 def _exported(repositories: Iterable[str | Path], names: Sequence[str]) -> list[Path]:
+    places = [Path(one) for one in repositories if not is_url(one)]
     return [
         folder
-        for one in repositories
-        if not is_url(one)
-        for folder in sorted(Path(one).iterdir())
+        for place in places
+        if place.is_dir()  # of one that is not, the catalogue says so
+        for folder in sorted(place.iterdir())
         if is_exported(folder) and (not names or folder.name in names)
     ]
 
@@ -60,7 +61,7 @@ def print_proofs(proofs: Sequence[Proved]) -> None:
             str(one.compared),
             _number(one.worst, one.unit),
             _number(one.limit, one.unit),
-            "[green]equal[/]" if one.ok else "[red]differs[/]",
+            ("[green]equal[/]" if one.compared else "-") if one.ok else "[red]differs[/]",
             escape(one.note),
         )
         before = one.model

@@ -53,7 +53,8 @@ async def run_verify(options: argparse.Namespace) -> int:
         proved = [{**asdict(one), "worst": _finite(one.worst)} for one in proofs]
         print(json.dumps({"models": told, "proofs": proved, "unread": unread}, indent=2))
     else:
-        _print(rows)
+        if rows:
+            _print(rows)
         if proofs:
             print()
             print_proofs(proofs)

@@ -8,10 +8,9 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import numpy as np
-
 from gateway.triton.channel import open_channel
 from gateway.triton.errors import TritonError
+from gateway.triton.exported.reference import load_arrays
 from gateway.triton.host import find_wheel
 from gateway.triton.model_info import read_config
 from gateway.triton.proof.fronts import SESSION, prove_front
@@ -74,16 +73,16 @@ async def _front(folder: Path, triton: EmbeddedTriton) -> Proved:
         config.parameters["seed"].string_value = str(_seed(folder))
         await Repository(channel).load(folder.name, config, deadline_s=LOAD_S)
         return await prove_front(folder, channel)
-    except TritonError as error:
+    except (TritonError, ValueError, OSError) as error:
         return failed(folder.name, SESSION, str(error))
     finally:
         await channel.close()
 
 
 def _seed(folder: Path) -> int:
-    """Of the noise in the reference; 0 where it was made without any."""
-    with np.load(folder / "reference" / "front.npz", allow_pickle=False) as file:
-        return int(file["seed_0"].reshape(-1)[0]) if "seed_0" in file.files else 0
+    """Of the noise in the reference; 0 where it was made without any. Raises: ValueError, OSError."""
+    told = load_arrays(folder / "reference" / "front.npz")
+    return int(told["seed_0"].reshape(-1)[0]) if "seed_0" in told else 0
 
 
 @asynccontextmanager
