@@ -6,7 +6,7 @@ import io
 import itertools
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,6 +123,20 @@ def add_reference(
         f"ids_{number}": ids, f"audio_{number}": audio,
         f"voice_{number}": np.array(voice["name"]), f"seed_{number}": np.array(0),
     }  # fmt: skip
+
+
+def add_texts(
+    reference: dict[str, NDArray[Any]], ids_of: Callable[[str], NDArray[np.int64]], sentences: Iterable[str]
+) -> None:
+    """Puts the sentences beside the ids that a front makes of them, so that a session can be held against what was
+    recorded. A model has one seed while it is proved: utterances of another stay ids."""
+    for sentence in sentences:
+        ids = ids_of(sentence)
+        for name in [name for name in reference if name.startswith("ids_")]:
+            number = name.removeprefix("ids_")
+            same_seed = int(reference[f"seed_{number}"]) == int(reference["seed_0"])
+            if same_seed and np.array_equal(reference[name], ids):
+                reference[f"text_{number}"] = np.array(sentence)
 
 
 def npy(values: NDArray[Any]) -> bytes:

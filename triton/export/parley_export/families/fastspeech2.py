@@ -39,6 +39,7 @@ from parley_export.vocoders import (
 from parley_export.voices import (
     VoiceText,
     add_reference,
+    add_texts,
     embeddings_of,
     npy,
     parameters_of,
@@ -124,6 +125,7 @@ def export(checkpoint: Checkpoint, options: Mapping[str, str]) -> Exported:
             audio = spoken(model, hifigan, ids, voice, embeddings)
             voice["gain"] = gain_of(audio, rate)
             add_reference(reference, ids, audio, voice)
+    add_texts(reference, text.ids, SAID)
     inputs = _given(model)
     text_masking, frame_masking = maskings(model)
     return Exported(

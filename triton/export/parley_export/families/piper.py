@@ -29,7 +29,7 @@ from parley_export.families.piper_parts import Parts
 from parley_export.families.piper_random import write_random
 from parley_export.families.piper_runs import Feeds, proved, run_of
 from parley_export.text_data import espeak_text, piper_text, text_files
-from parley_export.voices import VoiceText, parameters_of, voice_table, voice_text
+from parley_export.voices import VoiceText, add_texts, parameters_of, voice_table, voice_text
 
 INPUTS = ("input", "input_lengths", "scales")
 SENTENCE = "Two boats came home this morning, and the harbour was quiet again."
@@ -65,6 +65,9 @@ def export(checkpoint: Checkpoint, options: Mapping[str, str]) -> Exported:
         if language.startswith("en") and text.front.get("phonemiser") != "espeak"
         else cases[-1][0]["input"][0]
     )
+    references = _references(drawn, inputs, ids, scales, voices, rate)
+    if text.front.get("phonemiser") != "espeak":
+        add_texts(references, text.ids, [SENTENCE])
     return Exported(
         name=f"piper_{checkpoint.label}".lower().replace("-", "_"),
         kind="tts",
@@ -81,7 +84,7 @@ def export(checkpoint: Checkpoint, options: Mapping[str, str]) -> Exported:
             **({"seed": int(options["seed"])} if "seed" in options else {}),
         },
         files=text.files,
-        front_reference=_references(drawn, inputs, ids, scales, voices, rate),
+        front_reference=references,
         parameters=parameters_of(voices, rate),
         license=options.get("license") or _license(checkpoint),
         license_text=_card(checkpoint),

@@ -37,6 +37,7 @@ from parley_export.vocoders import (
 from parley_export.voices import (
     VoiceText,
     add_reference,
+    add_texts,
     embeddings_of,
     npy,
     parameters_of,
@@ -84,6 +85,7 @@ def export(checkpoint: Checkpoint, options: Mapping[str, str]) -> Exported:
             audio = spoken(model, hifigan, ids, embeddings[voice["speaker"]], seed=0, **lengths)
             voice["gain"] = gain_of(audio, rate)
             add_reference(reference, ids, audio, voice)
+    add_texts(reference, text.ids, SAID)
     return Exported(
         name=f"speecht5_{checkpoint.label}",
         kind="tts",

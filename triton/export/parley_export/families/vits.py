@@ -19,9 +19,9 @@ from gateway.triton.models.tts.windows import Windowing
 from parley_export.checkpoint import Checkpoint, ExportError
 from parley_export.exported import Exported, GraphExport
 from parley_export.families import vits_graphs, vits_reference
-from parley_export.families.vits_text import VOCABULARY, language_of, license_of, sample_ids, text_of
+from parley_export.families.vits_text import VOCABULARY, language_of, license_of, sample, text_of
 from parley_export.receptive_field import receptive_field
-from parley_export.voices import npy, parameters_of, voice_table
+from parley_export.voices import add_texts, npy, parameters_of, voice_table
 
 SMALL = {
     "vocab_size": len(VOCABULARY), "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "ffn_dim": 128,
@@ -54,7 +54,9 @@ def export(checkpoint: Checkpoint, options: Mapping[str, str]) -> Exported:
     if several:
         files["speakers.npy"] = npy(model.embed_speaker.weight.numpy())
     voices = voice_table(max(config.num_speakers, 1), options.get("voices", ""), language)
-    references = vits_reference.measure(model, sample_ids(text, language), voices)
+    sentence = sample(text, language)
+    references = vits_reference.measure(model, text.ids(sentence), voices)
+    add_texts(references, text.ids, [sentence])
     return Exported(
         name=f"vits_{checkpoint.label}".lower().replace("-", "_"),
         kind="tts",

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from parley_export.checkpoint import Checkpoint, ExportError
 from parley_export.text_data import mms_text
@@ -50,13 +49,14 @@ def text_of(checkpoint: Checkpoint, config: Any, language: str) -> VoiceText:
     return text
 
 
-def sample_ids(text: VoiceText, language: str) -> NDArray[np.int64]:
-    """Tokens for the reference: a sentence where the voice reads English, else any."""
+def sample(text: VoiceText, language: str) -> str:
+    """For the reference: a sentence where the voice reads English, else words of its letters."""
     if language.split("-")[0] == "en":
-        return text.ids(SENTENCE)
-    ids = np.zeros(81, np.int64)
-    ids[1::2] = np.random.default_rng(0).integers(1, text.size, 40)
-    return ids
+        return SENTENCE
+    symbols = json.loads(text.files[text.front["symbols"]])
+    letters = sorted(one for one in symbols if len(one) == 1 and one.isalpha())
+    rng = np.random.default_rng(0)
+    return " ".join("".join(rng.choice(letters, 5)) for _ in range(8))
 
 
 def language_of(checkpoint: Checkpoint) -> str:
