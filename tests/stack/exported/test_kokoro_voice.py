@@ -14,8 +14,8 @@ import pytest
 import pytest_asyncio
 
 from gateway.triton.models.exported import Folder
+from gateway.triton.models.tts.common import to_int16
 from gateway.triton.models.tts.kokoro import Kokoro, load
-from gateway.triton.models.tts.vits import to_int16
 from tests.contract.client import Client, Refusal
 from tests.support.exported import changeable, exported
 from tests.support.stack import Stack, skip_without_triton

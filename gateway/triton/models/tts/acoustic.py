@@ -7,7 +7,7 @@ first window is small, and between windows others may go first.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 from gateway.triton.models.exported import Folder
 from gateway.triton.models.graphs import GraphError
 from gateway.triton.models.text import load_text
-from gateway.triton.models.tts.vits import can_be_said, to_int16
+from gateway.triton.models.tts.common import Heard, Samples, can_be_said, hand_on, read_voices
 from gateway.triton.models.tts.windows import Windowing, Windows, through
 from gateway.triton.models.voices import Refused, Voice
 
-Samples = NDArray[np.float32]
 PIECE_CHARS = 200
 """About 12 s: the frames of a piece are made in one go."""
 
@@ -36,7 +35,8 @@ class Acoustic:
         """Raises: GraphError, ValueError."""
         front = folder.front
         self.rate = int(front["rate"])
-        self.voices, self._told = read_voices(front["voices"])
+        self.voices = read_voices(front["voices"])
+        self._told = {str(one["name"]): one for one in front["voices"]}
         self._say = load_text(folder)
         self._encoder, self._decoder = folder.graph("encoder"), folder.graph("decoder")
         self._vocoder = folder.graph("vocoder")
@@ -47,14 +47,9 @@ class Acoustic:
         self._embeddings = np.load(folder.path("embeddings.npy")) if "embedding" in inputs else None
         self._conditions = [name for name in ("speaker", "language", "embedding") if name in inputs]
 
-    def synthesize(
-        self, text: str, voice: Voice, speed: float, heard: Callable[[NDArray[Any]], bool]
-    ) -> None:
-        if not can_be_said(text):
-            return
-        for samples in self.stream(self._say(text), voice, speed):
-            if not heard(to_int16(samples)):
-                return
+    def synthesize(self, text: str, voice: Voice, speed: float, heard: Heard) -> None:
+        if can_be_said(text):
+            hand_on(self.stream(self._say(text), voice, speed), heard)
 
     def audio(
         self, said: str | NDArray[np.int64], seed: int = 0, voice: str = "", speed: float = 1.0
@@ -112,11 +107,3 @@ def frame_counts(durations: NDArray[np.float32], slowness: float) -> NDArray[np.
     if slowness != 1.0:
         counts = np.round(counts.astype(np.float32) * np.float32(slowness)).astype(np.int64)
     return counts if counts.any() else np.ones_like(counts)
-
-
-def read_voices(told: list[dict[str, Any]]) -> tuple[tuple[Voice, ...], dict[str, dict[str, Any]]]:
-    """front.json's voices, and what it tells of each by its name."""
-    voices = tuple(
-        Voice(str(one["name"]), str(one["language"]), str(one["speaker"]), float(one["gain"])) for one in told
-    )
-    return voices, {str(one["name"]): one for one in told}

@@ -7,8 +7,7 @@ graph returns what is new in each step alone.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +15,10 @@ from numpy.typing import NDArray
 from gateway.triton.models.exported import Folder
 from gateway.triton.models.graphs import GraphError, LoadedGraph
 from gateway.triton.models.text import load_text
-from gateway.triton.models.tts.acoustic import read_voices
-from gateway.triton.models.tts.vits import can_be_said, fixed_seed, to_int16
+from gateway.triton.models.tts.common import Heard, Samples, can_be_said, fixed_seed, hand_on, read_voices
 from gateway.triton.models.tts.windows import Windowing, Windows, through
 from gateway.triton.models.voices import Refused, Voice
 
-Samples = NDArray[np.float32]
 PIECE_CHARS = 160
 NOTHING = np.zeros(0, np.float32)
 FIRST_ROOM = 64
@@ -39,7 +36,8 @@ class Autoregressive:
         """Raises: GraphError, ValueError."""
         front = folder.front
         self.rate = int(front["rate"])
-        self.voices, self._told = read_voices(front["voices"])
+        self.voices = read_voices(front["voices"])
+        self._told = {str(one["name"]): one for one in front["voices"]}
         self._say = load_text(folder)
         self._encoder, self._step = folder.graph("encoder"), folder.graph("step")
         self._vocoder = folder.graph("vocoder")
@@ -51,15 +49,11 @@ class Autoregressive:
         self._shortest, self._longest = float(front["shortest"]), float(front["longest"])
         self._made_at_once = int(_dims(self._step, "frames")[0])
 
-    def synthesize(
-        self, text: str, voice: Voice, speed: float, heard: Callable[[NDArray[Any]], bool]
-    ) -> None:
+    def synthesize(self, text: str, voice: Voice, speed: float, heard: Heard) -> None:
         if not can_be_said(text):
             return
         rng = np.random.default_rng(self._seed)
-        for samples in self.stream(self._say(text), voice, speed, rng):
-            if not heard(to_int16(samples)):
-                return
+        hand_on(self.stream(self._say(text), voice, speed, rng), heard)
 
     def audio(
         self, said: str | NDArray[np.int64], seed: int = 0, voice: str = "", speed: float = 1.0

@@ -13,21 +13,20 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gateway.triton.models.exported import Folder
 from gateway.triton.models.tts.codec_decoders import Codes, Decoder, Samples
 from gateway.triton.models.tts.codec_tokens import CodecTokens, without_marks
+from gateway.triton.models.tts.common import Heard, can_be_said, fixed_seed, read_voices, to_int16
 from gateway.triton.models.tts.completions import Answer, Completions, LlmFailed
 from gateway.triton.models.tts.tempo import Tempo
 from gateway.triton.models.turns import NEWCOMER_S, Turn, Turns
 from gateway.triton.models.voices import Voice
 
-Heard = Callable[[NDArray[Any]], bool]
 LOOK_S = 0.1
 """How often it is asked, while the LLM is silent, whether anybody still listens."""
 MOST_S_A_SIGN, MOST_S_MORE = 0.25, 2.0
@@ -76,32 +75,28 @@ class CodecVoice:
         self._front = front
         self.rate = int(front["rate"])
         self._frame_s = int(front["samples"]) / self.rate
-        self.voices = tuple(
-            Voice(str(one["name"]), str(one["language"]), str(one["name"]), float(one["gain"]))
-            for one in front["voices"]
-        )
+        self.voices = read_voices(front["voices"])
         self.threads = int(folder.parameter("max_streams", "64"))
         cores = len(os.sched_getaffinity(0))
         self._turns = Turns(int(folder.parameter("decoders", str(cores))))
         self._first_s = _seconds(folder, "llm_first_token_s", 10.0)
         self._next_s = _seconds(folder, "llm_next_token_s", 5.0)
         self._model = folder.parameter("llm_model")
-        seed = folder.parameter("seed")
-        self._seed = int(seed) if seed not in ("", "None") else None
+        self._seed = fixed_seed(folder)
         key = os.environ.get(folder.parameter("llm_key_from", "PARLEY_TTS_LLM_KEY"), "")
         self._llm = Completions(folder.parameter("llm"), key)
 
     def synthesize(self, text: str, voice: Voice, speed: float, heard: Heard) -> None:
         """Raises: LlmFailed, GraphError."""
         said = without_marks(text)
-        if not any(sign.isalnum() for sign in said):
+        if not can_be_said(said):
             return
         tempo = Tempo(self.rate, speed)
         try:
             for samples in self._stream(said, voice, heard):
-                if not heard(_int16(tempo(samples))):
+                if not heard(to_int16(tempo(samples))):
                     return
-            heard(_int16(tempo.flush()))
+            heard(to_int16(tempo.flush()))
         except Gone:
             return
 
@@ -190,8 +185,3 @@ def _seconds(folder: Folder, name: str, default: float) -> float:
     if not value > 0:
         raise ValueError(f'parameter {name} is "{said}"; it must be a number of seconds above 0')
     return value
-
-
-def _int16(samples: Samples) -> NDArray[np.int16]:
-    rounded: NDArray[np.int16] = np.clip(np.rint(samples * 32767), -32768, 32767).astype(np.int16)
-    return rounded

@@ -16,18 +16,15 @@ import wave
 from collections.abc import Callable, Iterator
 from collections.abc import Generator as Stream
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gateway.triton.models.exported import Folder
+from gateway.triton.models.tts.common import Heard, Samples, can_be_said, read_voices, to_int16
 from gateway.triton.models.tts.tempo import Tempo
 from gateway.triton.models.voices import Voice
 
-Samples = NDArray[np.float32]
-"""float32 [n], full scale 1."""
-Heard = Callable[[NDArray[Any]], bool]
 REFERENCE_RATE = 16_000
 ACCEPT = "accept_license"
 NON_COMMERCIAL = ("NC", "NONCOMMERCIAL", "NON-COMMERCIAL", "CPML")
@@ -62,10 +59,7 @@ class GeneratedVoice:
         check_license(folder)
         front = folder.front
         self.piece_chars = int(front.get("piece_chars", 200))
-        self.voices = tuple(
-            Voice(str(one["name"]), str(one["language"]), str(one.get("engine_name", one["name"])), float(one["gain"]))
-            for one in front["voices"]
-        )  # fmt: skip
+        self.voices = read_voices(front["voices"])
         self._generator = _load(folder)
         self.rate = self._generator.rate
         self.imitates = bool(self._generator.imitates)
@@ -76,7 +70,7 @@ class GeneratedVoice:
 
     def imitate(self, text: str, voice: Voice, speed: float, heard: Heard, reference: Samples | None) -> None:
         """As `synthesize`, with somebody's speech at 16 kHz to sound like."""
-        if not any(sign.isalnum() for sign in text):
+        if not can_be_said(text):
             return
         with self._only_one:
             stream = self._generator.speak(text, voice, reference)
@@ -130,7 +124,7 @@ def reference_file(reference: Samples) -> Iterator[str]:
             out.setnchannels(1)
             out.setsampwidth(2)
             out.setframerate(REFERENCE_RATE)
-            out.writeframes(_int16(reference).tobytes())
+            out.writeframes(to_int16(reference).tobytes())
         file.flush()
         yield file.name
 
@@ -153,16 +147,11 @@ def _pass_on(stream: Stream[Samples, None, None], tempo: Tempo, size: int, heard
     for chunk in stream:
         samples = tempo(np.ascontiguousarray(chunk, np.float32).reshape(-1))
         for at in range(0, len(samples), size):
-            if not heard(_int16(samples[at : at + size])):
+            if not heard(to_int16(samples[at : at + size])):
                 return
-        if not len(samples) and not heard(_int16(samples)):
+        if not len(samples) and not heard(to_int16(samples)):
             return
-    heard(_int16(tempo.flush()))
-
-
-def _int16(samples: Samples) -> NDArray[np.int16]:
-    rounded: NDArray[np.int16] = np.clip(np.rint(samples * 32767), -32768, 32767).astype(np.int16)
-    return rounded
+    heard(to_int16(tempo.flush()))
 
 
 def _warn(text: str) -> None:

@@ -17,9 +17,18 @@ from gateway.triton.models.exported import Folder
 from gateway.triton.models.graphs import GraphError
 from gateway.triton.models.segments import segments
 from gateway.triton.models.text import load_text
+from gateway.triton.models.tts.common import (
+    Heard,
+    Ids,
+    Samples,
+    can_be_said,
+    fixed_seed,
+    hand_on,
+    read_voices,
+    seed_or_new,
+)
 from gateway.triton.models.tts.piper import SPARE, TRIES, NoiseInput, enough
 from gateway.triton.models.tts.tempo import Tempo
-from gateway.triton.models.tts.vits import Heard, Ids, Samples, can_be_said, fixed_seed, to_int16
 from gateway.triton.models.voices import Voice
 
 PIECE_CHARS = 150
@@ -40,10 +49,7 @@ class Kokoro:
         """Raises: GraphError."""
         front = folder.front
         self.rate = int(front["sample_rate"])
-        self.voices = tuple(
-            Voice(str(one["name"]), str(one["language"]), str(one["name"]), float(one["gain"]))
-            for one in front["voices"]
-        )
+        self.voices = read_voices(front["voices"])
         # A text is read by its voice's language, each with its own lexicon.
         self._say = {language: load_text(folder, key) for language, key in front["texts"].items()}
         with np.load(folder.path("styles.npz")) as styles:
@@ -59,10 +65,11 @@ class Kokoro:
         for piece in pieces(text):
             if not can_be_said(piece):
                 continue
-            seed = self._seed if self._seed is not None else int(np.random.default_rng().integers(1 << 31))
-            for samples in self._stream(self._say[voice.language](piece), voice.name, speed, seed):
-                if not heard(to_int16(samples)):
-                    return
+            stream = self._stream(
+                self._say[voice.language](piece), voice.name, speed, seed_or_new(self._seed)
+            )
+            if not hand_on(stream, heard):
+                return
 
     def audio(self, said: str | Ids, seed: int, voice: str = "", speed: float = 1.0) -> Samples:
         """All of a text or of its tokens, as the graph makes it: no level set, nothing trimmed."""

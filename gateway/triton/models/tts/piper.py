@@ -16,17 +16,16 @@ from numpy.typing import NDArray
 from gateway.triton.models.exported import Folder
 from gateway.triton.models.graphs import GraphError
 from gateway.triton.models.text import load_text
-from gateway.triton.models.tts.vits import (
-    PIECE_CHARS,
+from gateway.triton.models.tts.common import (
     Heard,
     Ids,
     Samples,
-    Speaker,
     can_be_said,
     fixed_seed,
-    read_speakers,
-    to_int16,
+    hand_on,
+    seed_or_new,
 )
+from gateway.triton.models.tts.vits import PIECE_CHARS, Speaker, read_speakers
 from gateway.triton.models.tts.windows import Windowing, Windows
 from gateway.triton.models.voices import Voice
 
@@ -79,10 +78,8 @@ class Piper:
     def synthesize(self, text: str, voice: Voice, speed: float, heard: Heard) -> None:
         if not can_be_said(text):
             return
-        seed = self._seed if self._seed is not None else int(np.random.default_rng().integers(1 << 31))
-        for samples in self._stream(self._say(text), self.speakers[voice.name], speed, seed):
-            if not heard(to_int16(samples)):
-                return
+        seed = seed_or_new(self._seed)
+        hand_on(self._stream(self._say(text), self.speakers[voice.name], speed, seed), heard)
 
     def audio(self, said: str | Ids, seed: int, voice: str = "", speed: float = 1.0) -> Samples:
         """All of a text or of its tokens, as the graphs make it: no level set, nothing trimmed."""

@@ -8,7 +8,7 @@ window, so that the first sound costs little whatever the length of the text.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,13 +16,17 @@ from numpy.typing import NDArray
 
 from gateway.triton.models.exported import Folder
 from gateway.triton.models.text import load_text
+from gateway.triton.models.tts.common import (
+    Heard,
+    Ids,
+    Samples,
+    can_be_said,
+    fixed_seed,
+    hand_on,
+    read_voices,
+)
 from gateway.triton.models.tts.windows import Windowing, Windows
 from gateway.triton.models.voices import Voice
-
-Ids = NDArray[np.int64]
-"""[n] tokens."""
-Samples = NDArray[np.float32]
-Heard = Callable[[NDArray[Any]], bool]
 
 PIECE_CHARS = 160
 MOST_FRAMES = 500
@@ -65,9 +69,7 @@ class Vits:
         if not can_be_said(text):
             return
         rng = np.random.default_rng(self._seed)
-        for samples in self._stream(self._say(text), self.speakers[voice.name], speed, rng):
-            if not heard(to_int16(samples)):
-                return
+        hand_on(self._stream(self._say(text), self.speakers[voice.name], speed, rng), heard)
 
     def audio(self, said: str | Ids, seed: int, voice: str = "", speed: float = 1.0) -> Samples:
         """All of a text or of its tokens, as the graphs make it: no level set, nothing trimmed."""
@@ -143,26 +145,4 @@ def stretched(values: NDArray[np.float32], counts: NDArray[np.int64]) -> NDArray
 
 def read_speakers(told: Sequence[Mapping[str, Any]]) -> list[Speaker]:
     """front.json's voices: name, language, speaker (a number) and gain of each."""
-    return [
-        Speaker(
-            Voice(str(one["name"]), str(one["language"]), str(one["speaker"]), float(one["gain"])),
-            int(one["speaker"]),
-        )
-        for one in told
-    ]
-
-
-def fixed_seed(folder: Folder) -> int | None:
-    """Of the noise of every request; None: each has its own."""
-    said = folder.parameter("seed", "")
-    return int(said) if said not in ("", "None") else None
-
-
-def can_be_said(text: str) -> bool:
-    """Signs alone are no error, and no sound."""
-    return any(sign.isalnum() for sign in text)
-
-
-def to_int16(samples: Samples) -> NDArray[np.int16]:
-    whole: NDArray[np.int16] = np.clip(np.rint(samples * 32767), -32768, 32767).astype(np.int16)
-    return whole
+    return [Speaker(voice, int(one["speaker"])) for voice, one in zip(read_voices(told), told, strict=True)]

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from gateway.triton.exported.description import Axis, Graph, Tensor
 from gateway.triton.models.exported import Folder
 from gateway.triton.models.graphs import GraphError
+from gateway.triton.models.tts.common import to_int16
 from gateway.triton.models.tts.piper import Piper, enough
-from gateway.triton.models.tts.vits import MOST_FRAMES, Vits, frame_counts, stretched, to_int16
+from gateway.triton.models.tts.vits import MOST_FRAMES, Vits, frame_counts, stretched
 from gateway.triton.models.voices import Refused
 
 Arrays = dict[str, NDArray[Any]]
