@@ -234,9 +234,15 @@ def measure(family: str, source: str, work: Path, repeats: int, options: Mapping
         "cpu_s": min(costs),
         "audio_s": len(said) / rate if rate else len(asked) / 16_000,
         "said": 0 if rate else len(said),
-        "parameters": sum(one.numel() for one in model.parameters()),
+        "parameters": _parameters(model),
         "rss_mb": rss_mb([os.getpid()]),
     }
+
+
+def _parameters(model: Any) -> int:
+    """Weights that were made plain, and codebooks, are buffers; what is tied counts once."""
+    weights = [one for one in model.state_dict().values() if one.is_floating_point()]
+    return sum({one.data_ptr(): one.numel() for one in weights}.values())
 
 
 def main() -> int:

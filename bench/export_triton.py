@@ -51,6 +51,12 @@ class Served:
     def cpu_s(self) -> float:
         return self.meter.look(self.pids())
 
+    async def quiet(self) -> None:
+        """Until nothing is made any more that nobody listens to."""
+        await self.drains.close()
+        async for _ in self.speak(SHORT):
+            pass  # the engine is free of the others now
+
     async def speak(self, words: str) -> AsyncGenerator[int, None]:
         """Samples of each chunk."""
         answers = stream_decoupled(
@@ -99,7 +105,7 @@ async def _served(model: Path) -> AsyncIterator[Served]:
         )
         channel = await stack.enter_async_context(open_channel(triton.grpc))
         await Repository(channel).load(model.name, config, deadline_s=WAIT_S)
-        drains = Drains()
+        drains = Drains(deadline_s=WAIT_S)
         stack.push_async_callback(drains.close)
         served = Served(triton, model.name, GRPCInferenceServiceStub(channel), drains, CpuMeter())
         served.cpu_s()
@@ -168,10 +174,14 @@ async def _voice(served: Served, rate: int, plan: Plan) -> dict[str, Any]:
         async for count in served.speak(SENTENCE):
             samples += count
     cost = {"cpu_s": served.cpu_s() - before, "audio_s": samples / rate}
-    alone = [await _first(served) for _ in range(plan.alone)]
+    alone = []
+    for _ in range(plan.alone):
+        alone.append(await _first(served))
+        await served.quiet()
     crowds = {}
     for size in plan.crowds:
         crowds[str(size)] = sorted(await asyncio.gather(*(_first(served) for _ in range(size))))
+        await served.quiet()
     return cost | {"alone_ms": alone, "crowds_ms": crowds}
 
 
