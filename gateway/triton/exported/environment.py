@@ -81,10 +81,11 @@ async def run_export(arguments: Sequence[str], say: Callable[[str], None] | None
 async def run_python(arguments: Sequence[str], say: Callable[[str], None] | None = None) -> int:
     """Runs the environment's Python, the exporter importable. Its exit code. Raises: ExportUnavailable."""
     python = await ensure_environment(say or _say)
-    return await run_command([str(python), *arguments], _environment())
+    return await run_command([str(python), *arguments], variables())
 
 
-def _environment() -> dict[str, str]:
+def variables() -> dict[str, str]:
+    """Of a process that runs in it: the exporter is importable, and nothing is fetched."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     return kept | {
         "PYTHONPATH": f"{SOURCES}{os.pathsep}{CHECKOUT}",

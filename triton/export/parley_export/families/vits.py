@@ -181,6 +181,7 @@ def _graphs(model: Any, flow: Windowing, decoder: Windowing) -> list[GraphExport
         ),
         axes=(tokens,),
         max_batch=MAX_BATCH,
+        tolerance=5e-4,  # of logarithms that splines, one behind the other, made of the noise
     )
     frames = Axis("frames", 1, flow.size(1), flow.largest)
     to_latents = Graph(
