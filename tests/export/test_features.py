@@ -9,7 +9,6 @@ import numpy.typing as npt
 import pytest
 
 pytest.importorskip("torch")
-from parley_export.features import feature_settings
 from transformers import (
     NemotronAsrStreamingFeatureExtractor,
     ParakeetFeatureExtractor,
@@ -17,6 +16,7 @@ from transformers import (
 )
 
 from gateway.triton.models.features import NEMO_EPSILON, NEMO_GUARD, LogMel, mel_bank
+from parley_export.features import feature_settings
 
 RATE = 16_000
 TOLERANCE = 1e-4

@@ -73,7 +73,9 @@ def test_one_changed_axis_is_caught(family: str, tmp_path: Path) -> None:
         places = [n for n, node in enumerate(model.graph.node) if turned(node)]
         if places:
             middle = places[len(places) // 2]
-            assert is_caught(folder, tmp_path, lambda m, n=middle: turn(m.graph.node[n])), f"{folder.name}: {model.graph.node[middle]}"
+            assert is_caught(folder, tmp_path, lambda m, n=middle: turn(m.graph.node[n])), (
+                f"{folder.name}: {model.graph.node[middle]}"
+            )
 
 
 def weights(tensor: onnx.TensorProto) -> np.ndarray | None:

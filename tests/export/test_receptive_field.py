@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from parley_export.receptive_field import receptive_field
 from torch import nn
+
+from parley_export.receptive_field import receptive_field
 
 
 def test_of_one_convolution() -> None:
