@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import signal
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +18,7 @@ from torch import nn
 
 from gateway.triton.exported.description import Axis, Graph, State, Tensor, check, from_json, to_json
 from gateway.triton.exported.reference import compare, load, make_cases, outputs_of
+from parley_export.__main__ import export, main
 from parley_export.checkpoint import ExportError, open_checkpoint
 from parley_export.exported import Exported, GraphExport
 from parley_export.onnx_graph import ort_run, write_graph
@@ -128,6 +134,104 @@ def test_a_folder_that_somebody_else_made_is_left_alone(step: Step, tmp_path: Pa
     with pytest.raises(ExportError, match="not made by an export"):
         write(exported, open_checkpoint("toy", "random:small"), tmp_path, say=lambda _: None)
     assert (tmp_path / "asr_toy" / "mine").exists()
+
+
+def _toy(step: Step) -> Exported:
+    return Exported("toy", "asr", "toy", [GraphExport(STEP, step)], front={"kind": "toy"}, license="MIT")
+
+
+def _parameters(front: Path) -> dict[str, str]:
+    config = (front / "config.pbtxt").read_text("utf-8")
+    return dict(re.findall(r'key: "(.*?)", value: { string_value: "(.*?)" }', config))
+
+
+def test_what_is_written_says_nothing_of_this_machine(step: Step, tmp_path: Path) -> None:
+    write(_toy(step), open_checkpoint("toy", "random:small"), tmp_path, say=lambda _: None)
+    here = [str(Path(__file__).parents[2]), str(Path(torch.__file__).parents[1]), str(tmp_path)]
+    for path in tmp_path.rglob("*"):
+        written = path.read_bytes() if path.is_file() else b""
+        assert not [one for one in here if one.encode() in written], path
+
+
+def test_a_recogniser_is_described_for_routing(step: Step, tmp_path: Path) -> None:
+    front, _ = write(_toy(step), open_checkpoint("toy", "random:small"), tmp_path, say=lambda _: None)
+    found = _parameters(front)
+    assert {"family", "tags", "needs_gpu", "memory_mb", "license"} <= set(found)
+    assert "cpu" in found["tags"]
+
+
+def test_a_repository_that_cannot_be_is_a_sentence(step: Step, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ExportError, match="cannot write into"):
+        write(_toy(step), open_checkpoint("toy", "random:small"), tmp_path / "file", say=lambda _: None)
+
+
+@pytest.mark.parametrize("moves", range(4))
+def test_what_fails_between_two_folders_leaves_the_older_export_whole(
+    moves: int, step: Step, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint, older, newer = open_checkpoint("toy", "random:small"), _toy(step), _toy(step)
+    newer.license = "Apache-2.0"
+    write(older, checkpoint, tmp_path, say=lambda _: None)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    rename, moved = os.rename, 0
+
+    def fails_once(source: Path, target: Path) -> None:
+        nonlocal moved
+        moved += 1
+        if moved == moves + 1:
+            raise OSError(28, "No space left on device")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", fails_once)
+    with pytest.raises(ExportError, match="No space left"):
+        write(newer, checkpoint, tmp_path, say=lambda _: None)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_ended_from_outside_it_leaves_nothing_half_written(
+    step: Step, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ended(*_: object) -> None:
+        assert list(tmp_path.iterdir())
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    family = SimpleNamespace(export=lambda *_: _toy(step))
+    monkeypatch.setitem(sys.modules, "parley_export.families.vits", family)
+    monkeypatch.setattr("parley_export.write.write_graph", ended)
+    monkeypatch.setattr(sys, "argv", ["export", "vits", "random:small", "--out", str(tmp_path)])
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with pytest.raises(SystemExit):
+            main()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("head", "license"),
+    [
+        ("---\nlicense: cc-by-nc-4.0\n---\n# A voice", "CC-BY-NC-4.0"),
+        (
+            "---\nlicense: other\nlicense_name: nvidia-open-model-license\n---\n",
+            "LicenseRef-NVIDIA-Open-Model",
+        ),
+        ("---\n: [\n---\n", "CC-BY-4.0"),
+        ("# Only words. license: mit", "CC-BY-4.0"),
+    ],
+)
+def test_the_model_card_says_the_licence_and_the_family_only_where_it_does_not(
+    head: str, license: str, step: Step, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = _toy(step)
+    known.license = "CC-BY-4.0"
+    monkeypatch.setitem(sys.modules, "parley_export.families.vits", SimpleNamespace(export=lambda *_: known))
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / "README.md").write_text(head, "utf-8")
+    front, _ = export("vits", str(tmp_path / "checkpoint"), tmp_path / "models")
+    assert _parameters(front)["license"] == license
+    assert json.loads((front / "provenance.json").read_text("utf-8"))["license"] == license
 
 
 def test_cases_are_the_same_whoever_makes_them() -> None:

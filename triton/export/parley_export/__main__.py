@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -14,6 +15,8 @@ from gateway.triton.exported.families import FAMILIES
 
 def main() -> int:
     options = _arguments()
+    # Ended from outside, what is half-written is removed all the same.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     began = time.monotonic()
     from parley_export.checkpoint import ExportError
 
@@ -26,6 +29,8 @@ def main() -> int:
     except ExportError as error:
         print(f"parley models export: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     print(f"done in {time.monotonic() - began:.0f} s", file=sys.stderr)
     return 0
 
@@ -49,8 +54,10 @@ def export(
     checkpoint = open_checkpoint(family, source, called=called, revision=revision, seed=seed)
     _say(f"{family} from {checkpoint.source}")
     made = importlib.import_module(f"parley_export.families.{family.replace('-', '_')}")
-    exported = made.export(checkpoint, dict(chosen or {}))
-    exported.license = license or exported.license
+    options = dict(chosen or {})
+    exported = made.export(checkpoint, options)
+    # What the family knows is of the checkpoints that its makers published: others have their own word.
+    exported.license = license or options.get("license") or checkpoint.license or exported.license
     folders = write(exported, checkpoint, out, name=name, say=_say)
     for folder in folders:
         print(folder)

@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
+
+from gateway.triton.pulling.licences import licence_of_card
 
 RANDOM = "random:"
 
@@ -95,6 +98,19 @@ class Checkpoint:
                 f"{self.source} lacks {len(lacking)} of the weights of a {make.__name__} ({few}): it is of another "
                 "architecture, or not whole"
             )
+
+    @property
+    def license(self) -> str:
+        """SPDX, as the head of its model card says it; "" where it says none."""
+        card = self.folder / "README.md" if self.folder is not None else None
+        if card is None or not card.is_file():
+            return ""
+        parts = card.read_text("utf-8", errors="replace").split("---", 2)
+        try:
+            head = yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0].strip() else None
+        except yaml.YAMLError:
+            head = None
+        return licence_of_card(head, (), "").id if isinstance(head, dict) else ""
 
     def checksums(self) -> dict[str, str]:
         """SHA-256 of every file of the checkpoint, by its path in it."""

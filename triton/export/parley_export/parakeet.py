@@ -107,7 +107,7 @@ def described(checkpoint: Checkpoint, family: str, options: Mapping[str, str]) -
         "name": f"{family}_{checkpoint.label}".replace("-", "_").replace(".", "_").lower(),
         "kind": "asr",
         "parameters": {"languages": options.get("languages", "en"), "sample_rate": str(RATE)},
-        "license": options.get("license", "Apache-2.0" if checkpoint.is_random else LICENSE),
+        "license": options.get("license", "CC0-1.0" if checkpoint.is_random else LICENSE),
         "license_text": license_file.read_text("utf-8") if license_file and license_file.exists() else "",
     }
 

@@ -9,7 +9,7 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from parley_export.exported import Exported, GraphExport
 from parley_export.onnx_graph import write_graph
 
 TOOLS = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime", "numpy")
+UNKNOWN = "LicenseRef-unknown"
 _MODEL = {
     "asr": "from gateway.triton.models.exported import ExportedAsr as TritonPythonModel",
     "tts": "from gateway.triton.models.exported import ExportedTts as TritonPythonModel",
@@ -50,18 +51,27 @@ def write(
     Raises: ExportError, and then nothing has changed.
     """
     front = name or f"{exported.kind}_{exported.name}"
-    repository.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=".export-", dir=repository))
+    names = {one.graph.name: f"graph_{front}_{one.graph.name}" for one in exported.graphs}
+    for folder in (front, *names.values()):
+        _check_free(repository / folder)
     try:
-        graphs: dict[str, str] = {}
+        repository.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=".export-", dir=repository))
+    except OSError as error:
+        raise ExportError(f"cannot write into {repository}: {error.strerror or error}") from None
+    try:
         proved: dict[str, Any] = {}
         for one in exported.graphs:
-            folder = graphs[one.graph.name] = f"graph_{front}_{one.graph.name}"
             say(f"graph {one.graph.name}")
+            folder = names[one.graph.name]
             proved[one.graph.name] = _write_graph(one, work / folder, folder, exported)
-        _write_front(exported, checkpoint, work / front, front, graphs)
+        _write_front(exported, checkpoint, work / front, front, names)
         _write_provenance(exported, checkpoint, work / front, work, proved)
-        return [_put(work / made, repository / made) for made in (front, *graphs.values())]
+        # The front last: who finds it there finds its graphs too.
+        _put(work, repository, [*names.values(), front])
+        return [repository / made for made in (front, *names.values())]
+    except OSError as error:
+        raise ExportError(f"cannot write into {repository}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -93,7 +103,7 @@ def _write_front(
 ) -> None:
     version = folder / "1"
     version.mkdir(parents=True)
-    (folder / "LICENSE").write_text(exported.license_text or f"{exported.license}\n", "utf-8")
+    (folder / "LICENSE").write_text(exported.license_text or f"{exported.license or UNKNOWN}\n", "utf-8")
     for file, content in exported.files.items():
         (version / file).parent.mkdir(parents=True, exist_ok=True)
         (version / file).write_bytes(content)
@@ -106,10 +116,11 @@ def _write_front(
     (version / "model.py").write_text(_MODEL_PY.format(line=_MODEL[exported.kind]), "utf-8")
     parameters = {
         "family": exported.kind, "engine": exported.engine, **exported.parameters,
-        "license": exported.license or "LicenseRef-unknown",
+        "license": exported.license or UNKNOWN,
     }  # fmt: skip
     parameters.setdefault("needs_gpu", "false")
     parameters.setdefault("streaming", "true")
+    parameters.setdefault("tags", "cpu,streaming")
     parameters.setdefault("memory_mb", str(_memory_mb(folder.parent)))
     (folder / "config.pbtxt").write_text(
         front_config(exported.kind, name, checkpoint.source, parameters), "utf-8"
@@ -140,15 +151,28 @@ def _write_provenance(
     (folder / "provenance.json").write_text(json.dumps(told, indent=1), "utf-8")
 
 
-def _put(made: Path, place: Path) -> Path:
-    """`made` at `place`; what was there before is gone only when it is."""
-    old = made.with_name(f"{made.name}.old")
-    if place.exists():
-        if not (place / "graph.json").exists() and not (place / "provenance.json").exists():
-            raise ExportError(f"{place} is there and was not made by an export: choose another --name")
-        os.rename(place, old)
-    os.rename(made, place)
-    return place
+def _check_free(place: Path) -> None:
+    """Raises: ExportError where something lies that no export made."""
+    if place.exists() and not any((place / mark).exists() for mark in ("graph.json", "provenance.json")):
+        raise ExportError(f"{place} is there and was not made by an export: choose another --name")
+
+
+def _put(work: Path, repository: Path, names: Sequence[str]) -> None:
+    """All of them, or, where that fails in the middle, what was there before."""
+    done: list[str] = []
+    try:
+        for name in names:
+            done.append(name)
+            if (repository / name).exists():
+                os.rename(repository / name, work / f"{name}.old")
+            os.rename(work / name, repository / name)
+    except BaseException:
+        for name in done:
+            if not (work / name).exists():
+                os.rename(repository / name, work / name)
+            if (work / f"{name}.old").exists():
+                os.rename(work / f"{name}.old", repository / name)
+        raise
 
 
 def _sha256(path: Path) -> str:

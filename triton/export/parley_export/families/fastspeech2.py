@@ -149,7 +149,7 @@ def export(checkpoint: Checkpoint, options: Mapping[str, str]) -> Exported:
         },
         files=text.files | ({"embeddings.npy": npy(embeddings)} if embeddings is not None else {}),
         parameters=parameters_of(voices, rate),
-        license=options.get("license", "Apache-2.0" if checkpoint.is_random else "LicenseRef-unknown"),
+        license=options.get("license", "CC0-1.0" if checkpoint.is_random else "LicenseRef-unknown"),
         front_reference=reference,
     )
 

@@ -103,7 +103,7 @@ def export(checkpoint: Checkpoint, options: Mapping[str, str]) -> Exported:
         front=front,
         files={"tokens.json": tokens},
         parameters={"languages": options.get("languages", "en"), "sample_rate": "16000"},
-        license=options.get("license", "Apache-2.0" if checkpoint.is_random else "LicenseRef-unknown"),
+        license=options.get("license", "CC0-1.0" if checkpoint.is_random else "LicenseRef-unknown"),
         license_text=_license(checkpoint),
         front_reference=_reference(models["encoder"], runs, front, Pieces(json.loads(tokens))),
     )
