@@ -13,7 +13,7 @@ import pytest
 
 from gateway.triton.exported.reference import compare, load
 from gateway.triton.models.asr.buffered import Buffered
-from gateway.triton.models.asr.engine import Heard, Job
+from gateway.triton.models.asr.engine import Heard, Job, Word
 from gateway.triton.models.exported import Folder
 from parley_export.checkpoint import ExportError, open_checkpoint
 from parley_export.families import parakeet_ctc
@@ -87,7 +87,9 @@ def test_chunk_by_chunk_ends_with_the_whole_utterance(kind: str) -> None:
         for at in range(0, len(audios[0]), size):
             buffered.step([Job(utterance, audios[0][at : at + size], False)])
         (heard,) = buffered.step([Job(utterance, audios[0][:0], True)])
-        assert heard == Heard(whole, len(whole))
+        # A frame may end behind the audio: nobody is told of a time that has not been.
+        end = len(audios[0]) // 16
+        assert heard == Heard([Word(text, first, min(last, end)) for text, first, last in whole], len(whole))
 
 
 def test_words_lie_in_order_within_the_audio(kind: str) -> None:

@@ -146,14 +146,14 @@ def liven_encoder(model: Any) -> None:
             weight.normal_(float(name.endswith("weight")), 0.3)
 
 
-def balance(logits: torch.Tensor, blank: int) -> torch.Tensor:
-    """What to add to the last layer's bias so that no token is likelier than others, and blank wins BLANKS of the
-    frames. logits [frames, vocabulary]."""
+def balance(logits: torch.Tensor, blank: int, blanks: float = BLANKS) -> torch.Tensor:
+    """What to add to the last layer's bias so that no token is likelier than others, and blank wins this share of
+    the frames. logits [frames, vocabulary]."""
     added = -logits.mean(0)
     others = logits + added
     others[:, blank] = -torch.inf
     gap = others.amax(-1) - (logits + added)[:, blank]
-    added[blank] += torch.quantile(gap, BLANKS)
+    added[blank] += torch.quantile(gap, blanks)
     return added
 
 

@@ -190,21 +190,23 @@ def _is_tdt(checkpoint: Checkpoint, options: Mapping[str, str]) -> bool:
 
 
 def enliven(model: Any, extractor: Any) -> None:
-    """Random weights of which blank wins BLANKS of the frames, and every duration is told now and then."""
+    """Random weights of which blank wins about half of the frames, and every duration is told now and then."""
     parakeet.liven_encoder(model)
     model.decoder.embedding.weight.mul_(6.0)
     model.joint.head.weight.mul_(2.0)
     blank, size = model.config.blank_token_id, model.config.vocab_size
+    timed = model.config.model_type == TDT  # its tokens pass over frames, so that there are fewer
     frames = model.get_audio_features(**parakeet.extracted(extractor, bursts(8.0, 1))).pooler_output[0]
+    model.joint.head.weight[blank] *= 0.2  # no state of the decoder says blank for ever
     symbols = torch.arange(min(blank, 64))[:, None]
     predicted = model.decoder(symbols)
-    # What was said last matters twice as much as what is heard: otherwise a frame says its token again and again.
-    scale = 2 * frames.std(0).mean() / predicted.std(0).mean()
+    # What was said last matters as much as what is heard: otherwise a frame says its token again and again.
+    scale = frames.std(0).mean() / predicted.std(0).mean()
     model.decoder.decoder_projector.weight.mul_(scale)
     model.decoder.decoder_projector.bias.mul_(scale)
     logits = model.joint(predicted * scale, frames[None]).flatten(0, 1)
-    model.joint.head.bias[:size] += parakeet.balance(logits[:, :size], blank)
-    durations = logits[:, size:]
-    if durations.shape[1]:
+    model.joint.head.bias[:size] += parakeet.balance(logits[:, :size], blank, 0.4 if timed else 0.85)
+    if timed:
+        durations = logits[:, size:]
         # transformers 5.23 looks for the next token among the durations too: they must be less likely.
         model.joint.head.bias[size:] -= durations.mean(0) + durations.std() * 6 + 20.0
