@@ -31,7 +31,7 @@ examples:
   scripts/bench slices                        what each part of the gateway costs, cumulatively; 5 minutes
   scripts/bench accept                        new sessions a second; a minute
   scripts/bench first-chunk                   a voice's first chunk under load; five minutes
-  scripts/bench export                        exported models of all families: torch, ONNX Runtime, Triton; 12 minutes
+  scripts/bench export                        exported models: torch, ONNX Runtime, Triton; 10 minutes, exports as long again
   scripts/bench export --families vits,snac   some of them; what the same code measured before is not measured again
   scripts/bench speed                         what one core carries, beside the goals; about half an hour
   scripts/bench --quick                       the guard: has a session become dearer? exit 1 above +25 %
