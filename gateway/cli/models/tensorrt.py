@@ -24,8 +24,11 @@ HALF = "model.fp16.onnx"
 async def run_tensorrt(options: argparse.Namespace) -> int:
     """Exit code 1 when an engine was not built, or does not say what torch said."""
     folders = _graphs(Path(options.repository), options.model)
+    _is_not_theirs(options.out, folders)
     builder, missing = (None, "") if options.prepare_only else await find_builder()
-    version = options.tensorrt or (builder.tensorrt if builder else str(STRONG_TYPING))
+    if builder is not None and options.out is None:
+        raise Fault("--out is missing: a repository for the tensorrt_plan folders", USAGE)
+    version = builder.tensorrt if builder else options.tensorrt or str(STRONG_TYPING)
     proofs: list[Proved] = []
     try:
         for folder in folders:
@@ -41,7 +44,12 @@ async def run_tensorrt(options: argparse.Namespace) -> int:
             )
             if builder is not None:
                 proofs.append(await _build(options, folder, onnx, builder, profiles))
-    except (ValueError, GraphError, BuildFailed, ExportUnavailable, OSError) as error:
+    except OSError as error:
+        where = error.filename or options.repository
+        raise Fault(
+            f"{where}: {(error.strerror or str(error)).lower()}; profiles and scripts are written into the models' folders"
+        ) from None
+    except (ValueError, GraphError, BuildFailed, ExportUnavailable) as error:
         raise Fault(str(error)) from None
     if missing:
         print(f"no engine was built: {missing}. Run build.sh, or this command, on a machine with both.")
@@ -53,13 +61,14 @@ async def run_tensorrt(options: argparse.Namespace) -> int:
 async def _build(
     options: argparse.Namespace, folder: Path, onnx: Path, builder: Builder, profiles: Sequence[Profile]
 ) -> Proved:
-    if options.out is None:
-        raise Fault("--out is missing: a repository for the tensorrt_plan folders", USAGE)
     spec = read_spec(folder)
     cache = Path(options.cache) if options.cache else cache_folder() / "engines"
     engine = await build_engine(
         spec, folder, onnx, profiles, builder, precision=options.precision, cache=cache
     )
+    if not engine.parity.ok:
+        print(f"{folder.name}: no tensorrt_plan was written, for the engine does not say what torch said")
+        return engine.parity
     told = {
         "tensorrt": builder.tensorrt, "compute_capability": builder.compute_capability,
         "precision": options.precision,
@@ -73,7 +82,9 @@ async def _source(folder: Path, version: str, precision: str) -> Path:
     """What is built from: the graph, or its copy in FP16 where the version takes precision from it alone."""
     onnx = folder / "1" / "model.onnx"
     if not onnx.exists():
-        raise ValueError(f"{folder} has no model.onnx to build from")
+        raise ValueError(
+            f"{folder} has no 1/model.onnx, which TensorRT builds from: export it from a checkpoint or from .onnx files"
+        )
     if not needs_fp16_graph(version, precision):
         return onnx
     half = folder / "tensorrt" / HALF
@@ -87,7 +98,16 @@ async def _source(folder: Path, version: str, precision: str) -> Path:
 def _graphs(repository: Path, model: str) -> list[Path]:
     folder = repository / model
     if is_exported(folder):
-        return graphs_of(folder)
+        found = graphs_of(folder)
+        if not found:
+            raise Fault(f"{model} has no graphs to build from: its own library runs it (triton/families)")
+        return found
     if (folder / "graph.json").exists():
         return [folder]
     raise Fault(f"{folder} is no exported model and none of its graphs; `parley models export` makes them")
+
+
+def _is_not_theirs(out: str | None, folders: Sequence[Path]) -> None:
+    """Said before an hour of building, not after it. Raises: Fault."""
+    if out and any(Path(out).resolve() == folder.parent.resolve() for folder in folders):
+        raise Fault(f"{out} holds the ONNX models: --out is a repository of its own for the plans", USAGE)

@@ -9,6 +9,12 @@ ENGINES = "/engines"
 """Where a volume for engines is mounted in Triton's container."""
 
 
+def _version(text: str) -> str:
+    if not all(part.isdecimal() for part in text.split(".")):
+        raise argparse.ArgumentTypeError(f"{text} is no version of TensorRT; one is 10.13.3, or 11")
+    return text
+
+
 def configure_tensorrt(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="an exported model, or one of its graphs")
     parser.add_argument("--repository", required=True, metavar="DIR", help="where it lies")
@@ -27,7 +33,10 @@ def configure_tensorrt(parser: argparse.ArgumentParser) -> None:
         "--engines", default=ENGINES, metavar="DIR", help=f"the volume that Triton compiles into ({ENGINES})"
     )
     parser.add_argument(
-        "--tensorrt", default="", metavar="VERSION", help="to write for, where none is here (11)"
+        "--tensorrt",
+        type=_version,
+        metavar="VERSION",
+        help="to write for, where none is here (11)",
     )
     parser.add_argument(
         "--prepare-only", action="store_true", help="write profiles, config and script, build nothing"

@@ -85,8 +85,8 @@ class ServedGraph:
         response = request.exec()
         if response.has_error():
             raise GraphError(
-                f"{self._model} failed: {response.error().message()}; is it loaded? A front with "
-                "`graphs: triton` needs its graph models loaded in the same server"
+                f"{self._model} failed: {response.error().message().rstrip('.')}; with `graphs_by: triton` a model "
+                f"needs its graphs loaded in the same server: parley models load {self._model}"
             )
         made = {tensor.name(): _array(tensor) for tensor in response.output_tensors()}
         return {name: made[name].reshape(-1) if name in self._scalars else made[name] for name in names}

@@ -36,8 +36,9 @@ def provider_config(
     precision: str,
     tensorrt_major: int,
     implicit: bool = False,
+    filename: str = "",
 ) -> str:
-    """The portable path: model.onnx, compiled at the first load into `cache`, a folder on a volume.
+    """The portable path: model.onnx, or `filename` beside it, compiled at the first load into `cache`, a folder on a volume.
 
     Keys are those that Triton's onnxruntime backend lets through; an unknown one is a load error.
     """
@@ -52,6 +53,8 @@ def provider_config(
         "optimization { execution_accelerators { gpu_execution_accelerator: [\n"
         f'    {{ name: "tensorrt"\n{lines}\n    }}\n] }} }}'
     )
+    if filename:
+        block = f'default_model_filename: "{filename}"\n{block}'
     return text.replace(_CPU, f"{_GPU}\n{block}")
 
 

@@ -1,4 +1,4 @@
-"""What there is to build engines with: a GPU, trtexec or the tensorrt wheel."""
+"""What there is to build engines with: a GPU and trtexec."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 _PLACES = ("/usr/src/tensorrt/bin/trtexec", "/opt/tensorrt/bin/trtexec")
 _BANNER = re.compile(r"TensorRT v(\d+)")
+_CAPABILITY = re.compile(r"\d+\.\d+")
 _ASK_S = 30.0
 
 
@@ -28,7 +29,10 @@ async def find_builder() -> tuple[Builder | None, str]:
     gpu = await _ask("nvidia-smi", "--query-gpu=name,compute_cap", "--format=csv,noheader")
     if gpu is None:
         return None, "there is no NVIDIA GPU here (nvidia-smi does not answer)"
-    name, _, capability = gpu.splitlines()[0].rpartition(",")
+    first = gpu.splitlines()[0]
+    name, _, capability = first.rpartition(",")
+    if not _CAPABILITY.fullmatch(capability.strip()):  # a driver in trouble says so where the GPUs would be
+        return None, f"nvidia-smi names no GPU ({first})"
     trtexec = next((found for place in ("trtexec", *_PLACES) if (found := shutil.which(place))), None)
     if trtexec is None:
         return None, "trtexec is not here: it is part of TensorRT and of its container"
@@ -60,7 +64,9 @@ async def _ask(*command: str) -> str | None:
     try:
         out, _ = await asyncio.wait_for(process.communicate(), _ASK_S)
     except TimeoutError:
-        process.kill()
-        await process.wait()
         return None
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
     return out.decode(errors="replace").strip() or None

@@ -40,6 +40,8 @@ def prepare(
 ) -> Path:
     """Writes configs/tensorrt.pbtxt and tensorrt/{profiles.json, build.sh}; the folder of the latter.
 
+    The configuration is for model.onnx, or for `onnx` where that is another: a copy of it is put beside model.onnx.
+
     onnx: what is built from. version: of TensorRT, or its major version where it is not known yet.
     """
     place = folder / FOLDER
@@ -58,6 +60,10 @@ def prepare(
     about = f"Builds {folder.name} for TensorRT {version}, {precision}; written by `parley models tensorrt`."
     script.write_text(build_script([command], about=about), "utf-8")
     script.chmod(0o755)
+    # What is in half precision already lies beside the model too: the provider is told of nothing else.
+    filename = "" if onnx.parent == folder / "1" else onnx.name
+    if filename:
+        shutil.copyfile(onnx, folder / "1" / filename)
     (folder / PROVIDER).parent.mkdir(exist_ok=True)
     (folder / PROVIDER).write_text(
         provider_config(
@@ -68,6 +74,7 @@ def prepare(
             cache=f"{engines}/{folder.name}",
             precision=precision,
             tensorrt_major=int(version.split(".")[0]),
+            filename=filename,
         ),
         "utf-8",
     )

@@ -116,6 +116,8 @@ def test_an_engine_that_says_something_else_fails(
     made = run(repository, model, "--out", str(tmp_path / "p"), "--cache", str(tmp_path / "c"), path=tools)
     assert made.returncode == 1
     assert "differs" in made.stdout
+    assert "no tensorrt_plan was written" in made.stdout
+    assert not (tmp_path / "p").exists()
 
 
 def test_a_failed_build_leaves_nothing_and_says_why(
@@ -160,3 +162,6 @@ def test_from_version_11_on_the_graph_itself_is_in_half_precision(vocoder: tuple
         assert made[name].dtype == value.dtype == np.float32
         assert 0 < np.abs(made[name] - value).max() < 0.05 * np.abs(value).max()
     assert "--onnx=model.fp16.onnx" in (half.parent / "build.sh").read_text()
+    provider = (repository / model / "configs" / "tensorrt.pbtxt").read_text()
+    assert 'default_model_filename: "model.fp16.onnx"' in provider
+    assert (whole.parent / "model.fp16.onnx").read_bytes() == half.read_bytes()

@@ -155,9 +155,19 @@ def test_configs_are_ones_that_triton_reads(implicit: bool, graph: Graph) -> Non
 
 def test_precision_mode_is_gone_with_strong_typing() -> None:
     text = provider_config(
-        "g", ENCODER, {}, profiles_of(ENCODER), cache="/e", precision="fp16", tensorrt_major=11
+        "g",
+        ENCODER,
+        {},
+        profiles_of(ENCODER),
+        cache="/e",
+        precision="fp16",
+        tensorrt_major=11,
+        filename="half.onnx",
     )
     assert "precision_mode" not in text
+    config = ModelConfig()
+    text_format.Parse(text, config)
+    assert config.default_model_filename == "half.onnx"
 
 
 @pytest.mark.parametrize(
