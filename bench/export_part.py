@@ -74,7 +74,7 @@ def report(found: dict[str, dict[str, Any]], plan: Plan, failed: Sequence[str] =
         f"{plan.repeats}: torch is transformers' own generation or forward pass over the whole utterance; ONNX Runtime is "
         "the front and its graphs in one process, the utterance at once (recognisers) or streamed (voices); Triton is a "
         "session's requests to the real server, server and model process together: recognisers in real time in chunks of "
-        "160 ms, with every partial transcript. Streams per core is one by that. What random weights say has the length of "
+        "160 ms, with every partial transcript, all beginning and ending within 160 ms. Streams per core is one by that. What random weights say has the length of "
         "speech, not its sense.",
         failed=list(failed),
     )
