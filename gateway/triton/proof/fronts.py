@@ -24,7 +24,9 @@ CHUNKS = (320, 2_560, 7_680, 0)
 """Samples: the smallest, the default, three times that, and random ones (0)."""
 LIMIT_DB = -60.0
 ANSWER_S = 60.0
-NO_TEXT = "its reference has no text that could be spoken: the exporter had none of its language"
+NO_TEXT = (
+    "its reference has no text that could be spoken (a codec waits for an LLM; some languages have none)"
+)
 _RANDOM = (1, 6_000)
 
 
