@@ -20,6 +20,8 @@ from gateway.triton.exported.environment import CHECKOUT, LOCK, SOURCES, cache_f
 
 DEADLINE_S = 900
 """Of one export with an environment to make; a small one takes seconds in one that is there."""
+UNUSED_S = 3 * 86_400.0
+"""Exports that nobody has used for so long are removed when another of their family is made."""
 _EXPORTER = ["parley_export"] if find_spec("torch") else ["gateway.cli", "models", "export"]
 _SHARED = ("gateway/triton/exported",)
 _RANDOM = "random:"
@@ -57,8 +59,9 @@ def kept(
     place = cache_folder() / folder / f"{family}-{_key(arguments)}"
     if not (place / "done").exists():
         _export(arguments, place)
-        if alone:
-            _remove_others(family, place)
+        _remove_others(family, place, all_of_them=alone)
+    else:
+        (place / "done").touch()  # in use
     told = (place / "done").read_text("utf-8")
     took = json.loads(told) if told else {"cpu_s": float("nan"), "wall_s": float("nan")}
     return Kept(place / "models", took["cpu_s"], took["wall_s"])
@@ -89,9 +92,12 @@ def _children_s() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def _remove_others(family: str, place: Path) -> None:
+def _remove_others(family: str, place: Path, *, all_of_them: bool) -> None:
+    """Of this family: all, or those that nobody has used for days."""
     for other in place.parent.glob(f"{family}-*"):
-        if other != place and len(other.name) == len(place.name):
+        done = other / "done"
+        unused = not done.exists() or time.time() - done.stat().st_mtime > UNUSED_S
+        if other != place and len(other.name) == len(place.name) and (all_of_them or unused):
             shutil.rmtree(other, ignore_errors=True)
 
 
