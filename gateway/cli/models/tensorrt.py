@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from gateway.triton.models.graphs import GraphError, read_spec
 from gateway.triton.proof.prove import graphs_of, is_exported
 from gateway.triton.proof.proved import Proved
 from gateway.triton.tensorrt.build import BuildFailed, build_engine
+from gateway.triton.tensorrt.half import check_half
 from gateway.triton.tensorrt.machine import Builder, find_builder
 from gateway.triton.tensorrt.prepare import prepare, write_plan_folder
 from gateway.triton.tensorrt.profiles import Profile, profiles_of
@@ -92,6 +94,7 @@ async def _source(folder: Path, version: str, precision: str) -> Path:
         half.parent.mkdir(exist_ok=True)
         if await run_python(["-m", "parley_export.half", str(onnx), str(half)]):
             raise ValueError(f"{onnx} could not be made FP16: its reason is above")
+    await asyncio.to_thread(check_half, folder, half)
     return half
 
 

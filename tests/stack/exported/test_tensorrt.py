@@ -165,3 +165,16 @@ def test_from_version_11_on_the_graph_itself_is_in_half_precision(vocoder: tuple
     provider = (repository / model / "configs" / "tensorrt.pbtxt").read_text()
     assert 'default_model_filename: "model.fp16.onnx"' in provider
     assert (whole.parent / "model.fp16.onnx").read_bytes() == half.read_bytes()
+    # A copy that says something else is refused before anything is built from it.
+    half.write_bytes(_louder(half))
+    refused = run(repository, model, "--tensorrt", "11.2.1", "--precision", "fp16", "--prepare-only")
+    assert refused.returncode == 1
+    assert "does not stand FP16: its audio differs" in refused.stderr
+
+
+def _louder(half: Path) -> bytes:
+    """Other weights in the middle of the file, most of which are weights."""
+    told = bytearray(half.read_bytes())
+    middle = len(told) // 2 // 2 * 2
+    told[middle : middle + 64] = np.full(32, 60, "<f2").tobytes()
+    return bytes(told)
