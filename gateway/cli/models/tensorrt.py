@@ -101,7 +101,10 @@ async def _source(folder: Path, version: str, precision: str) -> Path:
 def _graphs(repository: Path, model: str) -> list[Path]:
     folder = repository / model
     if is_exported(folder):
-        found = graphs_of(folder)
+        try:
+            found = graphs_of(folder)
+        except GraphError as error:
+            raise Fault(str(error)) from None
         if not found:
             raise Fault(f"{model} has no graphs to build from: its own library runs it (triton/families)")
         return found

@@ -29,7 +29,7 @@ def repository(tmp_path: Path) -> Path:
     for name, graphs in {"tts_g": {"voice": "graph_g"}, "tts_program": {}}.items():
         (made / name / "1").mkdir(parents=True)
         (made / name / "provenance.json").write_text("{}")
-        (made / name / "1" / "front.json").write_text(json.dumps({"graphs": graphs}))
+        (made / name / "1" / "front.json").write_text(json.dumps({"kind": "vits", "graphs": graphs}))
     return made
 
 
