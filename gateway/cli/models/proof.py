@@ -14,6 +14,7 @@ from rich.table import Table
 from gateway.cli.models.listing import print_table
 from gateway.triton.catalogue.repositories import is_url
 from gateway.triton.errors import TritonError
+from gateway.triton.models.graphs import GraphError
 from gateway.triton.proof.prove import is_exported, prove
 from gateway.triton.proof.proved import Proved, failed
 
@@ -30,6 +31,8 @@ async def prove_exported(
             say = status.update if status is not None else _nothing
             try:
                 found += await prove(folder, on_triton=on_triton, say=say)
+            except GraphError as error:
+                found.append(failed(folder.name, "proof", str(error)))
             except (TritonError, OSError, ValueError, KeyError) as error:
                 found.append(failed(folder.name, "proof", f"{type(error).__name__}: {error}"))
     return found

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from gateway.triton.models.graphs import GraphError, LoadedGraph, LocalGraph, ServedGraph
@@ -25,17 +27,14 @@ class Folder:
         """
         self.version = version
         self._config = config or {}
-        self.front: dict[str, Any] = self.read_json("front.json")
+        self.front = read_front(version)
 
     def path(self, name: str) -> Path:
         return self.version / name
 
     def read_json(self, name: str) -> Any:
         """Raises: GraphError."""
-        try:
-            return json.loads(self.path(name).read_text("utf-8"))
-        except (OSError, json.JSONDecodeError) as error:
-            raise GraphError(f"{self.path(name)} cannot be read: {error}") from None
+        return _read_json(self.path(name))
 
     def parameter(self, name: str, default: str = "") -> str:
         """Of config.pbtxt, else of front.json."""
@@ -56,6 +55,29 @@ class Folder:
         )
 
 
+def read_front(version: Path) -> dict[str, Any]:
+    """front.json of a version folder. Raises: GraphError."""
+    front = _read_json(version / "front.json")
+    if not isinstance(front, dict):
+        raise GraphError(f"{version}/front.json describes no model: export it again")
+    return front
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:  # ValueError: neither JSON nor text
+        raise GraphError(f"{path} cannot be read: {error}") from None
+
+
+def code_of(family: str, kind: object) -> ModuleType:
+    """The module that runs models of this kind; family: asr or tts. Raises: GraphError."""
+    name = f"gateway.triton.models.{family}.{kind}"
+    if not isinstance(kind, str) or not kind.isidentifier() or importlib.util.find_spec(name) is None:
+        raise GraphError(f'front.json: kind "{kind}" is none that this Parley runs: export the model again')
+    return importlib.import_module(name)
+
+
 def open_folder(args: Mapping[str, str]) -> Folder:
     """args: as Triton hands them to `initialize`. Raises: GraphError."""
     return Folder(Path(args["model_repository"]) / args["model_version"], json.loads(args["model_config"]))
@@ -70,7 +92,7 @@ class ExportedAsr:
 
         def load(_: Mapping[str, Any]) -> BatchWorkers:
             folder = open_folder(args)
-            kind = importlib.import_module(f"gateway.triton.models.asr.{folder.front['kind']}")
+            kind = code_of("asr", folder.front.get("kind"))
             return BatchWorkers(kind.load(folder), int(folder.parameter("max_streams", "64")))
 
         self._recogniser = RecogniserModel(args, load, load_s=LOAD_S)
@@ -89,7 +111,7 @@ class ExportedTts:
         from gateway.triton.models.speech import SpeechModel
 
         folder = open_folder(args)
-        kind = importlib.import_module(f"gateway.triton.models.tts.{folder.front['kind']}")
+        kind = code_of("tts", folder.front.get("kind"))
         self._speech = SpeechModel(args, lambda: kind.load(folder))
 
     def execute(self, requests: list[Any]) -> None:

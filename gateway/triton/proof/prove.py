@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,6 +12,8 @@ from gateway.triton.errors import TritonError
 from gateway.triton.exported.reference import load_arrays
 from gateway.triton.host import find_wheel
 from gateway.triton.model_info import read_config
+from gateway.triton.models.exported import read_front
+from gateway.triton.models.graphs import GraphError
 from gateway.triton.proof.fronts import SESSION, prove_front
 from gateway.triton.proof.graphs import prove_graph
 from gateway.triton.proof.proved import Proved, failed
@@ -24,13 +25,16 @@ LOAD_S = 180.0
 
 
 def is_exported(folder: Path) -> bool:
-    return (folder / "provenance.json").exists() and (folder / "1" / "front.json").exists()
+    """One that lacks either is an export too, and its proof says what is missing."""
+    return (folder / "provenance.json").exists() or (folder / "1" / "front.json").exists()
 
 
 def graphs_of(folder: Path) -> list[Path]:
-    """Folders of the graphs of an exported model."""
-    front = json.loads((folder / "1" / "front.json").read_text("utf-8"))
-    return [folder.parent / name for name in front["graphs"].values()]
+    """Folders of the graphs of an exported model. Raises: GraphError."""
+    graphs = read_front(folder / "1").get("graphs")
+    if not isinstance(graphs, dict) or not all(isinstance(name, str) for name in graphs.values()):
+        raise GraphError(f"{folder}/1/front.json names no graphs: export the model again")
+    return [folder.parent / name for name in graphs.values()]
 
 
 async def prove(
@@ -39,6 +43,7 @@ async def prove(
     """Everything that can be proved about an exported model; nothing of it needs torch.
 
     on_triton: also on an embedded Triton of its own, where this machine has one.
+    Raises: GraphError where its folder does not say what it consists of, TritonError.
     """
     graphs = graphs_of(folder)
     found: list[Proved] = []

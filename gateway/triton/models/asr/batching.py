@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from gateway.triton.models.asr.engine import AnyRecogniser, Heard, Job
+from gateway.triton.models.asr.engine import AnyRecogniser, Heard, Job, NoSound
 from gateway.triton.models.recognition import END, EngineError
+from gateway.triton.models.voices import Refused
 
 STOP_S = 5.0
 
@@ -103,6 +104,8 @@ class Utterance:
             ) from None
         except EngineError:
             raise
+        except NoSound as error:
+            raise Refused(str(error)) from None
         except Exception as error:
             raise EngineError(f"{type(error).__name__}: {error}") from None
         return {"words": [list(word) for word in heard.words], "stable": heard.stable, "final": last}

@@ -55,4 +55,13 @@ class Recogniser(Protocol[U]):
         ...
 
 
+class NoSound(ValueError):
+    """A chunk that cannot be heard: its client's fault, and no use to send it again."""
+
+
+def check_sound(audio: Samples) -> NoSound | None:
+    """One value that is no finite number would spoil all that is heard in its utterance."""
+    return None if np.isfinite(audio).all() else NoSound("the audio holds values that are no finite numbers")
+
+
 AnyRecogniser = Recogniser[Any]
