@@ -32,7 +32,7 @@ from transformers import (
 
 from parley_export import parakeet
 from parley_export.checkpoint import open_checkpoint
-from parley_export.families import fastspeech2, parakeet_ctc, speecht5, vits, whisper
+from parley_export.families import fastspeech2, parakeet_ctc, speecht5, vits, vits_text, whisper
 from parley_export.tokens import made_vocabulary
 
 SEED = 5
@@ -83,7 +83,7 @@ def write_vits(folder: Path) -> Any:
     config = VitsConfig(**{**vits.SMALL, "use_stochastic_duration_prediction": False})
     model = checkpoint.model(VitsModel, config, enliven=vits.enliven)
     model.save_pretrained(folder)
-    (folder / "vocab.json").write_text(json.dumps(vits.VOCABULARY), "utf-8")
+    (folder / "vocab.json").write_text(json.dumps(vits_text.VOCABULARY), "utf-8")
     told = {"phonemize": False, "language": "eng", "add_blank": True, "tokenizer_class": "VitsTokenizer"}
     (folder / "tokenizer_config.json").write_text(json.dumps(told), "utf-8")
     return model

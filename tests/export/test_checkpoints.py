@@ -52,13 +52,15 @@ def vits_says(model: Any, front: Path, told: Told) -> Any:
 
 
 def speecht5_says(models: Any, front: Path, told: Told) -> Any:
-    lengths = {key: float(value) for key, value in LENGTHS.items()}
+    lengths: dict[str, Any] = {key: float(value) for key, value in LENGTHS.items()}
+    model, vocoder = models
     embedding = np.load(front / "1" / "embeddings.npy")[0]
-    return speecht5.spoken(*models, told["ids_0"], embedding, seed=0, threshold=0.5, **lengths)
+    return speecht5.spoken(model, vocoder, told["ids_0"], embedding, seed=0, threshold=0.5, **lengths)
 
 
 def fastspeech2_says(models: Any, front: Path, told: Told) -> Any:
-    return fastspeech2.spoken(*models, told["ids_0"], {"speaker": 0})
+    model, vocoder = models
+    return fastspeech2.spoken(model, vocoder, told["ids_0"], {"speaker": 0})
 
 
 def with_vocoder(folder: Path) -> dict[str, str]:

@@ -200,7 +200,7 @@ def test_the_front_says_what_transformers_says_to_the_whole_audio(
     repository: Path, made: Exported, chunk: str
 ) -> None:
     front = streaming.load(Folder(repository / "asr_fastconformer_small" / "1"))
-    audios = [made.front_reference[f"audio_{at}"] for at in range(3)]
+    audios: list[Any] = [made.front_reference[f"audio_{at}"] for at in range(3)]
     wanted = [
         front._pieces.text(made.front_reference[f"tokens_{at}"].tolist()).split() for at in range(len(audios))
     ]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from gateway.triton.exported.description import State, from_json
@@ -53,9 +56,7 @@ def test_one_changed_weight_is_caught(family: str, tmp_path: Path) -> None:
         names = [one.name for one in model.graph.initializer if weights(one) is not None]
         assert names, folder.name
         for name in np.random.default_rng(0).choice(names, min(WEIGHTS, len(names)), replace=False):
-            assert is_caught(folder, tmp_path, lambda m, n=name: change_weight(m, n)), (
-                f"{folder.name}: {name}"
-            )
+            assert is_caught(folder, tmp_path, partial(change_weight, name=name)), f"{folder.name}: {name}"
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -63,7 +64,7 @@ def test_each_state_that_stands_still_is_caught(family: str, tmp_path: Path) -> 
     for folder in graphs(family):
         spec = from_json((folder / "graph.json").read_text())
         for state in spec.states:
-            assert is_caught(folder, tmp_path, lambda m, s=state: freeze(m, s)), f"{folder.name}: {state}"
+            assert is_caught(folder, tmp_path, partial(freeze, state=state)), f"{folder.name}: {state}"
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -73,12 +74,12 @@ def test_one_changed_axis_is_caught(family: str, tmp_path: Path) -> None:
         places = [n for n, node in enumerate(model.graph.node) if turned(node)]
         if places:
             middle = places[len(places) // 2]
-            assert is_caught(folder, tmp_path, lambda m, n=middle: turn(m.graph.node[n])), (
+            assert is_caught(folder, tmp_path, partial(turn_node, number=middle)), (
                 f"{folder.name}: {model.graph.node[middle]}"
             )
 
 
-def weights(tensor: onnx.TensorProto) -> np.ndarray | None:
+def weights(tensor: onnx.TensorProto) -> NDArray[Any] | None:
     """Of a layer: floats in two dimensions or more."""
     if tensor.data_type != onnx.TensorProto.FLOAT or len(tensor.dims) < 2:
         return None
@@ -109,6 +110,10 @@ def freeze(model: onnx.ModelProto, state: State) -> None:
 
 def turned(node: onnx.NodeProto) -> bool:
     return node.op_type in ("Softmax", "Transpose", "LayerNormalization", "LogSoftmax")
+
+
+def turn_node(model: onnx.ModelProto, number: int) -> None:
+    turn(model.graph.node[number])
 
 
 def turn(node: onnx.NodeProto) -> None:

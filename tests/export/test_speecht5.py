@@ -127,9 +127,9 @@ def test_rows_of_a_batch_are_at_steps_of_their_own(step: LocalGraph) -> None:
     """One at its first step, whose past holds rubbish; one with little text; one in the middle."""
     rng = np.random.default_rng(5)
     shapes = {tensor.name: tensor.dims for tensor in step.spec.inputs}
-    sizes = {"ids": 30, "past": 64}
+    sizes: dict[Any, int] = {"ids": 30, "past": 64}
     feeds = {
-        name: rng.standard_normal((3, *(sizes.get(dim, dim) for dim in dims))).astype(np.float32)
+        name: rng.standard_normal((3, *(int(sizes.get(dim, dim)) for dim in dims))).astype(np.float32)
         for name, dims in shapes.items()
     }
     feeds["noise"] = rng.random(feeds["noise"].shape, np.float32)

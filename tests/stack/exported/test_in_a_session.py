@@ -56,7 +56,7 @@ def test_riva_clients_hear_with_an_exported_recogniser(stack: Running) -> None:
             language_code="en-US",
             model=front_of(exported(EARS)).name,
             max_alternatives=1,
-        ),  # fmt: skip
+        ),
         interim_results=True,
     )
     chunks = [audio[at : at + 5_120] for at in range(0, len(audio), 5_120)]

@@ -10,9 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
-
-Tensor = torch.Tensor
+from torch import Tensor, nn
 
 
 def default_steps(frames: int, max_symbols: int) -> int:

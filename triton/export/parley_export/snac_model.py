@@ -45,7 +45,9 @@ class SnacConfig:
     def from_dict(cls, told: Mapping[str, Any]) -> SnacConfig:
         """Raises: ValueError for what this decoder does not know."""
         known = {one.name for one in fields(cls)}
-        values = {key: tuple(value) if isinstance(value, list) else value for key, value in told.items()}
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in told.items()
+        }
         config = cls(**{key: value for key, value in values.items() if key in known})
         strides = config.vq_strides
         if config.attn_window_size is not None:

@@ -16,9 +16,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-Tensor = torch.Tensor
 MASKED = -3e4
 """Far below any score and still finite in half precision."""
 

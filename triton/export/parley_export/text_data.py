@@ -142,7 +142,7 @@ def mms_text(
     blank = [0] if add_blank else []
     symbols = {symbol: index for symbol, index in vocab.items() if len(symbol) == 1}
     # transformers: the Romanian comma below is written as a cedilla in MMS's vocabulary
-    replace = {"replace": {"ț": "ţ"}} if language.startswith("ro") else {}
+    replace: dict[str, Any] = {"replace": {"ț": "ţ"}} if language.startswith("ro") else {}
     return text_files(
         "characters", symbols, language=language, begin=blank, after=blank, lower=True, **replace
     )

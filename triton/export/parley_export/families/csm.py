@@ -37,8 +37,9 @@ SAMPLING = {"temperature": 0.9, "depth_temperature": 0.9, "top_k": 50}
 
 def export(checkpoint: Checkpoint, options: Mapping[str, str]) -> Exported:
     """options: lora=FOLDER, speakers=0,1, temperature (0: greedy), and those of `generated`. Raises: ExportError."""
-    small = {**SMALL, "codec_config": {**SMALL["codec_config"]}}
-    small["codec_config"].pop("encoder_config")  # a reference is encoded
+    codec: dict[str, Any] = dict(SMALL["codec_config"])  # type: ignore[call-overload]
+    codec.pop("encoder_config")  # a reference is encoded
+    small = {**SMALL, "codec_config": codec}
     config = checkpoint.config(CsmConfig, small)
     model = checkpoint.model(
         CsmForConditionalGeneration, config, enliven=lambda made: _enliven(made, checkpoint)

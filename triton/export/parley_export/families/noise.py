@@ -51,7 +51,8 @@ def noise_to_inputs(model: Any) -> tuple[Any, list[Noise]]:
     _check(made)
     types = _types(made) if any(n.op_type in DRAWING for n in graph.node) else {}
     taken = _names(graph)
-    nodes, found = [], []
+    nodes: list[Any] = []
+    found: list[Any] = []
     for node in graph.node:
         if node.op_type not in DRAWING:
             nodes.append(node)
@@ -125,7 +126,7 @@ def _described(node: Any, name: str) -> Noise:
 def _instead(node: Any, noise: Noise, types: Mapping[str, int]) -> list[Any]:
     told = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
     own = f"{noise.name}/"
-    nodes = []
+    nodes: list[Any] = []
 
     def add(op: str, *inputs: str, to: str, **attributes: Any) -> str:
         nodes.append(helper.make_node(op, list(inputs), [to], name=f"{own}{op}_{len(nodes)}", **attributes))

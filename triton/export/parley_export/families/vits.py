@@ -160,7 +160,7 @@ def enliven(model: Any) -> None:
 def _graphs(model: Any, flow: Windowing, decoder: Windowing) -> list[GraphExport]:
     config = model.config
     channels, hop = config.flow_size, decoder.hop
-    speaker = ()
+    speaker: tuple[Tensor, ...] = ()
     if config.num_speakers > 1:
         speaker = (Tensor("speaker", "FP32", (config.speaker_embedding_size,)),)
     stochastic = config.use_stochastic_duration_prediction

@@ -40,7 +40,7 @@ class Text(nn.Module):
         )
         stochastic = model.config.use_stochastic_duration_prediction
         self.stochastic = _StochasticDurations(model.duration_predictor) if stochastic else None
-        self.plain = None if stochastic else model.duration_predictor
+        self.plain: Any = None if stochastic else model.duration_predictor
 
     def forward(self, ids: Any, length: Any, third: Any = None, fourth: Any = None) -> tuple[Any, Any, Any]:
         noise, speaker = (third, fourth) if self.stochastic is not None else (None, third)
@@ -153,7 +153,7 @@ class _StochasticDurations(nn.Module):
     def __init__(self, trained: Any) -> None:
         super().__init__()
         self.conv_pre, self.conv_dds, self.conv_proj = trained.conv_pre, trained.conv_dds, trained.conv_proj
-        self.cond = getattr(trained, "cond", None)
+        self.cond: Any = getattr(trained, "cond", None)
         flows = list(trained.flows)
         self.affine = flows[0]
         self.flows = nn.ModuleList(_Spline(flow) for flow in reversed(flows[2:]))  # the first one is not used
@@ -247,7 +247,7 @@ class _Coupling(nn.Module):
             )
         net = trained.wavenet
         self.layers, self.skips = net.in_layers, net.res_skip_layers
-        self.cond = getattr(net, "cond_layer", None)
+        self.cond: Any = getattr(net, "cond_layer", None)
         self.width = net.hidden_size
 
     def forward(self, half: Any, mask: Any, speaker: Any) -> Any:
