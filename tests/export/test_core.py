@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from transformers import GPT2Config, GPT2Model
 
 from gateway.triton.exported.description import Axis, Graph, State, Tensor, check, from_json, to_json
 from gateway.triton.exported.reference import compare, load, make_cases, outputs_of
@@ -232,6 +233,27 @@ def test_the_model_card_says_the_licence_and_the_family_only_where_it_does_not(
     front, _ = export("vits", str(tmp_path / "checkpoint"), tmp_path / "models")
     assert _parameters(front)["license"] == license
     assert json.loads((front / "provenance.json").read_text("utf-8"))["license"] == license
+
+
+def test_weights_that_are_cut_short_are_a_sentence(tmp_path: Path) -> None:
+    config = GPT2Config(n_layer=1, n_embd=8, n_head=1, vocab_size=16, n_positions=8)
+    GPT2Model(config).save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    checkpoint = open_checkpoint("toy", str(tmp_path))
+    with pytest.raises(ExportError, match="holds no toy that can be read"):
+        checkpoint.model(GPT2Model, checkpoint.config(GPT2Config, {}))
+    (tmp_path / "config.json").write_text('{"model_type": "gp', "utf-8")
+    with pytest.raises(ExportError, match="holds no toy that can be read"):
+        checkpoint.config(GPT2Config, {})
+
+
+def test_codec_weights_that_are_cut_short_are_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}", "utf-8")
+    (tmp_path / "pytorch_model.bin").write_bytes(b"cut")
+    with pytest.raises(ExportError, match="holds no SNAC decoder"):
+        export("snac", str(tmp_path), tmp_path / "models")
+    assert not (tmp_path / "models").exists()
 
 
 def test_cases_are_the_same_whoever_makes_them() -> None:

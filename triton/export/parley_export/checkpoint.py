@@ -49,7 +49,10 @@ class Checkpoint:
         Raises: ExportError.
         """
         if self.folder is not None:
-            return make.from_pretrained(self.folder)
+            try:
+                return make.from_pretrained(self.folder)
+            except Exception as error:
+                raise self._no_model(error) from error
         name = self.source.removeprefix(RANDOM)
         if name == "small":
             return make(**small)
@@ -81,13 +84,17 @@ class Checkpoint:
                 model, found = make.from_pretrained(
                     self.folder, config=config, dtype=torch.float32, output_loading_info=True, **load
                 )
-            except (OSError, ValueError, RuntimeError) as error:
-                raise ExportError(f"{self.source} holds no {self.family}: {error}") from None
+            except Exception as error:  # a file that is cut short has errors of its reader's own
+                raise self._no_model(error) from error
             self._check_whole(make, found)
         model.eval().float()
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         return model
+
+    def _no_model(self, error: Exception) -> ExportError:
+        first = str(error).strip().partition("\n")[0] or type(error).__name__
+        return ExportError(f"{self.source} holds no {self.family} that can be read: {first}")
 
     def _check_whole(self, make: Any, found: Mapping[str, Any]) -> None:
         """transformers only warns of weights that a file lacks, and draws them at random. Raises: ExportError."""

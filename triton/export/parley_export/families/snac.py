@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,9 @@ def export(checkpoint: Checkpoint, options: Mapping[str, str]) -> Exported:
     """options: those of codec_front. Raises: ExportError."""
     try:
         model = snac_model.plain(_model(checkpoint))
-    except (OSError, ValueError, TypeError, json.JSONDecodeError) as error:
-        raise ExportError(f"{checkpoint.source} holds no SNAC decoder: {error}") from None
+    except (OSError, ValueError, TypeError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        first = str(error).partition("\n")[0]  # torch's own goes on for a page
+        raise ExportError(f"{checkpoint.source} holds no SNAC decoder: {first}") from None
     config = model.config
     before, after = field(model)
     rows = sum(config.codes)
