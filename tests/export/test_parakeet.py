@@ -108,6 +108,74 @@ def test_nothing_and_next_to_nothing(kind: str) -> None:
     assert len(mine.transcribe(short, [""] * 4)) == 4
 
 
+def test_a_beam_finds_what_is_likelier_than_what_greedy_search_finds() -> None:
+    """Likelihoods by the forward algorithm over all alignments, which knows nothing of beams."""
+    folder = Folder(front("rnnt") / "1")
+    folder.front["beam"] = 4
+    mine = importlib.import_module("gateway.triton.models.asr.transducer").transcriber(folder)
+    decoder = mine._search._graph = Surer(folder.graph("decoder"))
+    audios, greedy = reference("rnnt")
+    found = mine.decode(audios)
+    assert found == [mine.decode([audio])[0] for audio in audios]
+    features = mine._features.batch(audios)
+    made = mine._encoder.run({"FEATURES": features.features, "LENGTHS": features.lengths})
+    scored = mine._search.best(made["ENCODED"], made["FRAMES"].reshape(-1))
+    gained = []
+    for encoded, frames, best, said in zip(made["ENCODED"], made["FRAMES"], scored, greedy, strict=True):
+        heard = encoded[: int(frames)]
+        mass = forward(decoder, folder.front, heard, list(best.tokens))
+        # Some alignments were pruned; most of the probability was not.
+        assert mass - 1.0 < best.score < mass + 1e-2
+        gained.append(
+            mass / (len(best.tokens) + 1) - forward(decoder, folder.front, heard, said) / (len(said) + 1)
+        )
+    assert [list(best.tokens) for best in scored] == [labels.tokens for labels in found]
+    assert min(gained) >= -1e-5
+    assert max(gained) > 0.01
+
+
+class Surer:
+    """Random weights hold everything possible, so that a small beam loses its way; greedy search says the same."""
+
+    def __init__(self, graph: Any) -> None:
+        self.spec, self._graph = graph.spec, graph
+
+    def run(self, feeds: Any, outputs: Any = ()) -> dict[str, Any]:
+        made = self._graph.run(feeds, outputs)
+        return made | {"LOGITS": made["LOGITS"] * 4}
+
+
+def forward(graph: Any, settings: dict[str, Any], encoded: Any, tokens: list[int]) -> float:
+    """Log-probability of the tokens over all alignments with at most max_symbols a frame. encoded [S, D]."""
+    blank, most = settings["blank"], settings["max_symbols"]
+    states = {state.input: np.zeros((1, *state.dims), np.float32) for state in graph.spec.states}
+    logs = []
+    for number, token in enumerate([blank, *tokens]):
+        start = np.full((1, 1), float(number == 0), np.float32)
+        feeds = {"ENCODED": encoded[None], "TOKEN": np.array([token]), "START": start, **states}
+        made = graph.run(feeds)
+        states = {state.input: made[state.output] for state in graph.spec.states}
+        logits = made["LOGITS"][0].astype(np.float64)
+        logs.append(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
+    entered = np.full(len(tokens) + 1, -np.inf)
+    entered[0] = 0.0
+    for frame in range(len(encoded)):
+        blanks = np.array([log[frame, blank] for log in logs])
+        says = np.array([log[frame, token] for log, token in zip(logs, tokens, strict=False)])
+        inside, entered = entered, entered + blanks
+        for symbols in range(1, most + 1):
+            inside = np.concatenate([[-np.inf], inside[:-1] + says])
+            entered = np.logaddexp(entered, inside + (blanks if symbols < most else 0.0))
+    return float(entered[-1])
+
+
+def test_a_beam_of_durations_is_refused() -> None:
+    folder = Folder(front("tdt") / "1")
+    folder.front["beam"] = 2
+    with pytest.raises(ValueError, match="greedily only"):
+        importlib.import_module("gateway.triton.models.asr.transducer").transcriber(folder)
+
+
 @pytest.mark.parametrize("window", [1, 2, 16])
 def test_the_window_changes_nothing(window: int) -> None:
     for kind in ("rnnt", "tdt"):

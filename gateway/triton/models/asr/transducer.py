@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from gateway.triton.models.asr.ctc import Labels, words_of
 from gateway.triton.models.asr.engine import Samples, Word
 from gateway.triton.models.asr.features_batch import FeatureBatch
+from gateway.triton.models.asr.transducer_beam import BeamSearch, beam_of
 from gateway.triton.models.exported import Folder
 from gateway.triton.models.graphs import LoadedGraph
 from gateway.triton.models.pieces import Pieces
@@ -27,19 +28,13 @@ class TransducerTranscriber:
     """`Transcriber` of the graphs encoder (FEATURES [T, mels], LENGTHS -> ENCODED [S, D], FRAMES) and decoder.
 
     front.json: "features", "encoder_frame_ms", "blank", "max_symbols", "durations" ([] for an RNN-T), "window",
-    "max_s".
+    "max_s"; parameter `beam`: hypotheses kept of an RNN-T, 1 is greedy.
     """
 
     def __init__(self, folder: Folder) -> None:
         front = folder.front
         self._encoder = folder.graph("encoder")
-        self._search = GreedySearch(
-            folder.graph("decoder"),
-            blank=int(front["blank"]),
-            max_symbols=int(front["max_symbols"]),
-            durations=[int(one) for one in front.get("durations", ())],
-            window=int(folder.parameter("window", "4")),
-        )
+        self._search = _search(folder)
         self._features = FeatureBatch(front["features"])
         self._pieces = Pieces(folder.read_json("tokens.json"))
         self._frame_ms = float(front["encoder_frame_ms"])
@@ -64,6 +59,18 @@ class TransducerTranscriber:
 
 def transcriber(folder: Folder) -> TransducerTranscriber:
     return TransducerTranscriber(folder)
+
+
+def _search(folder: Folder) -> GreedySearch | BeamSearch:
+    front = folder.front
+    blank, max_symbols = int(front["blank"]), int(front["max_symbols"])
+    durations = [int(one) for one in front.get("durations", ())]
+    window = int(folder.parameter("window", "4"))
+    beam = beam_of(folder, durations)
+    decoder = folder.graph("decoder")
+    if beam > 1:
+        return BeamSearch(decoder, blank=blank, max_symbols=max_symbols, beam=beam, window=window)
+    return GreedySearch(decoder, blank=blank, max_symbols=max_symbols, durations=durations, window=window)
 
 
 class GreedySearch:
