@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from gateway.triton.exported.description import State, from_json
-from gateway.triton.exported.families import FAMILIES
+from gateway.triton.exported.families import ASR_FAMILIES, CODEC_FAMILIES, TTS_FAMILIES
 from gateway.triton.exported.reference import load, rows_of
 from parley_export.onnx_graph import ort_run
 from tests.support.exported import exported
 
+FAMILIES = (*ASR_FAMILIES, *TTS_FAMILIES, *CODEC_FAMILIES)
 WEIGHTS = 5
 """Weights changed in each graph, one at a time."""
 
