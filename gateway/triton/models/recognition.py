@@ -17,11 +17,11 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import triton_python_backend_utils as pb
 
+from gateway.triton.models.asr.engine import END, START, EngineError
 from gateway.triton.models.process import LoopThread, exit_with_parent, parameter
 from gateway.triton.models.turns import Turn, Turns
 from gateway.triton.models.voices import Refused
 
-START, END = 1, 2
 RATE = 16_000
 MAX_WAITING = 32
 """Chunks of one utterance not yet taken up; one in flight is the rule."""
@@ -32,10 +32,6 @@ PATIENCE_S = 1.0
 RESTART = "must specify the START flag on the first request of the sequence"
 """Triton's own words for an unknown sequence; clients know them, start again and replay."""
 W = TypeVar("W")
-
-
-class EngineError(Exception):
-    """No worker, or a worker failed. `str()` is fit for the client."""
 
 
 class Worker(Protocol):

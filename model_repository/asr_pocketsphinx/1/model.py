@@ -10,8 +10,9 @@ from typing import Any
 sys.dont_write_bytecode = True  # a new file in the version folder would make Triton load the model again
 
 try:
+    from gateway.triton.models.asr.engine import EngineError
     from gateway.triton.models.process import parameter
-    from gateway.triton.models.recognition import EngineError, RecogniserModel
+    from gateway.triton.models.recognition import RecogniserModel
 except ImportError as error:
     raise ImportError(
         "asr_pocketsphinx needs Parley in the Python environment of Triton's Python backend: "

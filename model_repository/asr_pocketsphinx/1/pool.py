@@ -13,7 +13,8 @@ from typing import Any
 
 from worker import ANSWER, REQUEST
 
-from gateway.triton.models.recognition import RESTART, EngineError
+from gateway.triton.models.asr.engine import EngineError
+from gateway.triton.models.recognition import RESTART
 
 SCRIPT = Path(__file__).with_name("worker.py")
 LOAD_S = 30.0

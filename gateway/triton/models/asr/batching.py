@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from gateway.triton.models.asr.engine import AnyRecogniser, Heard, Job, NoSound
-from gateway.triton.models.recognition import END, EngineError
+from gateway.triton.models.asr.engine import END, AnyRecogniser, EngineError, Heard, Job, NoSound
 from gateway.triton.models.voices import Refused
 
 STOP_S = 5.0
@@ -65,6 +64,13 @@ class BatchWorkers:
             self._changed.notify()
         return await done
 
+    def _take(self) -> list[tuple[Job[Any], asyncio.Future[Heard]]]:
+        """A batch of those that wait: utterances that end first, then in the order in which they came."""
+        by_need = sorted(self._waiting, key=lambda one: not one[0].last)
+        size = self._recogniser.max_batch
+        self._waiting = deque(by_need[size:])
+        return by_need[:size]
+
     def _work(self) -> None:
         while True:
             with self._changed:
@@ -72,8 +78,7 @@ class BatchWorkers:
                     self._changed.wait()
                 if self._stopped:
                     return
-                size = min(len(self._waiting), self._recogniser.max_batch)
-                batch = [self._waiting.popleft() for _ in range(size)]
+                batch = self._take()
             # Whoever gave up meanwhile is not worked for.
             batch = [(job, done) for job, done in batch if not done.cancelled()]
             if not batch:

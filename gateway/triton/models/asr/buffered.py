@@ -126,8 +126,10 @@ class Buffered:
                 job.utterance.take(job.audio)
         while full := [j for j in jobs if j.utterance.held > self._most and id(j.utterance) not in failed]:
             self._decode([job.utterance for job in full], self._commit, failed)
-        due = [job.utterance for job in jobs if self._due(job) and id(job.utterance) not in failed]
-        self._decode(due, self._settle, failed)
+        due = [job for job in jobs if self._due(job) and id(job.utterance) not in failed]
+        # Somebody waits for what an utterance ends with; what it says so far can be heard with its next chunk.
+        ending = [job for job in due if job.last]
+        self._decode([job.utterance for job in ending or due], self._settle, failed)
         return [failed.get(id(job.utterance)) or job.utterance.heard(job.last) for job in jobs]
 
     def _due(self, job: Job[Utterance]) -> bool:

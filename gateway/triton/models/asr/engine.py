@@ -12,6 +12,12 @@ from numpy.typing import NDArray
 Samples = NDArray[np.float32]
 """float32 [n], 16 kHz, full scale 1."""
 U = TypeVar("U")
+START, END = 1, 2
+"""Flags of a request that belongs to a sequence, as Triton sets them."""
+
+
+class EngineError(Exception):
+    """No worker, or a worker failed. `str()` is fit for the client."""
 
 
 class Word(NamedTuple):

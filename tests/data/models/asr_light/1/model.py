@@ -14,8 +14,9 @@ import numpy as np
 
 sys.dont_write_bytecode = True
 
+from gateway.triton.models.asr.engine import END, START, EngineError  # noqa: E402
 from gateway.triton.models.process import parameter  # noqa: E402
-from gateway.triton.models.recognition import END, RATE, START, EngineError, RecogniserModel  # noqa: E402
+from gateway.triton.models.recognition import RATE, RecogniserModel  # noqa: E402
 
 FRAME, FRAME_MS, VOICED = 320, 20, 0.003
 NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")

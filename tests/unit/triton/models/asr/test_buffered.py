@@ -233,16 +233,27 @@ def test_silence_is_decoded_once_behind_a_word_and_at_the_end() -> None:
 def test_those_that_are_due_share_a_batch() -> None:
     ear = Ear()
     buffered = Buffered(ear, clock=Clock())
-    due, early, ending = (buffered.begin(language) for language in ("de", "en", "fr"))
+    due, early, other = (buffered.begin(language) for language in ("de", "en", "fr"))
     jobs = [
         Job(due, spoken(1, 2), False),
         Job(early, spoken(3), False),
-        Job(ending, spoken(4), True),
+        Job(other, spoken(4, 5, 6), False),
     ]
     heard = buffered.step(jobs)
-    assert [texts(one) for one in heard if isinstance(one, Heard)] == [["1", "2"], [], ["4"]]
-    assert ear.batches == [[len(spoken(1, 2)), len(spoken(4))]]
+    assert [texts(one) for one in heard if isinstance(one, Heard)] == [["1", "2"], [], ["4", "5", "6"]]
+    assert ear.batches == [[len(spoken(1, 2)), len(spoken(4, 5, 6))]]
     assert ear.languages == ["de", "fr"]
+
+
+def test_what_ends_is_decoded_before_what_goes_on() -> None:
+    ear = Ear()
+    buffered = Buffered(ear, agreement=0)
+    ending, going_on = buffered.begin(), buffered.begin()
+    jobs = [Job(going_on, spoken(1, 2, 3), False), Job(ending, spoken(4, 5), True)]
+    heard = [one for one in buffered.step(jobs) if isinstance(one, Heard)]
+    assert [texts(one) for one in heard] == [[], ["4", "5"]]
+    assert [len(batch) for batch in ear.batches] == [1]
+    assert texts(hear(buffered, going_on, spoken(4))) == ["1", "2", "3", "4"]
 
 
 def test_a_slow_model_decodes_less_often() -> None:
