@@ -56,6 +56,8 @@ class ModelInfo:
     """What makes its sound or its words: flite, pocketsphinx, …; voice packs are made for one."""
     streaming: bool = True
     """Audio or words come while there is still work; said in the parameters, else by the kind of model."""
+    needs_models: tuple[str, ...] = ()
+    """Models of the same server that it calls: loaded before it, and not unloaded while it is resident."""
     max_sequences: int = 0
     """Utterances or texts that it takes at the same time, all instances together: `max_candidate_sequences`, and the
     parameter max_streams where that is less; 0 when neither is given."""
@@ -100,6 +102,7 @@ def model_info(config: ModelConfig) -> ModelInfo:
         default=flag("default"),
         engine=value("engine"),
         streaming=flag("streaming", config.model_transaction_policy.decoupled or sequence),
+        needs_models=values("needs_models"),
         max_sequences=_instances(config) * _least(_candidates(config), number("max_streams")),
     )
 

@@ -203,11 +203,18 @@ class Core:
         record = self.records.get(model.name)
         return max(record.sessions if record is not None else 0, model.leases)
 
+    def needed_by(self, name: str) -> list[str]:
+        """Models that are resident, or about to be, and call this one."""
+        there = (State.LOADING, State.READY, State.DRAINING)
+        infos = {one.name: self.info(one.name) for one in self.models.values() if one.state in there}
+        return sorted(each for each, info in infos.items() if info is not None and name in info.needs_models)
+
     def occupant(self, model: Model) -> Occupant:
         record = self.records.get(model.name)
         now, later = self.now(), self.now() - self.records_at
         changing = model.state is not State.READY or model.lock.locked()
-        leased, pinned, foreign = bool(model.leases), model.pinned, model.why is Why.FOUND
+        leased = bool(model.leases or self.needed_by(model.name))
+        pinned, foreign = model.pinned, model.why is Why.FOUND
         since_s, idle_s = now - model.since, now - model.used
         if record is not None:
             changing = changing or record.changing is not None

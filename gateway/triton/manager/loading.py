@@ -55,12 +55,37 @@ class Loading:
             model.begun = core.now()
             core.emit(Kind.LOADING, model.name, why=why)
             try:
+                if why is not Why.NEEDED:
+                    await self._load_needed(model, info)
                 async with self._slots:
                     await self._take_turn(model, info, why)
             except BaseException:
                 if model.state is State.LOADING:
                     model.to(State.ABSENT)
                 raise
+
+    async def _load_needed(self, model: Model, info: ModelInfo) -> None:
+        """The models that this one calls, first: before it takes one of the few turns. Raises: LoadFailed, …"""
+        core = self._core
+        for name in info.needs_models:
+            needed = core.model(name)
+            try:
+                if needed is model:
+                    raise LoadFailed("it cannot need itself")
+                if (refusal := needed.refusal(core.now())) is not None:
+                    raise LoadFailed(str(refusal))
+                # Whoever waits for it besides us goes on waiting when we are cancelled.
+                await asyncio.shield(self.start(needed, Why.NEEDED))
+            except (NoSuchModel, LoadFailed) as error:
+                model.failures += 1
+                model.retry_at = core.now() + plan.backoff_s(model.failures, core.settings)
+                failed = LoadFailed(f"{model.name} needs {name}: {error}")
+                model.to(State.FAILED, str(failed))
+                core.emit(
+                    Kind.LOAD_FAILED, model.name, cause=cause_of(str(failed)),
+                    seconds=core.now() - model.begun, reason=str(failed),
+                )  # fmt: skip
+                raise failed from None
 
     async def _take_turn(self, model: Model, info: ModelInfo, why: Why) -> None:
         core, settings = self._core, self._core.settings

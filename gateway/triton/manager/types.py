@@ -33,6 +33,8 @@ class Why(StrEnum):
     SESSION = "session"
     """Loaded on first use."""
     OPERATOR = "operator"
+    NEEDED = "needed"
+    """Another model runs it: a graph that a front asks its server for."""
     FOUND = "found"
     """It was there when the manager first looked: loaded by somebody else."""
 

@@ -37,6 +37,7 @@ class Unloading:
                 await self._forget(model, force, max(end - core.now(), 0.1))
                 return
             if not force:
+                self._refuse_needed(model)
                 await self._refuse_young(model)
             if not model.is_in(State.READY):
                 raise NotNow(f"{model.name} went away meanwhile")
@@ -55,6 +56,11 @@ class Unloading:
             core.emit(Kind.DRAINED, model.name, seconds=core.now() - began)
             await self._finish(model, max(end - core.now(), core.settings.drain_s, 1.0))
             core.emit(Kind.UNLOADED, model.name, because="operator", seconds=core.now() - began)
+
+    def _refuse_needed(self, model: Model) -> None:
+        fronts = self._core.needed_by(model.name)
+        if fronts:
+            raise InUse(f"{model.name} is called by {', '.join(fronts)}: unload that first, or by force")
 
     async def _refuse_young(self, model: Model) -> None:
         core = self._core

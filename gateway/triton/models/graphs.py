@@ -70,6 +70,12 @@ class ServedGraph:
 
         self._pb = pb
         self._model = folder.name
+        if not pb.is_model_ready(model_name=self._model):
+            # A server that loads all its models at once may do so in any order.
+            pb.Logger.log_warn(
+                f"{self._model} is not loaded yet, and this front asks its server for it (graphs_by: triton): "
+                "name it in the parameter needs_models, and Parley loads it first"
+            )
         self.spec = read_spec(folder)
         self._scalars = {t.name for t in (*self.spec.inputs, *self.spec.outputs) if not t.dims}
 

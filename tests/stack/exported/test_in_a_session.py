@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ EARS, MOUTH = "fastconformer", "fastspeech2"
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """`parley up` over two repositories that hold nothing but exported models."""
-    ears, mouth = exported(EARS), exported(MOUTH)
+    ears, mouth = exported(EARS), mouth_repository()
     chosen = {
         "PARLEY_TRITON__REPOSITORIES": json.dumps([str(ears), str(mouth)]),
         "PARLEY_ASR__MODEL": front_of(ears).name,
@@ -37,6 +38,11 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         yield running
     finally:
         assert stop(running) == 0
+
+
+def mouth_repository() -> Path:
+    """Of a voice that asks its server for its graphs."""
+    return exported(MOUTH, "graphs_by=triton", name="tts_served")
 
 
 def reference(family: str) -> dict[str, NDArray[Any]]:
@@ -73,7 +79,7 @@ def words(text: str) -> list[str]:
 @pytest.mark.timeout(600)
 def test_openai_clients_speak_with_an_exported_voice(stack: Running) -> None:
     client = openai.OpenAI(base_url=stack.endpoints["http"] + "/v1", api_key="none")
-    name = front_of(exported(MOUTH)).name
+    name = front_of(mouth_repository()).name
     assert name in {model.id for model in client.models.list()}
     spoken = client.audio.speech.create(
         model=name, voice="default", input="The train leaves at nine.", response_format="pcm"
@@ -81,3 +87,16 @@ def test_openai_clients_speak_with_an_exported_voice(stack: Running) -> None:
     samples = np.frombuffer(spoken.content, "<i2").astype(np.float32) / 32_768
     assert len(samples) > 0.2 * 24_000
     assert np.sqrt(np.mean(samples**2)) > 0.01
+
+
+@pytest.mark.timeout(600)
+def test_graphs_that_a_front_asks_its_server_for_come_and_stay_with_it(stack: Running) -> None:
+    listed = stack.parley("models", "list", "--json")
+    models = {one["name"]: one for one in json.loads(listed.stdout)["models"]}
+    graphs = [name for name in models if name.startswith("graph_tts_served_")]
+    assert len(graphs) == 3
+    assert {models[name]["state"] for name in graphs} == {"ready"}
+    assert {models[name]["why"] for name in graphs} == {"needed"}
+    refused = stack.parley("models", "unload", graphs[0])
+    assert refused.returncode == 1
+    assert "is called by tts_served: unload that first" in refused.stderr

@@ -12,6 +12,9 @@ from pathlib import Path
 
 from gateway.triton.exported.families import FAMILIES
 
+OF_EVERY_FAMILY = ("graphs_by", "threads", "max_streams")
+"""Options that become parameters of the front as they are."""
+
 
 def main() -> int:
     options = _arguments()
@@ -55,7 +58,9 @@ def export(
     _say(f"{family} from {checkpoint.source}")
     made = importlib.import_module(f"parley_export.families.{family.replace('-', '_')}")
     options = dict(chosen or {})
+    of_every_family = {key: options.pop(key) for key in OF_EVERY_FAMILY if key in options}
     exported = made.export(checkpoint, options)
+    exported.parameters |= of_every_family
     # What the family knows is of the checkpoints that its makers published: others have their own word.
     exported.license = license or options.get("license") or checkpoint.license or exported.license
     folders = write(exported, checkpoint, out, name=name, say=_say)

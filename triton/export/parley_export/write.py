@@ -121,6 +121,8 @@ def _write_front(
     parameters.setdefault("needs_gpu", "false")
     parameters.setdefault("streaming", "true")
     parameters.setdefault("tags", "cpu,streaming")
+    if parameters.get("graphs_by") == "triton":
+        parameters.setdefault("needs_models", ",".join(graphs.values()))
     parameters.setdefault("memory_mb", str(_memory_mb(folder.parent)))
     (folder / "config.pbtxt").write_text(
         front_config(exported.kind, name, checkpoint.source, parameters), "utf-8"
