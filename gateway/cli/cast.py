@@ -74,7 +74,7 @@ async def user_speech(triton: str, assistant: str = "") -> tuple[Cast, list[byte
 
     assistant: the model that must be the assistant's voice; "" for the built-in cast.
     """
-    synthesizer = TritonSynthesizer(TtsSettings(uri=triton))
+    synthesizer = TritonSynthesizer(TtsSettings(uri=triton, language=_LANGUAGE))
     try:
         voices = await _voices(triton)
         cast = (
