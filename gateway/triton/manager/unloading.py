@@ -60,7 +60,7 @@ class Unloading:
     def _refuse_needed(self, model: Model) -> None:
         fronts = self._core.needed_by(model.name)
         if fronts:
-            raise InUse(f"{model.name} is called by {', '.join(fronts)}: unload that first, or by force")
+            raise InUse(f"{model.name} is called by {', '.join(fronts)}: unload that first")
 
     async def _refuse_young(self, model: Model) -> None:
         core = self._core

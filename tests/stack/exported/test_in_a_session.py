@@ -99,4 +99,4 @@ def test_graphs_that_a_front_asks_its_server_for_come_and_stay_with_it(stack: Ru
     assert {models[name]["why"] for name in graphs} == {"needed"}
     refused = stack.parley("models", "unload", graphs[0])
     assert refused.returncode == 1
-    assert "is called by tts_served: unload that first" in refused.stderr
+    assert "is called by tts_served: unload that first" in refused.stdout

@@ -185,6 +185,9 @@ def _enliven(model: Any) -> None:
     """Frames that differ from step to step, and an end that comes by chance, after a while. What comes back through
     the prenet is made smaller there: else the least difference of two runtimes would grow from step to step."""
     out, prenet = model.speech_decoder_postnet, model.speecht5.decoder.prenet
+    for module in model.speecht5.encoder.wrapped_encoder.layers.modules():
+        if isinstance(module, nn.Linear):  # or else attention is flat, whatever its weights
+            nn.init.normal_(module.weight, std=1 / math.sqrt(module.in_features))
     for linear in (*prenet.layers, prenet.final_layer, prenet.speaker_embeds_layer):
         nn.init.normal_(linear.weight, std=math.sqrt(0.5 / linear.in_features))
     nn.init.normal_(out.feat_out.weight, std=1 / math.sqrt(model.config.hidden_size))
