@@ -11,6 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from gateway.triton.exported.environment import cache_folder
+
 SOURCES = Path(__file__).parent / "caller"
 _OLDEST_GO = (1, 24)
 _BUILD_S = 300.0
@@ -24,7 +26,7 @@ class BuildError(RuntimeError):
 def ensure_caller() -> Path:
     """The built program; builds it when the sources changed. Blocks. Raises BuildError."""
     go = find_go()
-    target = _cache() / f"parley-caller-{_state(go)}"
+    target = cache_folder() / f"parley-caller-{_state(go)}"
     if not target.exists():
         _build(go, target)
     return target
@@ -84,11 +86,6 @@ def _state(go: Path) -> str:
         if path.suffix in (".go", ".mod", ".sum") and not path.name.endswith("_test.go"):
             digest.update(path.relative_to(SOURCES).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
-
-
-def _cache() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "parley"
 
 
 def _env() -> dict[str, str]:

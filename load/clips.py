@@ -13,12 +13,13 @@ import argparse
 import hashlib
 import importlib.util
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
+
+from gateway.triton.exported.environment import cache_folder
 
 if TYPE_CHECKING:
     from bench.speech import Clip
@@ -53,7 +54,7 @@ def ensure_clips(folder: Path | None = None) -> Path:
     from bench import speech
 
     recorded = folder or speech.FOLDER
-    cache = _cache() / f"clips-{_state(recorded)}"
+    cache = cache_folder() / f"clips-{_state(recorded)}"
     manifest = cache / "manifest.json"
     if not manifest.exists():
         whole = speech.recordings(folder=recorded) or synthetic()
@@ -189,11 +190,6 @@ def _state(folder: Path) -> str:
         about = path.stat()
         digest.update(f"{path.name} {about.st_size} {about.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]
-
-
-def _cache() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "parley"
 
 
 def main() -> int:

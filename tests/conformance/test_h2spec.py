@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.triton.exported.environment import cache_folder
 from load.caller_build import BuildError, find_go
 from tests.support.h2_peer import serving
 
@@ -21,8 +22,7 @@ _RUN_S = 60.0
 
 def h2spec() -> Path:
     """The built program. Skips the test where it cannot be had."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    cache = (Path(base) if base else Path.home() / ".cache") / "parley"
+    cache = cache_folder()
     target = cache / f"h2spec-{VERSION}"
     if target.exists():
         return target

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-PRECISIONS = ("fp32", "fp16")
-ENGINES = "/engines"
-"""Where a volume for engines is mounted in Triton's container."""
+from gateway.triton.tensorrt.configs import ENGINES
+from gateway.triton.tensorrt.keys import PRECISIONS
 
 
 def _version(text: str) -> str:

@@ -19,6 +19,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from gateway.triton.exported import environment
 from gateway.triton.pulling.errors import PullError
 
 RECORD = ".pulled.json"
@@ -29,8 +30,7 @@ _LOOK_S = 0.2
 
 def cache_folder() -> Path:
     """`$XDG_CACHE_HOME/parley/checkpoints`, else `~/.cache/parley/checkpoints`."""
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "parley" / "checkpoints"
+    return environment.cache_folder() / "checkpoints"
 
 
 def partial(folder: Path) -> Path:

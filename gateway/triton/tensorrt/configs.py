@@ -9,6 +9,8 @@ from gateway.triton.exported.pbtxt import explicit_config, implicit_config
 from gateway.triton.tensorrt.profiles import Profile, spelled
 from gateway.triton.tensorrt.script import STRONG_TYPING
 
+ENGINES = "/engines"
+"""Where a volume for engines is mounted in Triton's container."""
 PROVIDER = "configs/tensorrt.pbtxt"
 """Taken by a Triton that is started with --model-config-name=tensorrt."""
 _GPU = "instance_group [ { kind: KIND_GPU, count: 1 } ]"

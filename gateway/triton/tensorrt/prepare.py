@@ -11,14 +11,12 @@ from pathlib import Path
 from gateway.triton.exported.description import Graph
 from gateway.triton.model_info import read_config
 from gateway.triton.tensorrt.build import PLAN, TIMING
-from gateway.triton.tensorrt.configs import PROVIDER, plan_config, provider_config
+from gateway.triton.tensorrt.configs import ENGINES, PROVIDER, plan_config, provider_config
 from gateway.triton.tensorrt.profiles import Profile
 from gateway.triton.tensorrt.script import build_script, trtexec_command
 
 FOLDER = "tensorrt"
 """In the graph's model folder."""
-ENGINES = "/engines"
-"""Where a volume for engines is mounted in Triton's container."""
 
 
 def parameters_of(folder: Path) -> dict[str, str]:
