@@ -167,10 +167,26 @@ async def test_an_end_without_audio(
 
 
 async def test_silence_and_nonsense_are_answered(client: Client, asr_config: ModelConfig) -> None:
-    odd = np.array([np.nan, np.inf, -np.inf, 1e9, -40.0] * 500, np.float32)
+    odd = np.array([1e30, 1e9, -40.0, 1e-42] * 500, np.float32)
     for pcm in (np.zeros(48_000, np.float32), odd, np.ones(1, np.float32)):
         heard = await client.recognize(asr_config, pcm)
         assert heard[-1].final
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+async def test_what_is_no_number_costs_its_own_utterance_alone(
+    client: Client, asr_config: ModelConfig, recordings: dict[str, Recording], wrong: float
+) -> None:
+    said = recordings["goforward"]
+
+    async def no_sound() -> None:
+        with pytest.raises(Refusal, match="finite"):
+            await client.recognize(asr_config, np.full(5_000, wrong, np.float32))
+
+    refused = [asyncio.create_task(no_sound()) for _ in range(3)]
+    heard = await client.recognize(asr_config, said.pcm)
+    await asyncio.gather(*refused)
+    assert word_errors(said.text, heard[-1].text.lower()) <= 1
 
 
 async def test_a_string_names_a_sequence_too(client: Client, asr_config: ModelConfig) -> None:

@@ -29,6 +29,7 @@ IDLE_MARGIN_S = 1.0
 """After Triton's own idle limit: then no chunk of the sequence can come any more."""
 PATIENCE_S = 1.0
 """Audio that is early waits at most this much longer than audio that is due now."""
+FAINTEST = float(np.finfo(np.float32).tiny)
 RESTART = "must specify the START flag on the first request of the sequence"
 """Triton's own words for an unknown sequence; clients know them, start again and replay."""
 W = TypeVar("W")
@@ -77,7 +78,9 @@ class Chunk:
         self.sequence = request.correlation_id()
         self.outputs = set(request.requested_output_names())
         tensor = pb.get_input_tensor_by_name(request, "AUDIO")
-        self.audio = tensor.as_numpy().reshape(-1).astype("<f4", copy=False).tobytes()
+        samples = tensor.as_numpy().reshape(-1)
+        self.is_sound = bool(np.isfinite(samples).all())
+        self.audio = at_full_scale(samples).tobytes() if self.is_sound else b""
         self.language = _text(request, "LANGUAGE") if self.flags & START else ""
 
     @property
@@ -192,6 +195,10 @@ class RecogniserModel:
                 if chunk.flags & START:
                     language = chunk.language
                     self._check_language(language)
+                if not chunk.is_sound:
+                    raise Refused(
+                        "the audio holds values that are no finite numbers: START again without them"
+                    )
                 if heard_s > self._max_s:
                     raise Refused(
                         f"the utterance is longer than {self._max_s:.0f} s: END it and START another"
@@ -267,6 +274,14 @@ class Counters:
 
     def abandoned(self) -> None:
         self._abandoned.increment(1)
+
+
+def at_full_scale(samples: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """What every engine hears of finite samples [n]: none beyond full scale, which would outweigh all else in its
+    utterance, and none too small for a float32 of full precision, which processors are slow with."""
+    cut = np.clip(samples, -1.0, 1.0).astype("<f4", copy=False)
+    cut[np.abs(cut) < FAINTEST] = 0.0
+    return cut
 
 
 def _settle(future: asyncio.Future[None]) -> None:

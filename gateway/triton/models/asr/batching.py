@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from gateway.triton.models.asr.engine import END, AnyRecogniser, EngineError, Heard, Job, NoSound
-from gateway.triton.models.voices import Refused
+from gateway.triton.models.asr.engine import END, AnyRecogniser, EngineError, Heard, Job
 
 STOP_S = 5.0
 
@@ -109,8 +108,6 @@ class Utterance:
             ) from None
         except EngineError:
             raise
-        except NoSound as error:
-            raise Refused(str(error)) from None
         except Exception as error:
             raise EngineError(f"{type(error).__name__}: {error}") from None
         return {"words": [list(word) for word in heard.words], "stable": heard.stable, "final": last}

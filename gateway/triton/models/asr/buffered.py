@@ -18,7 +18,7 @@ from typing import Protocol
 
 import numpy as np
 
-from gateway.triton.models.asr.engine import Heard, Job, Samples, Word, check_sound
+from gateway.triton.models.asr.engine import Heard, Job, Samples, Word
 from gateway.triton.models.exported import Folder
 
 RATE = 16_000
@@ -120,10 +120,7 @@ class Buffered:
     def step(self, jobs: Sequence[Job[Utterance]]) -> list[Heard | Exception]:
         failed: dict[int, Exception] = {}
         for job in jobs:
-            if (wrong := check_sound(job.audio)) is not None:
-                failed[id(job.utterance)] = wrong
-            else:
-                job.utterance.take(job.audio)
+            job.utterance.take(job.audio)
         while full := [j for j in jobs if j.utterance.held > self._most and id(j.utterance) not in failed]:
             self._decode([job.utterance for job in full], self._commit, failed)
         due = [job for job in jobs if self._due(job) and id(job.utterance) not in failed]

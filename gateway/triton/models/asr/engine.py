@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Samples = NDArray[np.float32]
-"""float32 [n], 16 kHz, full scale 1."""
+"""float32 [n], 16 kHz, all within full scale, which is 1 (recognition.py sees to it)."""
 U = TypeVar("U")
 START, END = 1, 2
 """Flags of a request that belongs to a sequence, as Triton sets them."""
@@ -59,15 +59,6 @@ class Recogniser(Protocol[U]):
         """What is heard in each utterance now. Blocks; no utterance is there twice. An exception in the
         list ends that utterance alone; one that is raised ends them all."""
         ...
-
-
-class NoSound(ValueError):
-    """A chunk that cannot be heard: its client's fault, and no use to send it again."""
-
-
-def check_sound(audio: Samples) -> NoSound | None:
-    """One value that is no finite number would spoil all that is heard in its utterance."""
-    return None if np.isfinite(audio).all() else NoSound("the audio holds values that are no finite numbers")
 
 
 AnyRecogniser = Recogniser[Any]

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from gateway.triton.models.asr.engine import Heard, Job, Word, check_sound
+from gateway.triton.models.asr.engine import Heard, Job, Word
 from gateway.triton.models.asr.rows import Row
 from gateway.triton.models.exported import Folder
 from gateway.triton.models.features import LogMel
@@ -101,8 +101,6 @@ class StreamingRecogniser:
         utterance = job.utterance
         if utterance.ended:
             return ValueError("the utterance has ended: START another")
-        if (wrong := check_sound(job.audio)) is not None:
-            return wrong
         parts = [utterance.frames, utterance.stream.push(job.audio)]
         if job.last:
             utterance.ended = True

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.triton.models.asr.buffered import Buffered, Utterance
-from gateway.triton.models.asr.engine import Heard, Job, NoSound, Samples, Word
+from gateway.triton.models.asr.engine import Heard, Job, Samples, Word
 
 RATE = 16_000
 WORD, PAUSE = RATE // 5, RATE // 10
@@ -292,19 +292,6 @@ def test_a_failure_ends_those_that_were_decoded_and_no_others() -> None:
     )
     assert isinstance(heard[0], RuntimeError)
     assert heard[1] == Heard([], 0)
-
-
-@pytest.mark.parametrize("wrong", [np.nan, np.inf])
-def test_what_is_no_sound_is_refused_and_the_others_are_heard(wrong: float) -> None:
-    ear = Ear()
-    buffered = Buffered(ear)
-    bad = spoken(1, 2)
-    bad[3] = wrong
-    results = buffered.step([Job(buffered.begin(), bad, True), Job(buffered.begin(), spoken(3, 4), True)])
-    assert isinstance(results[0], NoSound)
-    assert isinstance(results[1], Heard)
-    assert texts(results[1]) == ["3", "4"]
-    assert ear.batches == [[len(bad)]]
 
 
 def test_utterances_that_were_let_go_do_not_slow_the_others() -> None:

@@ -191,16 +191,10 @@ def test_what_is_wrong_with_one_does_not_end_the_others(tmp_path: Path) -> None:
     made = recogniser(tmp_path, StepRun())
     over = made.begin()
     made.step([Job(over, sound(9), True)])
-    bad = sound(9)
-    bad[3] = np.nan
-    results = made.step(
-        [Job(over, sound(1), False), Job(made.begin(), bad, False), Job(made.begin(), sound(3), True)]
-    )
+    results = made.step([Job(over, sound(1), False), Job(made.begin(), sound(3), True)])
     assert isinstance(results[0], ValueError)
     assert "ended" in str(results[0])
-    assert isinstance(results[1], ValueError)
-    assert "finite" in str(results[1])
-    assert said(results[2]) == "a"
+    assert said(results[1]) == "a"
 
 
 def test_a_language_has_its_prompt(tmp_path: Path) -> None:
