@@ -163,5 +163,5 @@ def test_what_is_exported_says_the_same(tmp_path: Path, codes: torch.Tensor, who
 
 
 def test_an_unknown_front_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="known: llm, none"):
+    with pytest.raises(ExportError, match="front=radio must be llm or none"):
         export("mimi", "random:small", tmp_path, chosen={"front": "radio"})

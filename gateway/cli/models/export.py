@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from gateway.cli.common import FAILED, OK, USAGE, Fault
 from gateway.triton.exported.environment import ExportUnavailable, run_export
 from gateway.triton.exported.families import FAMILIES
+from gateway.triton.exported.options import check_options, help_text
 
 _MADE = "random:"
 
 
 def configure_export(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = help_text()
     parser.add_argument("family", metavar="FAMILY", help=", ".join(FAMILIES))
     parser.add_argument(
         "checkpoint",
@@ -30,7 +33,11 @@ def configure_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--license", default="", metavar="SPDX", help="in place of what its source says")
     parser.add_argument("--seed", type=int, default=0, help="of random weights")
     parser.add_argument(
-        "--option", action="append", default=[], metavar="KEY=VALUE", help="what this family alone knows"
+        "--option",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="what this family alone knows: see below",
     )
     parser.add_argument(
         "--accept-license", "--accept-licence", action="append", default=[], metavar="ID",
@@ -46,6 +53,7 @@ async def run_export_verb(options: argparse.Namespace) -> int:
     """Exit code 1 when nothing was exported; the reason is on stderr then."""
     if options.family not in FAMILIES:
         raise Fault(f"unknown family {options.family}; known: {', '.join(FAMILIES)}", USAGE)
+    _check(options.family, options.option)  # before anything is pulled, or torch imported
     checkpoint, origin = _here(options) or await _pulled(options)
     arguments = [options.family, checkpoint, "--out", options.out, "--seed", str(options.seed), *origin]
     # What the person says comes last, and wins.
@@ -58,6 +66,17 @@ async def run_export_verb(options: argparse.Namespace) -> int:
         return FAILED if await run_export(arguments) else OK
     except ExportUnavailable as unavailable:
         raise Fault(str(unavailable)) from None
+
+
+def _check(family: str, pairs: Sequence[str]) -> None:
+    """Raises: Fault."""
+    for pair in pairs:
+        if "=" not in pair:
+            raise Fault(f"--option {pair} is no KEY=VALUE", USAGE)
+    try:
+        check_options(family, dict(pair.split("=", 1) for pair in pairs))
+    except ValueError as error:
+        raise Fault(str(error), USAGE) from None
 
 
 def _here(options: argparse.Namespace) -> tuple[str, list[str]] | None:

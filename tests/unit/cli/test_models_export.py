@@ -133,3 +133,20 @@ async def test_no_environment_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("gateway.cli.models.export.run_export", run)
     with pytest.raises(Fault, match=r"^uv is missing$"):
         await export("vits", "random:small")
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("langauge=de", "whisper has no option langauge; it has multilingual"),
+        ("beam=wide", "option beam=wide must be a whole number from 1 to 8"),
+        ("beam", "--option beam is no KEY=VALUE"),
+    ],
+)
+async def test_an_option_that_cannot_be_is_refused_before_anything_is_pulled(
+    option: str, said: str, hub: Hub, asked: list[list[str]]
+) -> None:
+    with pytest.raises(Fault, match=said):
+        await export("whisper", "some/Ears-1", "--option", option)
+    assert not asked
+    assert not hub.asked_for("")

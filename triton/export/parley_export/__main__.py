@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gateway.triton.exported.families import FAMILIES
+from gateway.triton.exported.options import check_options, help_text
 
-OF_EVERY_FAMILY = ("graphs_by", "threads", "max_streams")
+PARAMETERS = ("graphs_by", "threads", "max_streams")
 """Options that become parameters of the front as they are."""
 
 
@@ -51,16 +52,20 @@ def export(
     chosen: Mapping[str, str] | None = None,
 ) -> list[Path]:
     """The folders that were written. license: in place of what the family knows. Raises: ExportError."""
-    from parley_export.checkpoint import open_checkpoint
+    from parley_export.checkpoint import ExportError, open_checkpoint
     from parley_export.write import write
 
+    options = dict(chosen or {})
+    try:
+        check_options(family, options)
+    except ValueError as error:
+        raise ExportError(str(error)) from None
     checkpoint = open_checkpoint(family, source, called=called, revision=revision, seed=seed)
     _say(f"{family} from {checkpoint.source}")
     made = importlib.import_module(f"parley_export.families.{family.replace('-', '_')}")
-    options = dict(chosen or {})
-    of_every_family = {key: options.pop(key) for key in OF_EVERY_FAMILY if key in options}
+    parameters = {key: options.pop(key) for key in PARAMETERS if key in options}
     exported = made.export(checkpoint, options)
-    exported.parameters |= of_every_family
+    exported.parameters |= parameters
     # What the family knows is of the checkpoints that its makers published: others have their own word.
     exported.license = license or options.get("license") or checkpoint.license or exported.license
     folders = write(exported, checkpoint, out, name=name, say=_say)
@@ -74,7 +79,10 @@ def _say(text: str) -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="parley models export", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="parley models export", description=__doc__, epilog=help_text(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     parser.add_argument("family", help=f"one of {', '.join(FAMILIES)}; several with commas between them")
     parser.add_argument("checkpoint", help="a folder, random:small, or random:config.json")
     parser.add_argument("--out", type=Path, required=True, help="model repository to write into")
