@@ -83,12 +83,16 @@ class Request:
 
     def answer(self) -> Response:
         """The last one. Raises: the error in it; TimeoutError."""
-        if not self.over.wait(DEADLINE_S):
-            raise TimeoutError("no final response came")
+        self.ended()
         found = self.responses[-1]
         if found.error is not None:
             raise found.error
         return found
+
+    def ended(self) -> None:
+        """Raises: TimeoutError."""
+        if not self.over.wait(DEADLINE_S):
+            raise TimeoutError("no final response came")
 
 
 class _Metric:

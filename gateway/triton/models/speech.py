@@ -28,6 +28,8 @@ LEAD_MS = 500
 """Audio sent without pacing."""
 LOOK_S = 0.13
 """How long the streams are left alone between two looks whether their clients are still there."""
+LEAVING = 2
+"""Times max_streams that streams may exist with those that were cancelled and that the engine is not free of yet."""
 SENDERS = 2
 """Threads that hand chunks to the server: most of the time of each is spent waiting for it."""
 MAX_CHARS = 20_000
@@ -105,7 +107,7 @@ class SpeechModel:
         except Refused as error:
             request.fail(str(error), pb.TritonError.INVALID_ARG)
             return
-        if len(self._speaking) >= self._max_streams:
+        if len(self._speaking) >= self._max_streams or len(self._tasks) >= LEAVING * self._max_streams:
             request.fail(
                 f"{self._name} is speaking {self._max_streams} texts already; try again",
                 pb.TritonError.UNAVAILABLE,
@@ -153,8 +155,8 @@ class SpeechModel:
         finally:
             stream.cancel("ended")
             self._free_id(stream)
+            self._speaking.discard(stream)  # whoever comes now waits for the engine at most
             await asyncio.wait([making])  # its engine call holds a thread until then
-            self._speaking.discard(stream)
             self._counters.add(stream)
 
     def _free_id(self, stream: Stream) -> None:

@@ -13,7 +13,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -37,21 +37,34 @@ NO_SOUND = np.zeros(0, np.int16)
 
 
 class Place:
-    """One utterance's place at the decoder, of which a machine has few: `with` it, a part is made."""
+    """One utterance's place at the decoder, of which a machine has few: `with` it, a part is made.
 
-    def __init__(self, turns: Turns) -> None:
+    Raises on entry: Gone, and the place is left to others; TimeoutError.
+    """
+
+    def __init__(self, turns: Turns, wanted: Callable[[], bool]) -> None:
+        """wanted: whether anybody still listens."""
         self.made_s = 0.0
         """Speech made so far."""
-        self._turns, self._woken = turns, threading.Event()
+        self._turns, self._wanted, self._woken = turns, wanted, threading.Event()
         self._turn = Turn(self._woken.set)
         self._began = time.monotonic()
 
     def __enter__(self) -> None:
         due = self._began + (self.made_s or -NEWCOMER_S)
         if not self._turns.ask(self._turn, due):
-            if not self._woken.wait(PARKED_S):
-                self._turns.call_off(self._turn)
-                raise TimeoutError("the decoder was not free within two minutes; try again")
+            deadline = time.monotonic() + PARKED_S
+            while True:
+                woken = self._woken.wait(LOOK_S)
+                late = not woken and time.monotonic() >= deadline
+                if late or not self._wanted():
+                    self._turns.call_off(self._turn)
+                    self._turns.leave(self._turn)
+                    if late:
+                        raise TimeoutError("the decoder was not free within two minutes; try again")
+                    raise Gone
+                if woken:
+                    break
             self._woken.clear()
 
     def __exit__(self, *error: object) -> None:
@@ -113,7 +126,7 @@ class CodecVoice:
         tokens = CodecTokens(self._front["tokens"])
         decoding = self._decoder.begin(self._seed)
         limit = self._limit(text)
-        place = Place(self._turns)
+        place = Place(self._turns, lambda: heard(NO_SOUND))
         answer = self._llm.ask(self._body(text, voice, limit), limit + 2)
         try:
             while texts := self._take(answer, tokens, heard):

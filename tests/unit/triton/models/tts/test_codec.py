@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -319,3 +319,35 @@ def test_the_usual_tempo_touches_nothing() -> None:
     tempo = Tempo(24_000, 1.0)
     assert tempo(tone) is tone
     assert len(tempo.flush()) == 0
+
+
+def test_who_has_gone_while_the_decoder_was_busy_has_nothing_made(llm: CodecLlm) -> None:
+    """One decoder, at work for the first: those who wait for it and hang up leave at once, and cost it nothing."""
+    voice = make_voice(llm.url, "mimi", decoders="1")
+    graph = voice._decoder._graph
+    assert isinstance(graph, Steps)
+    busy, go_on = threading.Event(), threading.Event()
+    run = graph.run
+
+    def held_up(feeds: Mapping[str, Array], outputs: Sequence[str] = ()) -> dict[str, Array]:
+        busy.set()
+        assert go_on.wait(10)
+        return run(feeds, outputs)
+
+    graph.run = held_up  # type: ignore[method-assign]
+
+    def talk(heard: Callable[[Array], bool]) -> threading.Thread:
+        thread = threading.Thread(target=voice.synthesize, args=("Hello.", voice.voices[0], 1.0, heard))
+        thread.start()
+        return thread
+
+    first = talk(lambda samples: False)
+    assert busy.wait(5)
+    gone = [talk(lambda samples: False) for _ in range(6)]
+    for thread in gone:
+        thread.join(5)
+    assert not any(thread.is_alive() for thread in gone), "they left while the decoder was at work"
+    go_on.set()
+    first.join(5)
+    assert len(graph.sizes) == 1
+    assert len(speak(voice)) == 12 * SAMPLES, "the decoder is free"
