@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -106,7 +107,10 @@ def test_who_comes_after_a_cancelled_crowd_is_heard(model: Model, mouth: Mouth) 
 def test_crowds_that_are_cancelled_again_and_again_are_bounded(model: Model, mouth: Mouth) -> None:
     for request in crowd(model, mouth, "first"):
         cancel(model, request)
-    for request in [say(model, f"second {at}", f"second-{at}") for at in range(STREAMS)]:
+    second = [say(model, f"second {at}", f"second-{at}") for at in range(STREAMS)]
+    for _ in range(5):  # rounds of the loop, until their calls wait for a thread of the engine
+        model._thread.run(asyncio.sleep(0), DEADLINE_S)
+    for request in second:
         cancel(model, request)
     with pytest.raises(fake_pb.TritonError, match="try again") as refused:
         say(model, "third").answer()
