@@ -62,13 +62,20 @@ def print_proofs(proofs: Sequence[Proved]) -> None:
             escape(one.model) if one.model != before else "",
             one.how,
             str(one.compared),
-            _number(one.worst, one.unit),
-            _number(one.limit, one.unit),
-            ("[green]equal[/]" if one.compared else "-") if one.ok else "[red]differs[/]",
+            _number(one.worst, one.unit) if one.compared else "-",
+            _number(one.limit, one.unit) if one.compared else "-",
+            _result(one),
             escape(one.note),
         )
         before = one.model
     print_table(table)
+
+
+def _result(one: Proved) -> str:
+    """What was not run, or could not be, differs from nothing."""
+    if one.compared:
+        return "[green]equal[/]" if one.ok else "[red]differs[/]"
+    return "-" if one.ok else "[red]not proved[/]"
 
 
 def _number(value: float, unit: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,6 +23,8 @@ from gateway.triton.repository import Repository
 from gateway.triton.server import EmbeddedTriton
 
 LOAD_S = 180.0
+_LOADING = re.compile(r"^load \S+: (\w+Error: )?")
+"""Before what a model itself says, which is a sentence."""
 
 
 def is_exported(folder: Path) -> bool:
@@ -79,7 +82,7 @@ async def _front(folder: Path, triton: EmbeddedTriton) -> Proved:
         await Repository(channel).load(folder.name, config, deadline_s=LOAD_S)
         return await prove_front(folder, channel)
     except (TritonError, ValueError, OSError) as error:
-        return failed(folder.name, SESSION, str(error))
+        return failed(folder.name, SESSION, _LOADING.sub("", str(error)))
     finally:
         await channel.close()
 

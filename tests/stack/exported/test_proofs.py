@@ -51,6 +51,19 @@ def test_verify_says_which_graph_differs(tmp_path: Path) -> None:
     assert [one["model"] for one in told["proofs"] if not one["ok"]] == [graph.parents[1].name]
 
 
+@pytest.mark.timeout(600)
+def test_verify_says_what_a_voice_without_its_environment_needs() -> None:
+    repository = exported("csm", "temperature=0")
+    said = verify(repository, front_of(repository).name)
+    assert said.returncode == 1
+    assert "not proved" in said.stdout
+    assert "differs" not in said.stdout
+    told = json.loads(verify(repository, front_of(repository).name, "--json").stdout)
+    (proof,) = told["proofs"]
+    wanted = f"tts_csm_small needs torch and transformers, in an environment of its own: scripts/families {front_of(repository)}"
+    assert proof["note"].startswith(wanted)
+
+
 def verify(repository: Path, model: str, *more: str) -> subprocess.CompletedProcess[str]:
     command = [
         sys.executable,
