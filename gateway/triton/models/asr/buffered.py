@@ -18,6 +18,7 @@ from typing import Protocol
 
 import numpy as np
 
+from gateway.triton.models.asr.agreement import agreed, continued
 from gateway.triton.models.asr.engine import Heard, Job, Samples, Word
 from gateway.triton.models.exported import Folder
 
@@ -166,7 +167,7 @@ class Buffered:
         kept = _kept(one, words)
         texts = [word.text for word in kept]
         if self._agreement and len(one.before) == self._agreement - 1:
-            one.promised = max(one.promised, min(_agreed(texts, earlier) for earlier in one.before))
+            one.promised = max(one.promised, min(agreed(texts, earlier) for earlier in one.before))
         one.words = kept
         one.before.append(texts)
 
@@ -205,19 +206,12 @@ def load(folder: Folder) -> Buffered:
 def _kept(one: Utterance, words: list[Word]) -> list[Word]:
     """`words`, with those that were promised before them where they say something else there."""
     promised = one.words[: one.promised]
-    if [word.text for word in promised] == [word.text for word in words[: len(promised)]]:
+    texts = [word.text for word in promised]
+    if texts == [word.text for word in words[: len(promised)]]:
         return words
-    return promised + [word for word in words if word.start_ms >= promised[-1].end_ms]
-
-
-def _agreed(one: Sequence[str], other: Sequence[str]) -> int:
-    """How many words both begin with."""
-    count = 0
-    for mine, theirs in zip(one, other, strict=False):
-        if mine != theirs:
-            break
-        count += 1
-    return count
+    following = words[continued(texts, [word.text for word in words]) :]
+    limit = following[0].start_ms if following else promised[-1].end_ms
+    return [Word(text, min(start, limit), min(end, limit)) for text, start, end in promised] + following
 
 
 def _placed(words: Sequence[Word], dropped: int, heard: int) -> list[Word]:

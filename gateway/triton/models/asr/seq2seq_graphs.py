@@ -22,6 +22,8 @@ from gateway.triton.models.graphs import Array, GraphError, LoadedGraph
 PAST, PRESENT, CROSS = "past_", "present_", "cross_"
 MERGED_PAST, MERGED_PRESENT = "past_key_values.", "present."
 BRANCH, MASK = "use_cache_branch", "encoder_attention_mask"
+SAMPLES = "samples"
+"""The mask's axis where it is that of the audio."""
 SCORES = 3_000_000
 """Of attention, each head's in one run of the encoder: 1 row of 30 s, 40 of 5 s. On a CPU more rows of long audio take
 gigabytes and save nothing."""
@@ -178,27 +180,29 @@ class MergedGraphs:
         feeds: dict[str, Array] = {audio.name: audios[0][None]}
         feeds |= {one.name: _ones(one.dtype, (1, len(audios[0]))) for one in mask}
         (hidden,) = self._encoder.run(feeds).values()
-        return MergedHeard(self._decoder, hidden)
+        return MergedHeard(self._decoder, hidden, len(audios[0]))
 
 
 class MergedHeard:
-    def __init__(self, decoder: LoadedGraph, hidden: NDArray[np.float32]) -> None:
-        self._decoder, self._hidden = decoder, hidden
+    def __init__(self, decoder: LoadedGraph, hidden: NDArray[np.float32], samples: int) -> None:
+        self._decoder, self._hidden, self._samples = decoder, hidden, samples
         self.frames: Sequence[int] = [hidden.shape[1]]
 
     def steps(self) -> MergedSteps:
-        return MergedSteps(self._decoder, self._hidden)
+        return MergedSteps(self._decoder, self._hidden, self._samples)
 
 
 class MergedSteps:
     """`Steps` with a merged decoder: one row."""
 
-    def __init__(self, decoder: LoadedGraph, hidden: NDArray[np.float32]) -> None:
+    def __init__(self, decoder: LoadedGraph, hidden: NDArray[np.float32], samples: int) -> None:
         self._decoder = decoder
         self._feeds: dict[str, Array] = {"encoder_hidden_states": hidden}
         for tensor in decoder.spec.inputs:
             if tensor.name == MASK:
-                self._feeds[MASK] = _ones(tensor.dtype, hidden.shape[:2])
+                # Moonshine's decoder takes the mask of the audio and thins it out itself; others that of the frames.
+                masked = samples if tensor.dims[1] == SAMPLES else hidden.shape[1]
+                self._feeds[MASK] = _ones(tensor.dtype, (1, masked))
             elif tensor.name.startswith(MERGED_PAST):
                 # The first branch ignores the past; ONNX Runtime wants one all the same.
                 _, heads, _, size = tensor.dims

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from gateway.triton.exported.reference import save_arrays
-from gateway.triton.proof.fronts import CHUNKS, LIMIT_DB, SESSION, decibels, prove_front
+from gateway.triton.proof.fronts import CHUNKS, LIMIT_DB, SESSION, decibels, kept, prove_front
 from gateway.triton.proof.fronts import _cut as cut
 
 
@@ -99,3 +99,16 @@ async def test_ids_without_a_text_are_nothing_to_say(tmp_path: Path) -> None:
         await channel.close()
     assert (one.ok, one.compared) == (True, 0)
     assert "no text that could be spoken" in one.note
+
+
+@pytest.mark.parametrize(
+    ("promised", "wanted", "ends"),
+    [
+        ("", "oh my god", "oh my god"),
+        ("Oh,", "- Oh, my God.", "Oh, my God."),  # another word was promised, and stays
+        ("oh", "oh my god", "oh my god"),
+        ("five six", "nine", "five six"),
+    ],
+)
+def test_a_promised_word_stays_and_nothing_else_does(promised: str, wanted: str, ends: str) -> None:
+    assert kept(promised.split(), wanted.split()) == ends.split()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -184,6 +185,24 @@ class MergedDecoder:
         }
 
 
+class AudioMasked(MergedDecoder):
+    """It thins out the audio's mask itself, as Moonshine's published one does."""
+
+    spec = replace(
+        MergedDecoder.spec,
+        inputs=tuple(
+            replace(one, dims=(1, "samples")) if one.name == "encoder_attention_mask" else one
+            for one in MergedDecoder.spec.inputs
+        ),
+        axes=(*MergedDecoder.spec.axes, Axis("samples", 1, 9, 99_999)),
+    )
+
+    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str] = ()) -> dict[str, Array]:
+        assert feeds["encoder_attention_mask"].shape == (1, 9_600)
+        frames = feeds["encoder_hidden_states"].shape[:2]
+        return super().run({**feeds, "encoder_attention_mask": np.ones(frames, np.int64)}, outputs)
+
+
 class MergedEncoder:
     spec = Graph(
         "encoder",
@@ -204,5 +223,7 @@ def test_merged_graphs_are_given_the_first_steps_keys_again_and_again() -> None:
     assert [[word.text for word in one] for one in words] == [["one", "two", "three"]] * 2
     assert words[0][0].start_ms == 0
     assert words[0][-1].end_ms == 1000
+    masked = Seq2Seq(MergedGraphs(MergedEncoder(), AudioMasked()), PIECES, Decoding(told))
+    assert [word.text for word in masked.transcribe([tone(0.6)], [""])[0]] == ["one", "two", "three"]
     with pytest.raises(GraphError, match="no merged decoder: it has no encoder_hidden"):
         MergedGraphs(MergedEncoder(), MergedEncoder())
