@@ -183,6 +183,8 @@ class Buffered:
         if dropped < self._margin // 2:
             dropped = heard - self._margin
             count = sum(word.start_ms < limit for word in words)
+            # The last of them may go on: what is heard of it again begins at the cut.
+            words = [word._replace(end_ms=min(word.end_ms, limit)) for word in words[:count]] + words[count:]
         one.committed += words[:count]
         one.audio = [one.samples(one.held)[dropped:].copy()]
         one.dropped += dropped

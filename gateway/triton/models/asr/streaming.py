@@ -60,6 +60,8 @@ class Utterance:
         self.row = Row()
         self.kept = kept
         self.chunks = 0
+        self.samples = 0
+        """Heard, without the silence added behind them."""
         self.ended = False
         self.settled: list[Word] = []
         self.open: list[tuple[int, int]] = []
@@ -102,9 +104,11 @@ class StreamingRecogniser:
         if utterance.ended:
             return ValueError("the utterance has ended: START another")
         parts = [utterance.frames, utterance.stream.push(job.audio)]
+        utterance.samples += len(job.audio)
         if job.last:
             utterance.ended = True
-            parts += [utterance.stream.push(self._tail), utterance.stream.end()]
+            tail = self._tail if utterance.samples else self._tail[:0]  # no audio is no text
+            parts += [utterance.stream.push(tail), utterance.stream.end()]
         utterance.frames = np.concatenate(parts)
         return None
 
@@ -130,7 +134,12 @@ class StreamingRecogniser:
 
     def _heard(self, utterance: Utterance, last: bool) -> Heard:
         ids = [token for token, _ in utterance.open]
-        times = [(round(at * self._frame_ms), round((at + 1) * self._frame_ms)) for _, at in utterance.open]
+        # The silence behind the end is none of the client's.
+        most = utterance.samples * 1000 // RATE
+        times = [
+            (min(round(at * self._frame_ms), most), min(round((at + 1) * self._frame_ms), most))
+            for _, at in utterance.open
+        ]
         words = self._pieces.words(ids, times)
         spans = self._pieces.spans(ids)
         heard = Heard(utterance.settled + words, len(utterance.settled) + max(0, len(words) - (not last)))

@@ -165,8 +165,8 @@ def test_words_say_when_they_were_spoken(tmp_path: Path) -> None:
     made = recogniser(tmp_path, StepRun())
     (heard,) = made.step([Job(made.begin(), sound(3 + 4 + 4), True)])
     assert isinstance(heard, Heard)
-    # Two encoder frames of 20 ms a chunk; c and its b are frames 0 and 1 of the third.
-    assert heard.words == [("ab", 0, 60), ("cb", 80, 120)]
+    # Two encoder frames of 20 ms a chunk; c and its b are frames 0 and 1 of the third, in the midst of which it ends.
+    assert heard.words == [("ab", 0, 60), ("cb", 80, 110)]
 
 
 @pytest.mark.parametrize("chunk", [1 << 20, 100, 640, 0])
@@ -327,8 +327,9 @@ def test_a_transducer_says_each_token_once(tmp_path: Path) -> None:
     (heard,) = made.step([Job(made.begin(), sound(6 + 2 * 4), True)])
     assert said(heard) == "one two three four"
     assert isinstance(heard, Heard)
-    # Frames 2, 4, 6 and 8; the second "one" of frame 3 was the same token with the same decoder: blank.
-    assert [word.start_ms for word in heard.words] == [40, 80, 120, 160]
+    # Frames 2, 4, 6 and 8, which lies in the silence behind the 140 ms that were sent; the second "one" of frame 3 was
+    # the same token with the same decoder: blank.
+    assert [word.start_ms for word in heard.words] == [40, 80, 120, 140]
 
 
 def test_silent_tokens_are_not_said_and_do_not_move_the_decoder(tmp_path: Path) -> None:
