@@ -100,6 +100,47 @@ def test_other_noise_and_other_voices_say_it_otherwise(engine: Autoregressive) -
         assert apart_db(first[:size], other[:size]) > -30
 
 
+def test_the_audio_of_a_stream_does_not_depend_on_its_company(
+    engine: Autoregressive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Texts of unlike lengths, joined at random steps; one is given up in the middle."""
+    rng = np.random.default_rng(8)
+    said = {number: signs(size) for number, size in enumerate((30, 9, 52, 21))}
+    rows: list[int] = []
+    run = engine._step.run
+
+    def counted(feeds: Any, outputs: Any = ()) -> Any:
+        rows.append(len(feeds["position"]))
+        return run(feeds, outputs)
+
+    monkeypatch.setattr(engine._step, "run", counted)
+    for crowd in (2, 3, 4):
+        rows.clear()
+        joins = {number: int(rng.integers(0, 40)) for number in range(crowd)}
+        going: dict[int, Any] = {}
+        made: dict[int, list[NDArray[np.float32]]] = {number: [] for number in joins}
+        for turn in range(2000):
+            for number in [one for one, at in joins.items() if at <= turn]:
+                noise = np.random.default_rng(number)
+                voice = engine.voices[number % len(engine.voices)]
+                going[number] = engine.stream(said[number], voice, 1.0, noise)
+                del joins[number]
+            for number in rng.permutation(list(going)).tolist():
+                audio = next(going[number], None)
+                if audio is None or (number == 2 and turn > 60):
+                    going.pop(number).close()
+                else:
+                    made[number].append(audio)
+        assert not going
+        assert not joins
+        assert max(rows) == crowd
+        for number, parts in made.items():
+            alone = engine.audio(said[number], number, engine.voices[number % len(engine.voices)].name)
+            heard = np.concatenate(parts)
+            assert len(heard) == len(alone) or (number == 2 and 0 < len(heard) < len(alone))
+            assert apart_db(heard, alone[: len(heard)]) < -60
+
+
 def test_postnet_and_vocoder_in_windows_say_what_they_say_in_one_go(
     repository: Path, torch_models: tuple[Any, Any]
 ) -> None:

@@ -22,7 +22,7 @@ from gateway.triton.models.process import LoopThread, exit_with_parent, paramete
 from gateway.triton.models.segments import segments
 from gateway.triton.models.synthesis import Request, Stream
 from gateway.triton.models.turns import Turns
-from gateway.triton.models.voices import Engine, Imitator, Refused, choose_voice
+from gateway.triton.models.voices import Engine, Imitator, NothingToSay, Refused, choose_voice
 
 LEAD_MS = 500
 """Audio sent without pacing."""
@@ -137,6 +137,8 @@ class SpeechModel:
     def _check_reference(self, reference: np.ndarray[Any, Any]) -> None:
         if not isinstance(self._engine, Imitator) or not self._engine.imitates:
             raise Refused(f"{self._name} cannot imitate a voice; leave REFERENCE_AUDIO out")
+        if not np.isfinite(reference).all():
+            raise Refused("REFERENCE_AUDIO holds values that are no finite numbers")
         seconds = len(reference) / REFERENCE_RATE
         if not REFERENCE_S[0] <= seconds <= REFERENCE_S[1]:
             raise Refused(
@@ -164,23 +166,34 @@ class SpeechModel:
             del self._streams[stream.request.id]
 
     async def _make(self, stream: Stream) -> None:
-        """Piece by piece, so that a long text holds up nobody and is not made for nobody."""
+        """Piece by piece, so that a long text holds up nobody and is not made for nobody.
+
+        A piece in another script is left out, as its letters are where they stand among others.
+        """
         loop = asyncio.get_running_loop()
+        unsaid: NothingToSay | None = None
         try:
             for piece in segments(stream.request.text or "", self._engine.piece_chars):
                 await stream.room.wait()
                 if stream.cancelled:
                     return
-                await loop.run_in_executor(self._calls, self._synthesize, stream, piece)
+                try:
+                    await loop.run_in_executor(self._calls, self._synthesize, stream, piece)
+                except NothingToSay as error:
+                    unsaid = error
+            if unsaid is not None and not stream.has_sound:
+                raise unsaid
+        except Refused as error:
+            stream.close(str(error), pb.TritonError.INVALID_ARG)
         except Exception as error:
-            stream.close(f"{self._name}: {error}")
+            stream.close(f"{self._name}: {error}", pb.TritonError.INTERNAL)
         else:
             stream.close()
 
     def _synthesize(self, stream: Stream, piece: str) -> None:
         try:
             if stream.begin():
-                asked = (piece, stream.voice, stream.request.speed, stream.hear)
+                asked = (piece, stream.voice, stream.request.speed, stream)
                 if stream.request.reference is None:
                     self._engine.synthesize(*asked)
                 else:
@@ -202,7 +215,7 @@ class SpeechModel:
                 self._free_id(stream)
                 self._speaking.discard(stream)
             if last and stream.error:
-                stream.request.fail(stream.error, pb.TritonError.INTERNAL)
+                stream.request.fail(stream.error, stream.code)
                 return
             if sent_ms:
                 await loop.run_in_executor(self._senders, self._deliver, stream, chunk, last)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb
 
-from gateway.triton.models.audio import FIRST_MS, MIN_MS, Chunks, Samples, Trim, limited
+from gateway.triton.models.audio import FIRST_MS, MIN_MS, Chunks, Samples, Trim, at_full_scale, limited
 from gateway.triton.models.turns import NEWCOMER_S, Turn, Turns
 from gateway.triton.models.voices import Voice
 
@@ -65,7 +65,7 @@ class Request:
         self.cancel = cancel is not None and bool(cancel[0])
         reference = _values(request, "REFERENCE_AUDIO")
         # Triton takes its tensors back when this call returns.
-        self.reference = None if reference is None else np.array(reference, np.float32)
+        self.reference = None if reference is None else at_full_scale(reference)
 
     def fail(self, message: str, code: int) -> None:
         response = pb.InferenceResponse(output_tensors=[], error=pb.TritonError(message, code))
@@ -73,10 +73,10 @@ class Request:
 
 
 class Stream:
-    """One synthesis. Used on the loop, except `begin`, `hear` and `end`: those in an engine's thread."""
+    """One synthesis. Used on the loop, except `begin`, the call and `end`: those in an engine's thread."""
 
     def __init__(self, request: Request, voice: Voice, rate: int, turns: Turns, *, rests: bool) -> None:
-        """rests: the engine bears that another synthesis works while this one waits in `hear`."""
+        """rests: the engine bears that another synthesis works while this one waits in the call."""
         self.request = request
         self.voice = voice
         self.chunks = Chunks(rate)
@@ -87,7 +87,7 @@ class Stream:
         self.cancelled_at = 0.0
         self.free_after_s = 0.0
         """From the cancel until the engine was free of it; 0 where it was not at work."""
-        self.error = ""
+        self.error, self.code = "", 0
         self.sent = 0
         self.made_after_cancel = 0
         """Pieces the engine made, and chunks sent, after the cancel was known."""
@@ -103,12 +103,17 @@ class Stream:
         self._fresh: list[Samples] = []
         self.room.set()
 
+    @property
+    def has_sound(self) -> bool:
+        """Whether anything was made."""
+        return self._made > 0
+
     def begin(self) -> bool:
         """Before a piece of text: waits for this stream's turn. False: it is no longer wanted."""
-        self._wait(self._turns.ask(self._turn, self._due()))
+        self._wait(self._turns.ask(self._turn, self.due))
         return not self.cancelled
 
-    def hear(self, samples: np.ndarray[Any, Any]) -> bool:
+    def __call__(self, samples: np.ndarray[Any, Any], /) -> bool:
         """Takes int16 samples, and lets others go first who need the engine more. False: no more is wanted."""
         if self.cancelled:
             self.made_after_cancel += 1
@@ -124,9 +129,9 @@ class Stream:
             # What is made next would only compete with the sending of what the listener waits for.
             self._turns.leave(self._turn)
             self._first_left.wait(LEAVE_S)
-            self._wait(self._turns.ask(self._turn, self._due()))
+            self._wait(self._turns.ask(self._turn, self.due))
         elif self._rests:
-            self._wait(self._turns.make_room(self._turn, self._due()))
+            self._wait(self._turns.make_room(self._turn, self.due))
         return not self.cancelled
 
     def end(self) -> None:
@@ -144,9 +149,9 @@ class Stream:
         self.changed.set()
         self.room.set()
 
-    def close(self, error: str = "") -> None:
-        """No more audio will come."""
-        self.error = error
+    def close(self, error: str = "", code: int = 0) -> None:
+        """No more audio will come. code: Triton's, of the error."""
+        self.error, self.code = error, code
         self.chunks.closed = True
         self.changed.set()
 
@@ -178,8 +183,13 @@ class Stream:
         if self.sent == 1:
             self._first_left.set()
 
-    def _due(self) -> float:
-        """When the listener has heard all that was made."""
+    @property
+    def wanted(self) -> bool:
+        return not self.cancelled
+
+    @property
+    def due(self) -> float:
+        """s, monotonic: when the listener has heard all that was made; in the past before the first sound."""
         if not self._first_made:
             return self._arrived - NEWCOMER_S
         return self._first_made + self._made / self._rate

@@ -43,6 +43,21 @@ class Engine(Protocol):
 
 
 @runtime_checkable
+class Listener(Protocol):
+    """A `heard` that also says how its listener stands, to engines that put their calls in an order of their own."""
+
+    def __call__(self, samples: np.ndarray[Any, Any], /) -> bool: ...
+
+    @property
+    def wanted(self) -> bool: ...
+
+    @property
+    def due(self) -> float:
+        """s, monotonic: when all that was made has been heard; in the past before the first sound."""
+        ...
+
+
+@runtime_checkable
 class Imitator(Protocol):
     """An engine that can sound like somebody whose speech it was given."""
 
@@ -63,6 +78,10 @@ class Imitator(Protocol):
 
 class Refused(Exception):
     """A request that cannot be served. `str()` is fit for the client."""
+
+
+class NothingToSay(Refused):
+    """A text, or a piece of one, of which this voice can say nothing."""
 
 
 def choose_voice(voices: tuple[Voice, ...], name: str, language: str) -> Voice:

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import math
 import os
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -23,56 +22,13 @@ from gateway.triton.models.tts.codec_decoders import Codes, Decoder, Samples
 from gateway.triton.models.tts.codec_tokens import CodecTokens, without_marks
 from gateway.triton.models.tts.common import Heard, can_be_said, fixed_seed, read_voices, to_int16
 from gateway.triton.models.tts.completions import Answer, Completions, LlmFailed
+from gateway.triton.models.tts.places import LOOK_S, Audience, Gone, Place
 from gateway.triton.models.tts.tempo import Tempo
-from gateway.triton.models.turns import NEWCOMER_S, Turn, Turns
+from gateway.triton.models.turns import Turns
 from gateway.triton.models.voices import Voice
 
-LOOK_S = 0.1
-"""How often it is asked, while the LLM is silent, whether anybody still listens."""
 MOST_S_A_SIGN, MOST_S_MORE = 0.25, 2.0
 """Speech of a text is no longer than this a character, and this: an LLM that babbles is stopped."""
-PARKED_S = 120.0
-"""A part that has waited this long for the decoder is given up: something is broken."""
-NO_SOUND = np.zeros(0, np.int16)
-
-
-class Place:
-    """One utterance's place at the decoder, of which a machine has few: `with` it, a part is made.
-
-    Raises on entry: Gone, and the place is left to others; TimeoutError.
-    """
-
-    def __init__(self, turns: Turns, wanted: Callable[[], bool]) -> None:
-        """wanted: whether anybody still listens."""
-        self.made_s = 0.0
-        """Speech made so far."""
-        self._turns, self._wanted, self._woken = turns, wanted, threading.Event()
-        self._turn = Turn(self._woken.set)
-        self._began = time.monotonic()
-
-    def __enter__(self) -> None:
-        due = self._began + (self.made_s or -NEWCOMER_S)
-        if not self._turns.ask(self._turn, due):
-            deadline = time.monotonic() + PARKED_S
-            while True:
-                woken = self._woken.wait(LOOK_S)
-                late = not woken and time.monotonic() >= deadline
-                if late or not self._wanted():
-                    self._turns.call_off(self._turn)
-                    self._turns.leave(self._turn)
-                    if late:
-                        raise TimeoutError("the decoder was not free within two minutes; try again")
-                    raise Gone
-                if woken:
-                    break
-            self._woken.clear()
-
-    def __exit__(self, *error: object) -> None:
-        self._turns.leave(self._turn)
-
-
-class Gone(Exception):
-    """Nobody listens any more."""
 
 
 class CodecVoice:
@@ -126,11 +82,12 @@ class CodecVoice:
         tokens = CodecTokens(self._front["tokens"])
         decoding = self._decoder.begin(self._seed)
         limit = self._limit(text)
-        place = Place(self._turns, lambda: heard(NO_SOUND))
+        audience = Audience(heard)
+        place = Place(self._turns, audience, "the decoder")
         answer = self._llm.ask(self._body(text, voice, limit), limit + 2)
         try:
-            while texts := self._take(answer, tokens, heard):
-                yield from self._decoded(decoding.feed(tokens.read(texts)), place)
+            while texts := self._take(answer, tokens, audience):
+                yield from self._decoded(decoding.feed(tokens.read(texts)), place, audience)
         finally:
             answer.close()
         if not tokens.frames:
@@ -138,19 +95,19 @@ class CodecVoice:
                 f"{self._llm.server} answered without a whole frame of {self._front['codec']} tokens: does "
                 f'{self._model or "its model"} speak them ("{self._front["tokens"]["pattern"]}")?'
             )
-        yield from self._decoded(decoding.end(), place)
+        yield from self._decoded(decoding.end(), place, audience)
 
-    def _decoded(self, parts: Iterator[Samples], place: Place) -> Iterator[Samples]:
+    def _decoded(self, parts: Iterator[Samples], place: Place, audience: Audience) -> Iterator[Samples]:
         """Each part is made in its turn: who has heard nothing yet goes before all others."""
         while True:
             with place:
                 part = next(parts, None)
             if part is None:
                 return
-            place.made_s += len(part) / self.rate
+            audience.made_s += len(part) / self.rate
             yield part
 
-    def _take(self, answer: Answer, tokens: CodecTokens, heard: Heard) -> list[str]:
+    def _take(self, answer: Answer, tokens: CodecTokens, audience: Audience) -> list[str]:
         """The next pieces of text; empty at the end. Raises: LlmFailed, Gone."""
         patience = self._next_s if tokens.frames else self._first_s
         deadline = time.monotonic() + patience
@@ -158,7 +115,7 @@ class CodecVoice:
             try:
                 return answer.take(max(0.001, min(LOOK_S, deadline - time.monotonic())))
             except TimeoutError:
-                if not heard(NO_SOUND):
+                if not audience.wanted:
                     raise Gone from None
                 if time.monotonic() >= deadline:
                     raise LlmFailed(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
-from gateway.triton.models.voices import Voice
+from gateway.triton.models.voices import Listener, Voice
 from tests.support import fake_pb
 
 fake_pb.install()
@@ -37,9 +38,11 @@ class Mouth:
         self.gate = threading.Event()
         self.entered = threading.Semaphore(0)
         self.said: list[str] = []
+        self.heard: list[Callable[[Array], bool]] = []
 
     def synthesize(self, text: str, voice: Voice, speed: float, heard: Callable[[Array], bool]) -> None:
         self.said.append(text)
+        self.heard.append(heard)
         self.entered.release()
         assert self.gate.wait(DEADLINE_S)
         heard(np.full(1_600, 3_000, np.int16))
@@ -127,3 +130,15 @@ def test_who_was_cancelled_before_its_turn_costs_the_engine_nothing(model: Model
     last = say(model, "third")
     assert len(sound(last))
     assert "second" not in mouth.said
+
+
+def test_an_engine_may_ask_how_its_listener_stands(model: Model, mouth: Mouth) -> None:
+    """Whoever has heard nothing is due before now, and a cancelled one is not wanted, while nothing is handed on."""
+    going = say(model, "Hello.", "a")
+    assert mouth.entered.acquire(timeout=DEADLINE_S)
+    listener = mouth.heard[0]
+    assert isinstance(listener, Listener)
+    assert listener.wanted
+    assert listener.due < time.monotonic()
+    cancel(model, going)
+    assert not listener.wanted

@@ -16,7 +16,8 @@ from gateway.triton.models.exported import Folder
 from gateway.triton.models.graphs import GraphError
 from gateway.triton.models.tts.acoustic import Acoustic, frame_counts
 from gateway.triton.models.tts.acoustic import load as load_acoustic
-from gateway.triton.models.tts.autoregressive import Autoregressive, Paced, Past
+from gateway.triton.models.tts.autoregressive import Autoregressive, Paced
+from gateway.triton.models.tts.stepping import Past
 from gateway.triton.models.voices import Refused
 
 Arrays = dict[str, NDArray[Any]]
