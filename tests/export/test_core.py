@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import sys
 from dataclasses import replace
@@ -22,7 +23,7 @@ from gateway.triton.exported.reference import compare, load, make_cases, outputs
 from parley_export.__main__ import export, main
 from parley_export.checkpoint import ExportError, open_checkpoint
 from parley_export.exported import Exported, GraphExport
-from parley_export.onnx_graph import ort_run, write_graph
+from parley_export.onnx_graph import ort_run, torch_run, write_graph
 from parley_export.write import write
 
 STEP = Graph(
@@ -272,3 +273,142 @@ def test_what_a_starting_row_finds_in_its_states_is_garbage(step: Step) -> None:
 
     list(outputs_of(STEP, make_cases(STEP)[0], run))
     assert seen[0] > 1
+
+
+SAY = Tensor("OUT", "FP32", ("samples",))
+LONG = Graph("long", (Tensor("X", "FP32", ("T",)),), (SAY,), axes=(Axis("T", 1, 3, 9),), max_batch=4)
+
+
+class Longer(nn.Module):
+    def forward(self, x):  # type: ignore[no-untyped-def]
+        return 2 * x.repeat_interleave(5, 1)
+
+
+def test_the_range_of_an_output_is_written_down_by_the_rule_that_it_keeps(tmp_path: Path) -> None:
+    one = GraphExport(LONG, Longer())
+    write_graph(one, tmp_path)
+    assert one.graph.derived == (Axis("samples", 5, 15, 45),)
+    assert from_json(to_json(one.graph)) == one.graph
+
+
+def test_an_output_of_no_known_range_is_not_written(tmp_path: Path) -> None:
+    class Squared(nn.Module):
+        def forward(self, x):  # type: ignore[no-untyped-def]
+            return (x[:, :, None] * x[:, None]).flatten(1)
+
+    with pytest.raises(ExportError, match="axis samples of an output has no range written down"):
+        write_graph(GraphExport(LONG, Squared()), tmp_path)
+    told = replace(LONG, derived=(Axis("samples", 1, 9, 80),))
+    with pytest.raises(ExportError, match="OUT: samples is 81, not 1 to 80"):
+        write_graph(GraphExport(told, Squared()), tmp_path)
+    whole = GraphExport(replace(LONG, derived=(Axis("samples", 1, 9, 81),)), Squared())
+    write_graph(whole, tmp_path)
+
+
+def test_an_output_outside_its_range_is_a_miss(tmp_path: Path) -> None:
+    one = GraphExport(LONG, Longer())
+    cases, _ = write_graph(one, tmp_path)
+    narrow = replace(one.graph, derived=(Axis("samples", 5, 15, 40),))
+    missed = [row for row in compare(narrow, cases, torch_run(narrow, Longer())) if not row.ok]
+    assert {row.output for row in missed} == {"OUT: samples is 45, not 5 to 40"}
+
+
+def test_a_range_too_wide_for_a_profile_is_not_written(tmp_path: Path) -> None:
+    wide = replace(LONG, axes=(Axis("T", 1, 3, 1 << 25),))
+    cases = make_cases(replace(LONG, axes=(Axis("T", 1, 3, 9),)))
+    with pytest.raises(
+        ExportError, match=r"OUT may hold 167772160 values .* make the range of samples smaller"
+    ):
+        write_graph(GraphExport(wide, Longer(), cases=cases), tmp_path)
+    beyond = replace(LONG, axes=(Axis("T", 1, 3, 8),))
+    with pytest.raises(ExportError, match=r"in case .* X: T is 9, not 1 to 8"):
+        write_graph(GraphExport(beyond, Longer(), cases=make_cases(LONG)), tmp_path)
+
+
+def _two_graphs(step: Step) -> Exported:
+    made = _toy(step)
+    made.graphs.append(GraphExport(LONG, Longer()))
+    return made
+
+
+def test_graphs_that_an_export_has_no_more_are_removed_and_no_others(step: Step, tmp_path: Path) -> None:
+    checkpoint, said = open_checkpoint("toy", "random:small"), []
+    write(_two_graphs(step), checkpoint, tmp_path, say=said.append)
+    write(_two_graphs(step), checkpoint, tmp_path, name="asr_other", say=said.append)
+    shutil.copytree(tmp_path / "graph_asr_toy_long", tmp_path / "graph_asr_toy_mine")
+    before = {path.name for path in tmp_path.iterdir()}
+    write(_toy(step), checkpoint, tmp_path, say=said.append)
+    assert {path.name for path in tmp_path.iterdir()} == before - {"graph_asr_toy_long"}
+    assert "graph_asr_toy_long is no part of it any more: removed" in said
+
+
+def test_a_graph_that_another_front_uses_or_that_was_changed_stays(step: Step, tmp_path: Path) -> None:
+    checkpoint = open_checkpoint("toy", "random:small")
+    write(_two_graphs(step), checkpoint, tmp_path, say=lambda _: None)
+    shutil.copytree(tmp_path / "asr_toy", tmp_path / "asr_copy")
+    write(_toy(step), checkpoint, tmp_path, say=lambda _: None)
+    write(_toy(step), checkpoint, tmp_path, name="asr_copy", say=lambda _: None)
+    assert (tmp_path / "graph_asr_toy_long").exists(), "another front named it"
+    write(_two_graphs(step), checkpoint, tmp_path, name="asr_own", say=lambda _: None)
+    description = tmp_path / "graph_asr_own_long" / "graph.json"
+    description.write_text(description.read_text() + " ")
+    write(_toy(step), checkpoint, tmp_path, name="asr_own", say=lambda _: None)
+    assert description.exists(), "it is not what the export wrote"
+
+
+def test_what_a_crash_left_behind_of_an_older_export_goes_with_the_next(
+    step: Step, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = open_checkpoint("toy", "random:small")
+    write(_two_graphs(step), checkpoint, tmp_path, say=lambda _: None)
+    rename = os.rename
+
+    def fails(source: Path, target: Path) -> None:
+        if Path(source).name == "graph_asr_toy_long":
+            raise OSError(5, "Input/output error")
+        rename(source, target)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "rename", fails)
+        write(_toy(step), checkpoint, tmp_path, say=lambda _: None)
+    assert (tmp_path / "graph_asr_toy_long").exists()
+    write(_toy(step), checkpoint, tmp_path, say=lambda _: None)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["asr_toy", "graph_asr_toy_step"]
+
+
+def test_an_option_that_cannot_be_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="zipformer has no option langauge; it has precision"):
+        export("zipformer", "random:small", tmp_path, chosen={"langauge": "de"})
+    with pytest.raises(ExportError, match="max_batch=many must be a whole number from 1 to 1024"):
+        export("zipformer", "random:small", tmp_path, chosen={"max_batch": "many"})
+
+
+MIT = "Permission is hereby granted, free of charge, to any person obtaining a copy of this software"
+
+
+@pytest.mark.parametrize(
+    ("called", "files", "license"),
+    [
+        ("", {}, "LicenseRef-unknown"),
+        ("somebody/parakeet-finetuned", {}, "LicenseRef-unknown"),
+        ("nvidia/parakeet-ctc-1.1b", {}, "CC-BY-4.0"),
+        ("/home/me/nvidia/parakeet", {}, "LicenseRef-unknown"),
+        ("nvidia/parakeet-ctc-1.1b", {"README.md": "---\nlicense: cc-by-nc-4.0\n---\n"}, "CC-BY-NC-4.0"),
+        ("", {"LICENSE": MIT}, "MIT"),
+    ],
+)
+def test_the_published_licence_is_only_of_what_its_publisher_published(
+    called: str, files: dict[str, str], license: str, tmp_path: Path
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    checkpoint = open_checkpoint("parakeet-ctc", str(tmp_path), called=called)
+    assert checkpoint.licensed("CC-BY-4.0", "nvidia") == license
+    assert open_checkpoint("toy", "random:small").licensed("CC-BY-4.0", "nvidia") == "CC0-1.0"
+
+
+def test_an_unknown_licence_says_why(step: Step, tmp_path: Path) -> None:
+    made = _toy(step)
+    made.license = ""
+    front, _ = write(made, open_checkpoint("toy", "random:small"), tmp_path, say=lambda _: None)
+    assert (front / "LICENSE").read_text() == "LicenseRef-unknown: not stated by the checkpoint\n"

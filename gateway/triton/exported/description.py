@@ -65,16 +65,19 @@ class Graph:
     start: str = ""
     """Name of the START input, FP32 [1]: 1 on the first step of a sequence, whose states are then ignored."""
     axes: tuple[Axis, ...] = ()
+    """Of the inputs."""
     max_batch: int = 0
     """0: tensors have no batch dimension."""
     tolerance: float = 1e-4
     """Largest absolute difference of a float output, ONNX Runtime's FP32 on a CPU against torch."""
     exact: tuple[str, ...] = ()
     """Outputs that must be identical whatever runs the graph: tokens, counts."""
+    derived: tuple[Axis, ...] = ()
+    """Axes that outputs alone have: what the inputs' ranges make of them, or measured and bounded."""
 
     def axis(self, name: str) -> Axis:
         """Raises: KeyError."""
-        return {axis.name: axis for axis in self.axes}[name]
+        return {axis.name: axis for axis in (*self.axes, *self.derived)}[name]
 
     @property
     def input_names(self) -> list[str]:
@@ -106,7 +109,10 @@ def check(graph: Graph) -> None:
     if twice:
         raise ValueError(f"{graph.name}: tensor names are there twice: {', '.join(sorted(twice))}")
     axes = {axis.name for axis in graph.axes}
-    for axis in graph.axes:
+    named = [axis.name for axis in (*graph.axes, *graph.derived)]
+    if len(set(named)) < len(named):
+        raise ValueError(f"{graph.name}: two axes have one name: {', '.join(sorted(named))}")
+    for axis in (*graph.axes, *graph.derived):
         if not 0 <= axis.least <= axis.usual <= axis.most:
             raise ValueError(
                 f"{graph.name}: axis {axis.name} has no range: {axis.least}, {axis.usual}, {axis.most}"
@@ -149,6 +155,7 @@ def from_json(text: str) -> Graph:
             max_batch=told["max_batch"],
             tolerance=told["tolerance"],
             exact=tuple(told["exact"]),
+            derived=tuple(Axis(**one) for one in told.get("derived", ())),
         )
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"it describes no graph: {type(error).__name__} {error}") from None

@@ -147,7 +147,8 @@ def record(graph: Graph, case: Case, run: Run) -> None:
 
 
 def compare(graph: Graph, cases: Sequence[Case], run: Run, *, tolerance: float | None = None) -> list[Row]:
-    """Every recorded output against what `run` says. A step that fails is a row with an infinite difference."""
+    """Every recorded output against what `run` says. A step that fails is a row with an infinite difference, and so is
+    an output outside the range that is written down of its axes."""
     return list(rows_of(graph, cases, run, tolerance=tolerance))
 
 
@@ -156,6 +157,7 @@ def rows_of(
 ) -> Iterator[Row]:
     """`compare`, a row at a time: who looks for the first miss need not run the rest."""
     limit = graph.tolerance if tolerance is None else tolerance
+    tensors = {tensor.name: tensor for tensor in graph.outputs}
     for case in cases:
         made = outputs_of(graph, case, run)
         for step, expected in enumerate(case.expected):
@@ -165,6 +167,9 @@ def rows_of(
                 yield Row(case.name, step, f"{type(error).__name__}: {error}", float("inf"), limit)
                 break
             for name, wanted in expected.items():
+                if name in tensors and (why := outside(graph, tensors[name], outputs.get(name))):
+                    yield Row(case.name, step, why, float("inf"), limit)
+                    continue
                 allowed = 0.0 if name in graph.exact or wanted.dtype.kind in "iub" else limit
                 yield Row(case.name, step, name, difference(wanted, outputs.get(name)), allowed)
 
@@ -177,6 +182,19 @@ def difference(wanted: NDArray[Any], got: NDArray[Any] | None) -> float:
         return 0.0
     apart = np.abs(wanted.astype(np.float64) - np.asarray(got).astype(np.float64))
     return float(apart.max()) if np.isfinite(apart).all() else float("inf")
+
+
+def outside(graph: Graph, tensor: Tensor, got: NDArray[Any] | None) -> str:
+    """Which axis is not within its range, and what it is; "" where all are, or nothing is known of them."""
+    ranges = {axis.name: axis for axis in (*graph.axes, *graph.derived)}
+    offset = 1 if graph.max_batch else 0
+    if got is None or got.ndim != len(tensor.dims) + offset:
+        return ""  # a miss of another kind
+    for dim, size in zip(tensor.dims, got.shape[offset:], strict=True):
+        axis = ranges.get(dim) if isinstance(dim, str) else None
+        if axis is not None and not axis.least <= size <= axis.most:
+            return f"{tensor.name}: {axis.name} is {size}, not {axis.least} to {axis.most}"
+    return ""
 
 
 def _garbage(graph: Graph, case: Case) -> Feeds:

@@ -12,9 +12,11 @@ from typing import Any
 import torch
 import yaml
 
-from gateway.triton.pulling.licences import licence_of_card
+from gateway.triton.pulling.licences import Licence, is_licence_text, licence_of_card, licence_of_text
 
 RANDOM = "random:"
+UNKNOWN = "LicenseRef-unknown"
+"""Of weights whose source names no licence."""
 
 
 class ExportError(Exception):
@@ -108,9 +110,25 @@ class Checkpoint:
 
     @property
     def license(self) -> str:
-        """SPDX, as the head of its model card says it; "" where it says none."""
-        card = self.folder / "README.md" if self.folder is not None else None
-        if card is None or not card.is_file():
+        """SPDX, as the head of its model card says it, else its licence's text; "" where nothing does."""
+        return (self._license_of_card() or self._license_of_text()) if self.folder is not None else ""
+
+    def licensed(self, published: str, *publishers: str) -> str:
+        """SPDX of weights that say nothing themselves. published: of the family's own checkpoints, which only an id of
+        one of the publishers (owners at the hub) stands for; a folder or somebody else's may be anything. A licence
+        that bars commercial use is taken for theirs all the same."""
+        if self.is_random:
+            return "CC0-1.0"
+        if self.license:
+            return self.license
+        owner, _, name = self.source.partition("/")
+        known = owner in publishers and name and "/" not in name
+        return published if known or Licence(published).noncommercial else UNKNOWN
+
+    def _license_of_card(self) -> str:
+        assert self.folder is not None
+        card = self.folder / "README.md"
+        if not card.is_file():
             return ""
         parts = card.read_text("utf-8", errors="replace").split("---", 2)
         try:
@@ -118,6 +136,16 @@ class Checkpoint:
         except yaml.YAMLError:
             head = None
         return licence_of_card(head, (), "").id if isinstance(head, dict) else ""
+
+    def _license_of_text(self) -> str:
+        assert self.folder is not None
+        for path in sorted(self.folder.iterdir()):
+            if path.is_file() and is_licence_text(path.name):
+                with path.open("rb") as file:
+                    found = licence_of_text(file.read(16_384).decode("utf-8", "replace"), path.name)
+                if found is not None:
+                    return found.id
+        return ""
 
     def checksums(self) -> dict[str, str]:
         """SHA-256 of every file of the checkpoint, by its path in it."""

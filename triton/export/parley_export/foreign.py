@@ -25,11 +25,12 @@ def foreign(
     rate: int,
     voices: Sequence[tuple[str, str]],
     license: str,
+    publisher: str,
     needs: Sequence[str],
     front: Mapping[str, Any] | None = None,
     memory_mb: int = 4000,
 ) -> Exported:
-    """needs: files without which the folder is no checkpoint of this family. Raises: ExportError."""
+    """license: of what the publisher (an owner at the hub) publishes; needs: files without which the folder is no checkpoint of this family. Raises: ExportError."""
     given = options.get("voices", "")
     language = options.get("language", voices[0][1])
     named = [(name.strip(), language) for name in given.split(",") if name.strip()] or list(voices)
@@ -53,7 +54,7 @@ def foreign(
         options,
         rate=rate,
         voices=named,
-        license=license,
+        license=license if checkpoint.source == STAND_IN else checkpoint.licensed(license, publisher),
         front=front,
         files=files,
         memory_mb=memory_mb,

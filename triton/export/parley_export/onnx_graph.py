@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from gateway.triton.exported.description import Graph, check
+from gateway.triton.exported.ranges import with_ranges
 from gateway.triton.exported.reference import NUMPY, Case, Feeds, Row, Run, compare, make_cases, record
 from parley_export.checkpoint import ExportError
 from parley_export.exported import GraphExport
@@ -29,7 +30,8 @@ _TORCH = {
 
 
 def write_graph(export: GraphExport, folder: Path) -> tuple[list[Case], list[Row]]:
-    """model.onnx into `folder`; its recorded cases, and ONNX Runtime held against them.
+    """model.onnx into `folder`; its recorded cases, and ONNX Runtime held against them. The description is completed
+    with the ranges of its outputs.
 
     Raises: ExportError when the graph breaks a rule or does not say what torch says.
     """
@@ -52,6 +54,10 @@ def write_graph(export: GraphExport, folder: Path) -> tuple[list[Case], list[Row
     for case in cases:
         if not case.expected:
             record(graph, case, reference)
+    try:
+        export.graph = graph = with_ranges(graph, cases)
+    except ValueError as error:
+        raise ExportError(str(error)) from None
     rows = compare(graph, cases, ort)
     missed = [row for row in rows if not row.ok]
     if missed:

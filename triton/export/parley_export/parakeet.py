@@ -62,6 +62,12 @@ def time_axis(max_s: float, config: Any, hop: int = 160) -> Axis:
     return Axis("T", 1, min(most, 60 * config.encoder_config.subsampling_factor), most)
 
 
+def frames_axis(time: Axis, config: Any) -> Axis:
+    """Encoder frames of so many mel frames: each convolution over time halves them, upwards."""
+    factor = config.encoder_config.subsampling_factor
+    return Axis("S", *(-(-frames // factor) for frames in (time.least, time.usual, time.most)))
+
+
 def extractor_of(checkpoint: Checkpoint, config: Any) -> Any:
     """Raises: ExportError."""
     from transformers import AutoFeatureExtractor, ParakeetFeatureExtractor
@@ -107,7 +113,7 @@ def described(checkpoint: Checkpoint, family: str, options: Mapping[str, str]) -
         "name": f"{family}_{checkpoint.label}".replace("-", "_").replace(".", "_").lower(),
         "kind": "asr",
         "parameters": {"languages": options.get("languages", "en"), "sample_rate": str(RATE)},
-        "license": options.get("license", "CC0-1.0" if checkpoint.is_random else LICENSE),
+        "license": options.get("license") or checkpoint.licensed(LICENSE, "nvidia"),
         "license_text": license_file.read_text("utf-8") if license_file and license_file.exists() else "",
     }
 

@@ -114,6 +114,7 @@ def decoder_graph(shape: Shape) -> Graph:
             Axis("past", 0, min(32, shape.most_tokens), shape.most_tokens),
             Axis("heard", 1, shape.usual_heard, shape.most_heard),
         ),
+        derived=(Axis("past_and_steps", 1, 1 + min(32, shape.most_tokens), MOST_STEPS + shape.most_tokens),),
         max_batch=MAX_BATCH,
         tolerance=1e-3,
     )

@@ -7,20 +7,21 @@ import importlib.metadata
 import json
 import os
 import platform
-import shutil
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from gateway.triton.exported import description, reference
 from gateway.triton.exported.pbtxt import IMPLICIT, explicit_config, front_config, implicit_config
-from parley_export.checkpoint import Checkpoint, ExportError
+from gateway.triton.exported.staging import put, staging
+from parley_export.checkpoint import UNKNOWN, Checkpoint, ExportError
 from parley_export.exported import Exported, GraphExport
 from parley_export.onnx_graph import write_graph
 
 TOOLS = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime", "numpy")
-UNKNOWN = "LicenseRef-unknown"
+STAGING = ".export-"
+PROVENANCE = "provenance.json"
 _MODEL = {
     "asr": "from gateway.triton.models.exported import ExportedAsr as TritonPythonModel",
     "tts": "from gateway.triton.models.exported import ExportedTts as TritonPythonModel",
@@ -56,31 +57,62 @@ def write(
         _check_free(repository / folder)
     try:
         repository.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=".export-", dir=repository))
-    except OSError as error:
-        raise ExportError(f"cannot write into {repository}: {error.strerror or error}") from None
-    try:
-        proved: dict[str, Any] = {}
-        for one in exported.graphs:
-            say(f"graph {one.graph.name}")
-            folder = names[one.graph.name]
-            proved[one.graph.name] = _write_graph(one, work / folder, folder, exported)
-        _write_front(exported, checkpoint, work / front, front, names)
-        _write_provenance(exported, checkpoint, work / front, work, proved)
-        # The front last: who finds it there finds its graphs too.
-        _put(work, repository, [*names.values(), front])
+        with staging(repository, STAGING) as work:
+            proved: dict[str, Any] = {}
+            for one in exported.graphs:
+                say(f"graph {one.graph.name}")
+                folder = names[one.graph.name]
+                proved[one.graph.name] = _write_graph(one, work / folder, folder, exported)
+            _write_front(exported, checkpoint, work / front, front, names)
+            dropped = graphs_left(repository, front, names.values())
+            _write_provenance(exported, checkpoint, work / front, work, proved, dropped)
+            # The front last: who finds it there finds its graphs too.
+            put(work, repository, [*names.values(), front])
+            for name in dropped:
+                with suppress(OSError):  # the next export of this front tries again
+                    os.rename(repository / name, work / f"{name}.dropped")
+                    say(f"{name} is no part of it any more: removed")
         return [repository / made for made in (front, *names.values())]
     except OSError as error:
         raise ExportError(f"cannot write into {repository}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+
+
+def graphs_left(repository: Path, front: str, kept: Iterable[str]) -> dict[str, str]:
+    """Graphs that earlier exports of this front wrote, that it has no more, and that are as they were written: the
+    SHA-256 of each one's graph.json, by name."""
+    try:
+        told = json.loads((repository / front / PROVENANCE).read_text("utf-8"))
+        sums = dict(told["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    if f"{front}/1/front.json" not in sums:
+        return {}  # a copy under another name: the graphs are the other's
+    written = {path.split("/")[0]: sha for path, sha in sums.items() if path.endswith("/graph.json")}
+    written |= told.get("dropped") or {}
+    others = _graphs_of_others(repository, front)
+    return {
+        name: sha
+        for name, sha in sorted(written.items())
+        if name not in {*kept, *others}
+        and (repository / name / "graph.json").is_file()
+        and _sha256(repository / name / "graph.json") == sha
+    }
+
+
+def _graphs_of_others(repository: Path, front: str) -> set[str]:
+    found: set[str] = set()
+    for path in repository.glob("*/*/front.json"):
+        if path.parts[-3] != front:
+            with suppress(OSError, ValueError, KeyError, AttributeError):
+                found |= set(map(str, json.loads(path.read_text("utf-8"))["graphs"].values()))
+    return found
 
 
 def _write_graph(one: GraphExport, folder: Path, name: str, exported: Exported) -> dict[str, Any]:
     version = folder / "1"
     version.mkdir(parents=True)
-    graph = one.graph
     cases, rows = write_graph(one, version)
+    graph = one.graph
     reference.save(folder / "reference.npz", cases)
     (folder / "graph.json").write_text(description.to_json(graph), "utf-8")
     parameters = {
@@ -103,7 +135,9 @@ def _write_front(
 ) -> None:
     version = folder / "1"
     version.mkdir(parents=True)
-    (folder / "LICENSE").write_text(exported.license_text or f"{exported.license or UNKNOWN}\n", "utf-8")
+    license = exported.license or UNKNOWN
+    unsaid = ": not stated by the checkpoint" if license == UNKNOWN else ""
+    (folder / "LICENSE").write_text(exported.license_text or f"{license}{unsaid}\n", "utf-8")
     for file, content in exported.files.items():
         (version / file).parent.mkdir(parents=True, exist_ok=True)
         (version / file).write_bytes(content)
@@ -116,7 +150,7 @@ def _write_front(
     (version / "model.py").write_text(_MODEL_PY.format(line=_MODEL[exported.kind]), "utf-8")
     parameters = {
         "family": exported.kind, "engine": exported.engine, **exported.parameters,
-        "license": exported.license or UNKNOWN,
+        "license": license,
     }  # fmt: skip
     parameters.setdefault("needs_gpu", "false")
     parameters.setdefault("streaming", "true")
@@ -135,9 +169,14 @@ def _memory_mb(work: Path) -> int:
 
 
 def _write_provenance(
-    exported: Exported, checkpoint: Checkpoint, folder: Path, work: Path, proved: Mapping[str, Any]
+    exported: Exported,
+    checkpoint: Checkpoint,
+    folder: Path,
+    work: Path,
+    proved: Mapping[str, Any],
+    dropped: Mapping[str, str],
 ) -> None:
-    written = sorted(path for path in work.rglob("*") if path.is_file())
+    written = sorted(path for path in work.glob("*/**/*") if path.is_file())
     told = {
         "family": checkpoint.family,
         "source": checkpoint.source,
@@ -149,32 +188,16 @@ def _write_provenance(
         "source_sha256": checkpoint.checksums(),
         "sha256": {str(path.relative_to(work)): _sha256(path) for path in written},
         "parity": dict(proved),
+        # Removed after this was put in place; where that did not come to pass, the next export knows of them.
+        "dropped": dict(dropped),
     }
-    (folder / "provenance.json").write_text(json.dumps(told, indent=1), "utf-8")
+    (folder / PROVENANCE).write_text(json.dumps(told, indent=1), "utf-8")
 
 
 def _check_free(place: Path) -> None:
     """Raises: ExportError where something lies that no export made."""
-    if place.exists() and not any((place / mark).exists() for mark in ("graph.json", "provenance.json")):
+    if place.exists() and not any((place / mark).exists() for mark in ("graph.json", PROVENANCE)):
         raise ExportError(f"{place} is there and was not made by an export: choose another --name")
-
-
-def _put(work: Path, repository: Path, names: Sequence[str]) -> None:
-    """All of them, or, where that fails in the middle, what was there before."""
-    done: list[str] = []
-    try:
-        for name in names:
-            done.append(name)
-            if (repository / name).exists():
-                os.rename(repository / name, work / f"{name}.old")
-            os.rename(work / name, repository / name)
-    except BaseException:
-        for name in done:
-            if not (work / name).exists():
-                os.rename(repository / name, work / name)
-            if (work / f"{name}.old").exists():
-                os.rename(work / f"{name}.old", repository / name)
-        raise
 
 
 def _sha256(path: Path) -> str:

@@ -7,6 +7,7 @@ its noise itself; its exporter has made inputs of that (as with Piper's voices).
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,7 +28,7 @@ from gateway.triton.models.tts.common import (
     read_voices,
     seed_or_new,
 )
-from gateway.triton.models.tts.piper import SPARE, TRIES, NoiseInput, enough
+from gateway.triton.models.tts.piper import TRIES, NoiseInput, TooLong, at_first, enough
 from gateway.triton.models.tts.tempo import Tempo
 from gateway.triton.models.voices import Voice
 
@@ -79,8 +80,18 @@ class Kokoro:
 
     def _stream(self, ids: Ids, voice: str, speed: float, seed: int) -> Iterator[Samples]:
         tempo = Tempo(self.rate, speed if self._whole_speeds else 1.0)
-        for part in parts(ids, self._most, self._breaks):
-            yield tempo(self._part(part, voice, speed, seed))
+        waiting = deque(parts(ids, self._most, self._breaks))
+        while waiting:
+            part = waiting.popleft()
+            try:
+                made = self._part(part, voice, speed, seed)
+            except TooLong:
+                inner = len(part) - 2
+                if inner < 2:
+                    raise
+                waiting.extendleft(reversed(list(parts(part, (inner + 1) // 2 + 2, self._breaks))))
+            else:
+                yield tempo(made)
         yield tempo.flush()
 
     def _part(self, ids: Ids, voice: str, speed: float, seed: int) -> Samples:
@@ -93,7 +104,7 @@ class Kokoro:
             "speed": np.array([1], np.int32) if self._whole_speeds else np.array([speed], np.float32),
         }
         tokens = len(ids) * max(1.0, 1.0 / speed)
-        given = [int(SPARE * one.a_token * tokens) + 1 for one in self._noise]
+        given = at_first(self._noise, tokens)
         for _ in range(TRIES):
             drawn = {
                 one.name: one.draw(seed, index, count)
@@ -103,7 +114,7 @@ class Kokoro:
             taken = [int(made[one.size].reshape(-1)[0]) for one in self._noise]
             if all(need <= count for need, count in zip(taken, given, strict=True)):
                 return made["audio"].reshape(-1)
-            given = enough(given, taken)
+            given = enough(given, taken, self._noise)
         raise GraphError(f"the voice asked for more noise {TRIES} times, at last for {max(taken)} values")
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from gateway.triton.models.exported import Folder
 from gateway.triton.models.graphs import GraphError
+from gateway.triton.models.segments import segments
 from gateway.triton.models.text import load_text
 from gateway.triton.models.tts.common import (
     Heard,
@@ -34,7 +35,12 @@ SPARE = 1.5
 TRIES = 3
 """Noise for the durations, noise for what they say, and once more for a graph that draws in another order."""
 MOST_VALUES = 1 << 25
-"""Of one noise: three hours of speech. More is a broken graph's wish."""
+"""Of one noise, where its model does not say how much its graph takes. More is a broken graph's wish."""
+MOST_TOKENS = 1000
+
+
+class TooLong(GraphError):
+    """More than one call of the graph may say: it is cut in two, and each half said by itself."""
 
 
 class NoiseInput(NamedTuple):
@@ -46,6 +52,8 @@ class NoiseInput(NamedTuple):
     uniform: bool
     a_token: float
     """Values that a token was seen to take at the usual speed."""
+    most: int = MOST_VALUES
+    """End of the range of the graph's input."""
 
     def draw(self, seed: int, index: int, count: int) -> NDArray[np.float32]:
         """More of the same seed begins with the same values. index: of the input, each has its own noise."""
@@ -73,13 +81,14 @@ class Piper:
         self._conditions = [str(name) for name in front.get("conditions", ())]
         self._scales = [float(front[key]) for key in ("noise_scale", "length_scale", "noise_w")]
         self._noise = [NoiseInput(**one) for one in front["noise"]]
+        self._most = int(front.get("most_tokens", MOST_TOKENS))
         self._seed = fixed_seed(folder)
 
     def synthesize(self, text: str, voice: Voice, speed: float, heard: Heard) -> None:
         if not can_be_said(text):
             return
         seed = seed_or_new(self._seed)
-        hand_on(self._stream(self._say(text), self.speakers[voice.name], speed, seed), heard)
+        hand_on(self._said(text, self.speakers[voice.name], speed, seed), heard)
 
     def audio(self, said: str | Ids, seed: int, voice: str = "", speed: float = 1.0) -> Samples:
         """All of a text or of its tokens, as the graphs make it: no level set, nothing trimmed."""
@@ -88,7 +97,21 @@ class Piper:
             list(self._stream(ids, self.speakers[voice or self.voices[0].name], speed, seed))
         )
 
+    def _said(self, text: str, speaker: Speaker, speed: float, seed: int) -> Iterator[Samples]:
+        """Raises: GraphError."""
+        try:
+            yield from self._stream(self._say(text), speaker, speed, seed)
+        except TooLong:  # before the first of its samples
+            half = (len(text) + 1) // 2
+            halves = [one for one in segments(text, half, half) if can_be_said(one)]
+            if max(map(len, halves), default=len(text)) >= len(text):
+                raise
+            for one in halves:
+                yield from self._said(one, speaker, speed, seed)
+
     def _stream(self, ids: Ids, speaker: Speaker, speed: float, seed: int) -> Iterator[Samples]:
+        if len(ids) > self._most:
+            raise TooLong(f"{len(ids)} tokens are more than the voice takes at once, {self._most}")
         noise, length, durations = self._scales
         feeds: dict[str, NDArray[Any]] = {
             "input": ids[None],
@@ -114,7 +137,7 @@ class Piper:
         self, feeds: dict[str, NDArray[Any]], tokens: float, seed: int
     ) -> dict[str, NDArray[Any]]:
         """Raises: GraphError where the graph is never content."""
-        given = [int(SPARE * one.a_token * tokens) + 1 for one in self._noise]
+        given = at_first(self._noise, tokens)
         for _ in range(TRIES):
             drawn = {
                 one.name: one.draw(seed, index, count)
@@ -124,7 +147,7 @@ class Piper:
             taken = [int(made[one.size].reshape(-1)[0]) for one in self._noise]
             if all(need <= count for need, count in zip(taken, given, strict=True)):
                 return made
-            given = enough(given, taken)
+            given = enough(given, taken, self._noise)
         raise GraphError(f"the voice asked for more noise {TRIES} times, at last for {max(taken)} values")
 
 
@@ -133,10 +156,16 @@ def load(folder: Folder) -> Piper:
     return Piper(folder)
 
 
-def enough(given: Sequence[int], taken: Sequence[int]) -> list[int]:
-    """How many values to give next. Raises: GraphError beyond all reason."""
-    if max(taken) > MOST_VALUES:
-        raise GraphError(
-            f"the voice asks for {max(taken)} values of noise; at most {MOST_VALUES} are given: send less text"
-        )
+def at_first(noise: Sequence[NoiseInput], tokens: float) -> list[int]:
+    """How many values to give of each. tokens: at the usual speed."""
+    return [min(int(SPARE * one.a_token * tokens) + 1, one.most) for one in noise]
+
+
+def enough(given: Sequence[int], taken: Sequence[int], noise: Sequence[NoiseInput]) -> list[int]:
+    """How many values to give next. Raises: TooLong beyond what the graph takes."""
+    for need, one in zip(taken, noise, strict=True):
+        if need > one.most:
+            raise TooLong(
+                f"the voice asks for {need} values of noise; at most {one.most} are given: send less text"
+            )
     return [max(count, need) for count, need in zip(given, taken, strict=True)]

@@ -19,5 +19,6 @@ def export(checkpoint: Checkpoint, options: Mapping[str, str]) -> Exported:
         rate=24_000,
         voices=VOICES,
         license="Apache-2.0",
+        publisher="FunAudioLLM",
         needs=("cosyvoice2.yaml", "llm.pt", "flow.pt", "hift.pt"),
     )

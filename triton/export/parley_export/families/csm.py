@@ -68,7 +68,7 @@ def export(checkpoint: Checkpoint, options: Mapping[str, str]) -> Exported:
         options,
         rate=config.codec_config.sampling_rate,
         voices=[(name, "en-US") for name in names],
-        license="CC0-1.0" if checkpoint.is_random else "Apache-2.0",
+        license=checkpoint.licensed("Apache-2.0", "sesame"),
         front=front,
         files=files,
         memory_mb=400 + sum(map(len, files.values())) // (1 << 20),

@@ -24,10 +24,11 @@ from onnx import TensorProto
 
 from gateway.triton.exported.description import Axis, Graph, Tensor
 from gateway.triton.exported.reference import Case
-from gateway.triton.models.tts.piper import SPARE, NoiseInput
+from gateway.triton.models.tts.piper import NoiseInput
 from parley_export.checkpoint import Checkpoint, ExportError
 from parley_export.exported import Exported, GraphExport
-from parley_export.families.noise import Noise, noise_to_inputs
+from parley_export.families.noise import noise_to_inputs
+from parley_export.families.noise_ranges import audio_axis, noise_axes, noise_inputs
 from parley_export.families.piper_runs import Feeds, proved, run_of
 from parley_export.families.vits_reference import LEVEL, MEASURED, voiced_level
 from parley_export.text_data import kokoro_text
@@ -37,8 +38,6 @@ RATE = 24_000
 STYLE = 256
 MOST_TOKENS = 512
 """With the pads at both ends."""
-MOST_FRAMES_A_TOKEN = 50
-"""max_dur of Kokoro's config.json."""
 SIZES = (5, 30, 120)
 """Tokens of the recorded cases."""
 SENTENCE = "Two boats came home this morning."
@@ -70,8 +69,7 @@ def export(checkpoint: Checkpoint, options: Mapping[str, str]) -> Exported:
     speed = np.ones(1, np.int32 if whole_speeds else np.float32)
     first = styles[voices[0]["name"]]
     cases = [proved(model, drawn, noises, _feeds(first, speed, vocabulary, size)) for size in SIZES]
-    a_token = [max(len(feeds[one.name]) / feeds["ids"].shape[1] for feeds, _ in cases) for one in noises]
-    inputs = [NoiseInput(n.name, n.size, n.uniform, share) for n, share in zip(noises, a_token, strict=True)]
+    inputs = noise_inputs(noises, cases, ids="ids", audio="audio", rate=RATE, most_tokens=MOST_TOKENS)
     path = work / "drawn.onnx"
     onnx.save(drawn, str(path))
     files = {name: content for text in texts.values() for name, content in text.files.items()}
@@ -79,7 +77,7 @@ def export(checkpoint: Checkpoint, options: Mapping[str, str]) -> Exported:
         name=f"kokoro_{checkpoint.label}".lower().replace("-", "_").replace(".", "_"),
         kind="tts",
         engine="kokoro",
-        graphs=[_graph_export(path, noises, a_token, cases, whole_speeds)],
+        graphs=[_graph_export(path, inputs, cases, whole_speeds)],
         front={
             "kind": "kokoro",
             **{_key(language): text.front for language, text in texts.items()},
@@ -95,7 +93,7 @@ def export(checkpoint: Checkpoint, options: Mapping[str, str]) -> Exported:
         files={**files, "styles.npz": _packed(styles)},
         front_reference=_references(drawn, inputs, texts, styles, voices, speed),
         parameters=parameters_of(voices, RATE),
-        license=options.get("license") or ("CC0-1.0" if checkpoint.is_random else "Apache-2.0"),
+        license=options.get("license") or checkpoint.licensed("Apache-2.0", "hexgrad", "onnx-community"),
     )
 
 
@@ -231,8 +229,7 @@ def _feeds(
 
 def _graph_export(
     path: Path,
-    noises: list[Noise],
-    a_token: list[float],
+    noises: list[NoiseInput],
     cases: list[tuple[Feeds, Feeds]],
     whole_speeds: bool,
 ) -> GraphExport:
@@ -253,11 +250,9 @@ def _graph_export(
         ),
         axes=(
             Axis("tokens", 3, usual, MOST_TOKENS),
-            *(
-                Axis(f"{n.name}_values", 1, int(SPARE * share * usual) + 1, int(MOST_FRAMES_A_TOKEN * share * MOST_TOKENS) + 1)
-                for n, share in zip(noises, a_token, strict=True)
-            ),
+            *noise_axes(noises, usual),
         ),
+        derived=(audio_axis("samples", cases[-1][1]["audio"].size, RATE),),
         exact=tuple(one.size for one in noises),
     )  # fmt: skip
     recorded = [

@@ -19,6 +19,7 @@ def export(checkpoint: Checkpoint, options: Mapping[str, str]) -> Exported:
         rate=44_100,
         voices=VOICES,
         license="MIT",
+        publisher="myshell-ai",
         needs=("config.json", "checkpoint.pth"),
         front={"melo_language": options.get("melo_language", "EN")},
         memory_mb=1500,

@@ -53,7 +53,7 @@ def export(checkpoint: Checkpoint, options: Mapping[str, str]) -> Exported:
         graphs=[GraphExport(graph(step, config.codebook_size), step)],
         front=told,
         parameters=parameters,
-        license="CC-BY-4.0" if not checkpoint.is_random else "CC0-1.0",
+        license=checkpoint.licensed("CC-BY-4.0", "kyutai"),
         front_reference=reference(model, step, config.codebook_size, checkpoint.seed),
     )
 

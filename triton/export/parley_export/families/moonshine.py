@@ -23,6 +23,7 @@ from parley_export import seq2seq
 from parley_export.checkpoint import Checkpoint
 from parley_export.exported import Exported, GraphExport
 from parley_export.families import moonshine_ready
+from parley_export.families.moonshine_ready import CONVOLUTIONS, frames_of
 from parley_export.seq2seq import attend, causal, padding, pick, split
 from parley_export.seq2seq_front import (
     Decoding,
@@ -37,8 +38,6 @@ from parley_export.seq2seq_front import (
 from parley_export.tokens import made_vocabulary, tokens_file
 
 RATE = 16_000
-CONVOLUTIONS = ((127, 64), (7, 3), (3, 2))
-"""Kernel and stride of the encoder's three."""
 LEAST = 127 + 64 * 12
 """Samples of one frame."""
 FRAME_S = 64 * 3 * 2 / RATE
@@ -220,6 +219,7 @@ def graphs(model: Any, max_s: float) -> tuple[GraphExport, GraphExport]:
             *seq2seq.cross_tensors(shape),
         ),
         axes=(Axis("length", LEAST, min(5 * RATE, most), most),),
+        derived=(Axis("heard", *(frames_of(samples) for samples in (LEAST, min(5 * RATE, most), most))),),
         max_batch=ENCODER_BATCH,
         tolerance=1e-3,
         exact=("frames",),
@@ -240,12 +240,6 @@ def shape_of(model: Any, max_s: float) -> seq2seq.Shape:
         attentions=len(seq2seq.upper_heads(layers, heads)), most_tokens=config.max_position_embeddings,
         usual_heard=125, most_heard=frames_of(round(max_s * RATE)), lengths=True,
     )  # fmt: skip
-
-
-def frames_of(samples: int) -> int:
-    for kernel, stride in CONVOLUTIONS:
-        samples = (samples - kernel) // stride + 1
-    return samples
 
 
 def _encoder_inputs() -> dict[str, Feeds]:

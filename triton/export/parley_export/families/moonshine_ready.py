@@ -9,7 +9,7 @@ files are ONNX Runtime's own format; it loads them as they are.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,26 @@ from parley_export.seq2seq_front import Decoding, license_of, model_name, number
 from parley_export.tokens import tokens_file
 
 RATE = 16_000
+CONVOLUTIONS = ((127, 64), (7, 3), (3, 2))
+"""Kernel and stride of the encoder's three."""
 LEAST = 127 + 64 * 12
-FRAME_S = 64 * 3 * 2 / RATE
+STRIDE = 64 * 3 * 2
+FRAME_S = STRIDE / RATE
+LONG = 400
+"""Frames: more than the stride, so that a mask that is thinned out wrongly shows."""
+MASK = "encoder_attention_mask"
 START, END, MOST_TOKENS = 1, 2, 194
 """As every Moonshine's; most tokens as its generation_config.json has them."""
 SPECIAL_PREFIX = "<<ST_"
 BYTES_FROM = 3
 _TYPES = {"tensor(float)": "FP32", "tensor(int64)": "INT64", "tensor(int32)": "INT32", "tensor(bool)": "BOOL"}
+
+
+def frames_of(samples: int) -> int:
+    """The encoder's, of so much audio."""
+    for kernel, stride in CONVOLUTIONS:
+        samples = (samples - kernel) // stride + 1
+    return samples
 
 
 def is_ready(folder: Path) -> bool:
@@ -97,9 +110,10 @@ def greedy(
         feeds[heard.inputs[1].name] = np.ones((1, len(audio)), np.int64)
     hidden = encoder.run([heard.outputs[0].name], feeds)[0]
     feeds = {"encoder_hidden_states": hidden}
-    if "encoder_attention_mask" in written.input_names:
-        feeds["encoder_attention_mask"] = np.ones(hidden.shape[:2], np.int64)
     for tensor in written.inputs:
+        if tensor.name == MASK:
+            masked = len(audio) if tensor.dims[1] == "samples" else hidden.shape[1]
+            feeds[MASK] = np.ones((1, masked), np.int64)
         if tensor.name.startswith("past_key_values."):
             feeds[tensor.name] = np.zeros((1, int(tensor.dims[1]), 1, int(tensor.dims[3])), np.float32)
     tokens: list[int] = []
@@ -164,6 +178,7 @@ def _encoder(session: onnxruntime.InferenceSession, max_s: float) -> Graph:
         inputs=tuple(tensors),
         outputs=(Tensor(hidden.name, _type(hidden), (1, "frames", _fixed(hidden, 2))),),
         axes=(Axis("samples", LEAST, min(5 * RATE, most), most),),
+        derived=(Axis("frames", *(frames_of(samples) for samples in (LEAST, min(5 * RATE, most), most))),),
     )
 
 
@@ -173,8 +188,9 @@ def _decoder(session: onnxruntime.InferenceSession, max_s: float) -> Graph:
     needed = {"input_ids", "encoder_hidden_states", "use_cache_branch"}
     if not needed <= names:
         raise ExportError(f"decoder_model_merged has no {', '.join(sorted(needed - names))}")
+    masked = _masked(session) if MASK in names else "frames"
     dims: dict[str, tuple[int | str, ...]] = {
-        "input_ids": (1, "steps"), "use_cache_branch": (1,), "encoder_attention_mask": (1, "frames"),
+        "input_ids": (1, "steps"), "use_cache_branch": (1,), MASK: (1, masked),
     }  # fmt: skip
     tensors = []
     for tensor in inputs:
@@ -185,7 +201,7 @@ def _decoder(session: onnxruntime.InferenceSession, max_s: float) -> Graph:
         else:
             axis = "heard" if ".encoder." in tensor.name else "past"
             shape = (1, _fixed(tensor, 1), axis, _fixed(tensor, 3))
-        fill = "ones" if tensor.name == "encoder_attention_mask" else "normal"
+        fill = "ones" if tensor.name == MASK else "normal"
         high = 100.0 if tensor.name == "input_ids" else 1.0
         tensors.append(Tensor(tensor.name, _type(tensor), shape, fill, 0.0, high))
     made = [
@@ -194,7 +210,7 @@ def _decoder(session: onnxruntime.InferenceSession, max_s: float) -> Graph:
             _type(tensor),
             (1, "steps", _fixed(tensor, 2))
             if tensor.name == "logits"
-            else (1, _fixed(tensor, 1), "later", _fixed(tensor, 3)),
+            else (1, _fixed(tensor, 1), "kept" if ".encoder." in tensor.name else "later", _fixed(tensor, 3)),
         )
         for tensor in outputs
     ]
@@ -208,8 +224,46 @@ def _decoder(session: onnxruntime.InferenceSession, max_s: float) -> Graph:
             Axis("past", 1, 32, MOST_TOKENS),
             Axis("heard", 1, min(120, most), most),
             Axis("frames", 1, min(120, most), most),
+            *(
+                [Axis("samples", LEAST, min(5 * RATE, round(max_s * RATE)), round(max_s * RATE))]
+                if masked == "samples"
+                else []
+            ),
         ),
+        # What was given and one more; of the encoder's, made on the first step and left alone, or empty, on later ones.
+        derived=(Axis("later", 1, 33, MOST_TOKENS + 1), Axis("kept", 0, min(120, most), most)),
     )
+
+
+def _masked(session: onnxruntime.InferenceSession) -> str:
+    """The axis of the decoder's mask: transformers' Moonshine takes every 384th of the audio's; a graph that was
+    exported otherwise may take the frames' as it is. Up to 384 frames nobody can tell. Raises: ExportError."""
+    for axis in ("samples", "frames"):
+        feeds = _first_step(session.get_inputs(), LONG, LONG * STRIDE if axis == "samples" else LONG)
+        try:
+            session.run(["logits"], feeds)
+        except Exception:
+            continue
+        return axis
+    raise ExportError(
+        f"decoder_model_merged does not run with {MASK} of the audio nor of the encoder's frames"
+    )
+
+
+def _first_step(inputs: Sequence[Any], frames: int, masked: int) -> Feeds:
+    feeds: Feeds = {}
+    for tensor in inputs:
+        if tensor.name == "encoder_hidden_states":
+            feeds[tensor.name] = np.zeros((1, frames, _fixed(tensor, 2)), np.float32)
+        elif tensor.name == MASK:
+            feeds[tensor.name] = np.ones((1, masked), np.int64)
+        elif tensor.name == "input_ids":
+            feeds[tensor.name] = np.array([[START]], np.int64)
+        elif tensor.name == "use_cache_branch":
+            feeds[tensor.name] = np.array([False])
+        else:
+            feeds[tensor.name] = np.zeros((1, _fixed(tensor, 1), 1, _fixed(tensor, 3)), np.float32)
+    return feeds
 
 
 def _encoder_cases(graph: Graph) -> list[Case]:
@@ -227,10 +281,14 @@ def _decoder_cases(graph: Graph) -> list[Case]:
     """The first branch and the later one, each on its own."""
     rng = np.random.default_rng(0)
     cases = []
-    for name, later, past, frames in (("first step", False, 1, 20), ("later step", True, 5, 20)):
+    for name, later, past, frames in (
+        ("first step", False, 1, 20), ("later step", True, 5, 20), ("long", False, 1, LONG), ("long, later", True, 2, LONG),
+    ):  # fmt: skip
         feeds: Feeds = {}
         for tensor in graph.inputs:
-            axes = {"steps": 1, "past": past, "heard": frames if later else 1, "frames": frames}
+            axes = {
+                "steps": 1, "past": past, "heard": frames if later else 1, "frames": frames, "samples": frames * STRIDE,
+            }  # fmt: skip
             shape = [axes[dim] if isinstance(dim, str) else dim for dim in tensor.dims]
             if tensor.name == "use_cache_branch":
                 feeds[tensor.name] = np.array([later])

@@ -20,6 +20,7 @@ def export(checkpoint: Checkpoint, options: Mapping[str, str]) -> Exported:
         rate=44_100,
         voices=VOICES,
         license="Apache-2.0",
+        publisher="parler-tts",
         needs=("config.json", "tokenizer_config.json"),
         front={"descriptions": described(options)},
     )

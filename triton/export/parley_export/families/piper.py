@@ -25,7 +25,8 @@ from parley_export.checkpoint import Checkpoint, ExportError
 from parley_export.exported import Exported
 from parley_export.families import vits_reference
 from parley_export.families.noise import noise_to_inputs
-from parley_export.families.piper_parts import Parts
+from parley_export.families.noise_ranges import noise_inputs
+from parley_export.families.piper_parts import MOST_TOKENS, Parts
 from parley_export.families.piper_random import write_random
 from parley_export.families.piper_runs import Feeds, proved, run_of
 from parley_export.text_data import espeak_text, piper_text, text_files
@@ -52,14 +53,11 @@ def export(checkpoint: Checkpoint, options: Mapping[str, str]) -> Exported:
     text = _text(told, language, options)
     symbols = sorted({number for ids in told["phoneme_id_map"].values() for number in ids})
     cases = [proved(model, drawn, noises, feeds) for feeds in _feeds(model, symbols, scales)]
-    a_token = [
-        max(len(feeds[noise.name]) / feeds["input"].shape[1] for feeds, _ in cases) for noise in noises
-    ]
     names = options.get("voices") or ",".join(_speaker_names(told, speakers))
     voices = voice_table(max(speakers, 1), names, language)
     rate = int(told["audio"]["sample_rate"])
-    parts = Parts(drawn, noises, cases, rate, options)
-    inputs = [NoiseInput(n.name, n.size, n.uniform, share) for n, share in zip(noises, a_token, strict=True)]
+    inputs = noise_inputs(noises, cases, ids="input", audio="output", rate=rate, most_tokens=MOST_TOKENS)
+    parts = Parts(drawn, inputs, cases, rate, options)
     ids = (
         text.ids(SENTENCE)
         if language.startswith("en") and text.front.get("phonemiser") != "espeak"
@@ -72,13 +70,14 @@ def export(checkpoint: Checkpoint, options: Mapping[str, str]) -> Exported:
         name=f"piper_{checkpoint.label}".lower().replace("-", "_"),
         kind="tts",
         engine="piper",
-        graphs=parts.graphs(work, a_token),
+        graphs=parts.graphs(work),
         front={
             "kind": "piper",
             "text": text.front,
             "sample_rate": rate,
             **dict(zip(("noise_scale", "length_scale", "noise_w"), scales, strict=True)),
             "noise": [one._asdict() for one in inputs],
+            "most_tokens": MOST_TOKENS,
             **parts.front,
             "voices": voices,
             **({"seed": int(options["seed"])} if "seed" in options else {}),

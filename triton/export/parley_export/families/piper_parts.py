@@ -13,17 +13,16 @@ from numpy.typing import NDArray
 
 from gateway.triton.exported.description import Axis, Graph, Tensor
 from gateway.triton.exported.reference import Case
-from gateway.triton.models.tts.piper import SPARE
+from gateway.triton.models.tts.piper import NoiseInput
 from gateway.triton.models.tts.windows import Windowing, Windows
 from parley_export.exported import GraphExport
 from parley_export.families import generator, vits
-from parley_export.families.noise import Noise, exposing
+from parley_export.families.noise import exposing
+from parley_export.families.noise_ranges import audio_axis, noise_axes
 from parley_export.families.piper_runs import Feeds, run_of
 from parley_export.receptive_field import receptive_field
 
 USUAL_TOKENS, MOST_TOKENS = 120, 1000
-MOST_FRAMES = 8
-"""Of a token, as a multiple of what one was seen to take."""
 SEAM_DB = -60.0
 MAX_BATCH = 8
 
@@ -34,12 +33,13 @@ class Parts:
     def __init__(
         self,
         drawn: Any,
-        noises: list[Noise],
+        noises: list[NoiseInput],
         cases: list[tuple[Feeds, Feeds]],
         rate: int,
         options: Mapping[str, str],
     ) -> None:
         self._drawn, self._noises, self._cases = drawn, noises, cases
+        self._rate = rate
         self._cut = generator.find_cut(drawn, "output")
         self._windows = self._windowing(rate, options) if self._cut else None
         self.front: dict[str, Any] = {}
@@ -47,13 +47,14 @@ class Parts:
             conditions = [f"condition_{n}" for n in range(len(self._cut.conditions))]
             self.front = {"windows": vits.told(self._windows), "conditions": conditions}
 
-    def graphs(self, work: Path, a_token: list[float]) -> list[GraphExport]:
+    def graphs(self, work: Path) -> list[GraphExport]:
         sizes = [noise.size for noise in self._noises]
         if self._cut is None or self._windows is None:
             path = work / "whole.onnx"
             onnx.save(self._drawn, str(path))
             outputs = (Tensor("output", "FP32", (1, 1, 1, "samples")),)
-            return [self._voice(path, ["output"], outputs, sizes, a_token)]
+            samples = audio_axis("samples", self._cases[-1][1]["output"].size, self._rate)
+            return [self._voice(path, ["output"], outputs, sizes, samples)]
         cut, windows = self._cut, self._windows
         names = {cut.latents: "latents"} | {name: f"condition_{n}" for n, name in enumerate(cut.conditions)}
         first = generator.renamed(generator.first_part(self._drawn, cut, sizes), names)
@@ -79,17 +80,17 @@ class Parts:
             axes=(Axis("frames", 1, windows.size(1), windows.largest),),
             max_batch=MAX_BATCH,
         )
-        cases = [
-            Case(
-                f"{found['latents'].shape[2]} frames",
-                [{one.name: found[one.name] for one in crossing}],
-                [{"audio": expected["output"]}],
-            )
-            for (_, expected), found in zip(self._cases, inner, strict=True)
-        ]
+        # A front gives it windows: what is longer is beyond the graph's range.
+        cases = {}
+        for found in inner:
+            feeds = {one.name: found[one.name] for one in crossing}
+            feeds["latents"] = feeds["latents"][:, :, : windows.largest]
+            name = f"{feeds['latents'].shape[2]} frames"
+            cases[name] = Case(name, [feeds], [{"audio": run_of(second)(feeds)["audio"]}])
+        frames = audio_axis("frames", inner[-1]["latents"].shape[2], self._rate / windows.hop)
         return [
-            self._voice(paths[0], list(names.values()), crossing, sizes, a_token),
-            GraphExport(graph, path=paths[1], cases=cases),
+            self._voice(paths[0], list(names.values()), crossing, sizes, frames),
+            GraphExport(graph, path=paths[1], cases=list(cases.values())),
         ]
 
     def _voice(
@@ -98,7 +99,7 @@ class Parts:
         names: list[str],
         outputs: tuple[Tensor, ...],
         sizes: list[str],
-        a_token: list[float],
+        long: Axis,
     ) -> GraphExport:
         several = "sid" in self._cases[0][0]
         usual = USUAL_TOKENS
@@ -114,11 +115,9 @@ class Parts:
             outputs=(*outputs, *(Tensor(name, "INT64", (1,)) for name in sizes)),
             axes=(
                 Axis("tokens", 1, usual, MOST_TOKENS),
-                *(
-                    Axis(f"{n.name}_values", 1, int(SPARE * share * usual) + 1, int(MOST_FRAMES * share * MOST_TOKENS))
-                    for n, share in zip(self._noises, a_token, strict=True)
-                ),
+                *noise_axes(self._noises, usual),
             ),
+            derived=(long,),
         )  # fmt: skip
         cases = [
             Case(

@@ -56,7 +56,7 @@ def export(checkpoint: Checkpoint, options: Mapping[str, str]) -> Exported:
         graphs=[GraphExport(graph(config), model)],
         front=told,
         parameters=parameters,
-        license="MIT" if not checkpoint.is_random else "CC0-1.0",
+        license=checkpoint.licensed("MIT", "hubertsiuzdak"),
         front_reference=reference(model, checkpoint.seed),
     )
 

@@ -19,5 +19,6 @@ def export(checkpoint: Checkpoint, options: Mapping[str, str]) -> Exported:
         rate=16_000,
         voices=VOICES,
         license="CC-BY-NC-SA-4.0",
+        publisher="SparkAudio",
         needs=("config.yaml", "LLM/config.json", "BiCodec/model.safetensors"),
     )

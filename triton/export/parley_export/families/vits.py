@@ -162,7 +162,7 @@ def enliven(model: Any) -> None:
 
 def _graphs(model: Any, flow: Windowing, decoder: Windowing) -> list[GraphExport]:
     config = model.config
-    channels, hop = config.flow_size, decoder.hop
+    channels = config.flow_size
     speaker: tuple[Tensor, ...] = ()
     if config.num_speakers > 1:
         speaker = (Tensor("speaker", "FP32", (config.speaker_embedding_size,)),)
@@ -201,7 +201,7 @@ def _graphs(model: Any, flow: Windowing, decoder: Windowing) -> list[GraphExport
     to_audio = Graph(
         "decoder",
         inputs=(Tensor("latents", "FP32", (channels, "frames")), *speaker),
-        outputs=(Tensor("audio", "FP32", (f"frames * {hop}",)),),
+        outputs=(Tensor("audio", "FP32", ("samples",)),),
         axes=(Axis("frames", 1, decoder.size(1), decoder.largest),),
         max_batch=MAX_BATCH,
     )

@@ -19,5 +19,6 @@ def export(checkpoint: Checkpoint, options: Mapping[str, str]) -> Exported:
         rate=24_000,
         voices=VOICES,
         license="LicenseRef-CPML-1.0",
+        publisher="coqui",
         needs=("config.json", "model.pth", "vocab.json", "speakers_xtts.pth"),
     )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from gateway.triton.models.tts.kokoro import Kokoro, parts, pieces
+from gateway.triton.models.tts.piper import NoiseInput, TooLong, at_first, enough
 
 STOP, COMMA, SPACE = 4, 3, 16
 BREAKS = [frozenset({STOP}), frozenset({COMMA}), frozenset({SPACE})]
@@ -61,3 +63,34 @@ def test_a_graph_of_whole_speeds_speaks_at_any(
     monkeypatch.setattr(engine, "_part", lambda *_: told, raising=False)
     made = np.concatenate(list(engine._stream(np.array([0, 50, 0], np.int64), "af", speed, 0)))
     assert abs(len(made) / len(told) - length) < 0.05
+
+
+def test_what_is_longer_than_one_call_may_say_is_cut_in_halves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every token of some texts is as long as it can be; the noise's range, and with it a profile, stays sane."""
+    engine = Kokoro.__new__(Kokoro)
+    engine.rate, engine._most, engine._breaks, engine._whole_speeds = 24_000, 512, BREAKS, False
+    said: list[int] = []
+
+    def part(ids: NDArray[np.int64], *_: object) -> NDArray[np.float32]:
+        if len(ids) > 100:
+            raise TooLong("too long")
+        said.extend(ids[1:-1].tolist())
+        return np.full(len(ids) - 2, 0.1, np.float32)
+
+    monkeypatch.setattr(engine, "_part", part, raising=False)
+    inner = np.random.default_rng(0).choice([50, 51, 52, SPACE], 400)
+    made = np.concatenate(list(engine._stream(np.array([0, *inner, 0], np.int64), "af", 1.0, 0)))
+    assert said == inner.tolist()
+    assert len(made) == 400
+    monkeypatch.setattr(engine, "_part", lambda *_: (_ for _ in ()).throw(TooLong("too long")), raising=False)
+    with pytest.raises(TooLong):
+        list(engine._stream(np.array([0, 50, 51, 0], np.int64), "af", 1.0, 0))
+
+
+def test_noise_is_never_given_beyond_its_range() -> None:
+    noise = [NoiseInput("noise_0", "noise_0_size", False, 18_400.0, 25_920_000)]
+    assert at_first(noise, 120) == [int(1.5 * 18_400 * 120) + 1]
+    assert at_first(noise, 1024) == [25_920_000]
+    assert enough([10], [25_920_000], noise) == [25_920_000]
+    with pytest.raises(TooLong, match="at most 25920000 are given"):
+        enough([10], [25_920_001], noise)

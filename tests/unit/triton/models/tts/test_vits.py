@@ -15,7 +15,7 @@ from gateway.triton.exported.description import Axis, Graph, Tensor
 from gateway.triton.models.exported import Folder
 from gateway.triton.models.graphs import GraphError
 from gateway.triton.models.tts.common import to_int16
-from gateway.triton.models.tts.piper import Piper, enough
+from gateway.triton.models.tts.piper import NoiseInput, Piper, enough
 from gateway.triton.models.tts.vits import MOST_FRAMES, Vits, frame_counts, stretched
 from gateway.triton.models.voices import Refused
 
@@ -266,7 +266,29 @@ def test_a_piper_voice_that_lacked_noise_is_asked_again_and_begins_the_same(tmp_
 
 def test_a_piper_voice_that_is_never_content_is_an_error() -> None:
     with pytest.raises(GraphError, match="asks for 33554433 values of noise"):
-        enough([10, 10], [4, (1 << 25) + 1])
+        enough([10, 10], [4, (1 << 25) + 1], [NoiseInput("a", "b", False, 1.0)] * 2)
+
+
+def test_a_piper_voice_says_in_halves_what_is_more_than_its_graph_takes(tmp_path: Path) -> None:
+    engine, graph = piper(tmp_path, lambda tokens: 10 * tokens)
+    engine._noise = [engine._noise[0]._replace(most=120, a_token=2.0)]
+    heard: list[NDArray[Any]] = []
+    engine.synthesize("abc def, ghij klm", engine.voices[0], 1.0, lambda part: heard.append(part) or True)
+    assert max(len(fed["noise_0"]) for fed in graph.fed) <= 120
+    said = [fed["input"].shape[1] for fed in graph.fed if len(fed["noise_0"]) >= 10 * fed["input"].shape[1]]
+    assert len(said) > 1
+    assert sum(said) >= len("abcdefghijklm")
+    engine._noise = [engine._noise[0]._replace(most=9)]
+    with pytest.raises(GraphError, match="at most 9 are given: send less text"):
+        engine.synthesize("abcdef", engine.voices[0], 1.0, lambda _: True)
+
+
+def test_a_piper_voice_never_gives_its_graph_more_tokens_than_it_takes(tmp_path: Path) -> None:
+    engine, graph = piper(tmp_path, lambda tokens: 10 * tokens)
+    engine._most = 8
+    engine.synthesize("abc def ghi jkl abc def", engine.voices[0], 1.0, lambda _: True)
+    assert len(graph.fed) > 1
+    assert max(fed["input"].shape[1] for fed in graph.fed) <= 8
 
 
 def test_a_piper_voice_that_always_wants_more_is_an_error(tmp_path: Path) -> None:
