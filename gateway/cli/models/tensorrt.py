@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from gateway.cli.common import FAILED, OK, USAGE, Fault
 from gateway.cli.models.proof import print_proofs
-from gateway.triton.exported.environment import ExportUnavailable, cache_folder, run_python
+from gateway.triton.exported.environment import ExportUnavailable, cache_folder
 from gateway.triton.models.graphs import GraphError, read_spec
 from gateway.triton.proof.prove import graphs_of, is_exported
 from gateway.triton.proof.proved import Proved
 from gateway.triton.tensorrt.build import BuildFailed, build_engine
-from gateway.triton.tensorrt.half import check_half
 from gateway.triton.tensorrt.machine import Builder, find_builder
 from gateway.triton.tensorrt.prepare import prepare, write_plan_folder
 from gateway.triton.tensorrt.profiles import Profile, profiles_of
-from gateway.triton.tensorrt.script import STRONG_TYPING, needs_fp16_graph
-
-HALF = "model.fp16.onnx"
+from gateway.triton.tensorrt.script import STRONG_TYPING
+from gateway.triton.tensorrt.source import Source, source_of
 
 
 async def run_tensorrt(options: argparse.Namespace) -> int:
@@ -36,16 +34,18 @@ async def run_tensorrt(options: argparse.Namespace) -> int:
         for folder in folders:
             spec = read_spec(folder)
             profiles = profiles_of(spec, buckets=options.profiles, usual_batch=options.batch)
-            onnx = await _source(folder, version, options.precision)
+            source = await source_of(folder, version, options.precision)
             place = prepare(
-                spec, folder, onnx, profiles,
-                precision=options.precision, version=version, engines=options.engines,
+                spec, folder, source.onnx, profiles,
+                precision=source.precision, version=version, engines=options.engines,
             )  # fmt: skip
+            if source.why:
+                print(f"{source.why}; it is one for FP32")
             print(
                 f"{folder.name}: profiles and build.sh in {place}, ONNX Runtime's way in configs/tensorrt.pbtxt"
             )
             if builder is not None:
-                proofs.append(await _build(options, folder, onnx, builder, profiles))
+                proofs.append(await _build(options, folder, source, builder, profiles))
     except OSError as error:
         where = error.filename or options.repository
         raise Fault(
@@ -61,41 +61,39 @@ async def run_tensorrt(options: argparse.Namespace) -> int:
 
 
 async def _build(
-    options: argparse.Namespace, folder: Path, onnx: Path, builder: Builder, profiles: Sequence[Profile]
+    options: argparse.Namespace, folder: Path, source: Source, builder: Builder, profiles: Sequence[Profile]
 ) -> Proved:
     spec = read_spec(folder)
     cache = Path(options.cache) if options.cache else cache_folder() / "engines"
     engine = await build_engine(
-        spec, folder, onnx, profiles, builder, precision=options.precision, cache=cache
+        spec, folder, source.onnx, profiles, builder, precision=source.precision, cache=cache
     )
-    if not engine.parity.ok:
+    if not engine.parity.ok and source.precision == "fp16":
+        why = f"{folder.name} does not stand FP16: off by {engine.parity.worst:.2g}, {engine.parity.note}"
+        print(f"{why}; it is built in FP32")
+        source = Source(folder / "1" / "model.onnx", "fp32", why)
+        prepare(
+            spec, folder, source.onnx, profiles,
+            precision=source.precision, version=builder.tensorrt, engines=options.engines,
+        )  # fmt: skip
+        engine = await build_engine(
+            spec, folder, source.onnx, profiles, builder, precision=source.precision, cache=cache
+        )
+    parity = (
+        replace(engine.parity, note=source.why or engine.parity.note) if engine.parity.ok else engine.parity
+    )
+    if not parity.ok:
         print(f"{folder.name}: no tensorrt_plan was written, for the engine does not say what torch said")
-        return engine.parity
+        return parity
     told = {
         "tensorrt": builder.tensorrt, "compute_capability": builder.compute_capability,
-        "precision": options.precision,
+        "precision": source.precision,
     }  # fmt: skip
+    if source.why:
+        told["precision_why"] = source.why
     made = write_plan_folder(spec, folder, engine.plan, profiles, Path(options.out), told)
     print(f"{made}: {'from the cache' if engine.cached else 'built'} for {builder.gpu}")
-    return engine.parity
-
-
-async def _source(folder: Path, version: str, precision: str) -> Path:
-    """What is built from: the graph, or its copy in FP16 where the version takes precision from it alone."""
-    onnx = folder / "1" / "model.onnx"
-    if not onnx.exists():
-        raise ValueError(
-            f"{folder} has no 1/model.onnx, which TensorRT builds from: export it from a checkpoint or from .onnx files"
-        )
-    if not needs_fp16_graph(version, precision):
-        return onnx
-    half = folder / "tensorrt" / HALF
-    if not half.exists() or half.stat().st_mtime < onnx.stat().st_mtime:
-        half.parent.mkdir(exist_ok=True)
-        if await run_python(["-m", "parley_export.half", str(onnx), str(half)]):
-            raise ValueError(f"{onnx} could not be made FP16: its reason is above")
-    await asyncio.to_thread(check_half, folder, half)
-    return half
+    return parity
 
 
 def _graphs(repository: Path, model: str) -> list[Path]:

@@ -18,15 +18,13 @@ from numpy.typing import NDArray
 from gateway.triton.exported.description import Graph
 from gateway.triton.exported.reference import NUMPY, Feeds, compare, load
 from gateway.triton.proof.proved import Proved, of_rows
-from gateway.triton.tensorrt.keys import engine_key
+from gateway.triton.tensorrt.keys import TOLERANCE, engine_key
 from gateway.triton.tensorrt.machine import Builder
 from gateway.triton.tensorrt.profiles import Profile, spelled
 from gateway.triton.tensorrt.script import trtexec_command
 
 BUILD_S = 3_600.0
 PLAN, LOG, TIMING = "model.plan", "build.log", "timing.cache"
-TOLERANCE = {"fp32": 10.0, "fp16": 200.0}
-"""Times the tolerance of the description: other kernels, other sums; half precision has 11 bits."""
 
 
 class BuildFailed(Exception):

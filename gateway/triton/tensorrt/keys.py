@@ -10,6 +10,8 @@ from pathlib import Path
 from gateway.triton.tensorrt.profiles import Profile, spelled
 
 PRECISIONS = ("fp32", "fp16")
+TOLERANCE = {"fp32": 10.0, "fp16": 200.0}
+"""Times the tolerance of the description: other kernels, other sums; half precision has 11 bits."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from gateway.triton.exported.reference import load
+from gateway.triton.model_info import read_config
 from gateway.triton.models.graphs import LocalGraph
 from tests.stack.exported.test_proofs import front_of
 from tests.support.exported import changeable, exported
@@ -39,7 +40,8 @@ elif "loadEngine" in options:
     files = dict(part.split(":") for part in options["loadInputs"].split(","))
     feeds = {{t.name: np.fromfile(files[t.name], kinds[t.type]).reshape([int(d) for d in shapes[t.name].split("x")])
              for t in session.get_inputs()}}
-    wrong = 1.5 if (here / "lies").exists() else 1.0
+    half = "-fp16/" in options["loadEngine"]
+    wrong = 1.5 if (here / "lies").exists() or half and (here / "lies in fp16").exists() else 1.0
     made = zip([t.name for t in session.get_outputs()], session.run(None, feeds))
     told = [{{"name": n, "dimensions": "x".join(map(str, v.shape)),
              "values": (v * wrong if v.dtype.kind == "f" else v).ravel().tolist()}} for n, v in made]
@@ -165,11 +167,42 @@ def test_from_version_11_on_the_graph_itself_is_in_half_precision(vocoder: tuple
     provider = (repository / model / "configs" / "tensorrt.pbtxt").read_text()
     assert 'default_model_filename: "model.fp16.onnx"' in provider
     assert (whole.parent / "model.fp16.onnx").read_bytes() == half.read_bytes()
-    # A copy that says something else is refused before anything is built from it.
+    # A copy that says something else is not built from: it is made anew.
+    good = half.read_bytes()
+    whole.write_bytes((exported("fastspeech2") / model / "1" / "model.onnx").read_bytes())
     half.write_bytes(_louder(half))
-    refused = run(repository, model, "--tensorrt", "11.2.1", "--precision", "fp16", "--prepare-only")
-    assert refused.returncode == 1
-    assert "does not stand FP16: its audio differs" in refused.stderr
+    again = run(repository, model, "--tensorrt", "11.2.1", "--precision", "fp16", "--prepare-only")
+    assert again.returncode == 0, again.stderr
+    assert half.read_bytes() == good
+
+
+def test_a_graph_that_does_not_stand_half_precision_is_one_for_fp32(tmp_path: Path) -> None:
+    """The small voice's whole sound hangs on phases that are summed up from all its weights."""
+    repository = changeable(exported("kokoro"), tmp_path)
+    done = run(
+        repository, front_of(repository).name, "--tensorrt", "11.2.1", "--precision", "fp16", "--prepare-only"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "does not stand FP16; it is one for FP32" in done.stdout
+    (model,) = repository.glob("graph_*")
+    assert "--noTF32" in (model / "tensorrt" / "build.sh").read_text()
+    assert "default_model_filename" not in (model / "configs" / "tensorrt.pbtxt").read_text()
+    assert not list(model.rglob("*fp16*"))
+
+
+def test_an_engine_that_misses_in_fp16_is_built_in_fp32(
+    vocoder: tuple[Path, str], tools: Path, tmp_path: Path
+) -> None:
+    repository, model = vocoder
+    (tools / "lies in fp16").touch()
+    options = ("--out", str(tmp_path / "p"), "--cache", str(tmp_path / "c"), "--precision", "fp16")
+    made = run(repository, model, *options, path=tools)
+    assert made.returncode == 0, made.stdout + made.stderr
+    assert "it is built in FP32" in made.stdout
+    assert "TensorRT 10.13.3 fp32" in made.stdout
+    told = read_config(tmp_path / "p" / model).parameters
+    assert told["precision"].string_value == "fp32"
+    assert "does not stand FP16" in told["precision_why"].string_value
 
 
 def _louder(half: Path) -> bytes:
