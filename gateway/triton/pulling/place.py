@@ -6,17 +6,19 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from gateway.triton.catalogue.folder import CONFIG, read_local
 from gateway.triton.catalogue.validate import problem, validate
+from gateway.triton.exported.staging import staging
 from gateway.triton.pulling.cache import RECORD, write_json
 from gateway.triton.pulling.errors import PullError
 
 PROVENANCE = "provenance.json"
+FRONT, GRAPH = "front.json", "graph.json"
+STAGING = ".pulling-"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
 
@@ -48,17 +50,18 @@ def place(
     if not repository.is_dir():
         raise PullError(f"model repository {repository} does not exist: create it, or name another with --to")
     new = {one: its for one, its in names.items() if not _is_there(repository / its, record)}
-    staging = _staging(repository)
     placed: list[Path] = []
     try:
-        for one, its in new.items():
-            shutil.copytree(one, staging / its, ignore=shutil.ignore_patterns(RECORD, ".git", "*.lock"))
-            _rename(staging / its, its)
-            _add_provenance(staging / its, record)
-        _check(staging, sorted(set(names.values())))
-        for its in sorted(new.values(), key=lambda its: (not its.startswith("graph_"), its)):
-            os.rename(staging / its, repository / its)
-            placed.append(repository / its)
+        with staging(repository, STAGING) as work:
+            for one, its in new.items():
+                shutil.copytree(one, work / its, ignore=shutil.ignore_patterns(RECORD, ".git", "*.lock"))
+                _rename(work / its, its)
+                _add_provenance(work / its, record)
+            _check(work)
+            _check_graphs([work / its for its in new.values()], (work, repository))
+            for its in sorted(new.values(), key=lambda its: (not its.startswith("graph_"), its)):
+                os.rename(work / its, repository / its)
+                placed.append(repository / its)
     except BaseException as error:
         for one in placed:
             shutil.rmtree(one, ignore_errors=True)
@@ -66,21 +69,13 @@ def place(
             why = getattr(error, "strerror", None) or str(error)
             raise PullError(f"cannot put it into {repository}: {why.lower()}") from None
         raise
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    _check_graphs([repository / its for its in names.values()], (repository,))
     return sorted(names.values())
 
 
 def brings_code(folders: Sequence[Path]) -> list[str]:
     """Python files that Triton would run, relative to the model folders."""
     return sorted(f"{one.name}/{path.relative_to(one)}" for one in folders for path in one.rglob("*.py"))
-
-
-def _staging(repository: Path) -> Path:
-    try:
-        return Path(tempfile.mkdtemp(prefix=".pulling-", dir=repository))
-    except OSError as error:
-        raise PullError(f"cannot write to {repository}: {(error.strerror or str(error)).lower()}") from None
 
 
 def _own_name(folder: Path, fallback: str) -> str:
@@ -124,10 +119,37 @@ def _add_provenance(folder: Path, record: Mapping[str, Any]) -> None:
     write_json(path, {**(told if isinstance(told, dict) else {}), "pulled": dict(record)})
 
 
-def _check(staging: Path, siblings: Sequence[str]) -> None:
+def _check(work: Path) -> None:
     """Raises: PullError for what Triton could not load."""
-    for folder in read_local(staging):
+    for folder in read_local(work):
         if why := problem(validate(folder)):
             raise PullError(
-                f"what was pulled is no model that Triton could load: {why.removeprefix(str(staging) + '/')}"
+                f"what was pulled is no model that Triton could load: {why.removeprefix(str(work) + '/')}"
             )
+
+
+def _check_graphs(models: Sequence[Path], places: Sequence[Path]) -> None:
+    """Raises: PullError for an exported model of which a graph that its front names is in none of the places."""
+    for model in models:
+        missing = [name for name in _graphs(model) if not any(_is_graph(one / name) for one in places)]
+        if missing:
+            raise PullError(
+                f"{model.name} is not whole: it lacks {', '.join(missing)}, which it runs and which "
+                f"{'is' if len(missing) == 1 else 'are'} not beside it: pull it together with its graphs, or those first"
+            )
+
+
+def _graphs(model: Path) -> list[str]:
+    """Names of the graph models of an exported model's front. Raises: PullError."""
+    named: list[str] = []
+    for front in sorted(model.glob(f"*/{FRONT}")):
+        try:
+            named += map(str, json.loads(front.read_text("utf-8")).get("graphs", {}).values())
+        except (OSError, ValueError, AttributeError) as error:
+            raise PullError(f"{front.relative_to(model.parent)} cannot be read: {error}") from None
+    return sorted(set(named))
+
+
+def _is_graph(folder: Path) -> bool:
+    """Its description, and a file in a version."""
+    return (folder / GRAPH).is_file() and any(path.is_file() for path in folder.glob("[1-9]*/*"))

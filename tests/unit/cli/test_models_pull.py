@@ -20,6 +20,7 @@ from gateway.cli.models.pull_arguments import configure_pull
 from gateway.cli.models.pull_shown import Lines
 from gateway.triton.catalogue.folder import read_local
 from gateway.triton.catalogue.validate import validate
+from gateway.triton.exported.staging import LOCK
 from tests.support.hub import Hub
 
 BUILT_IN = Path(__file__).parents[3] / "model_repository"
@@ -185,6 +186,11 @@ class TestLicences:
         assert "not commercially? [y/N]" in capsys.readouterr().err
 
 
+def named(model: Path, name: str) -> None:
+    config = model / "config.pbtxt"
+    config.write_text(config.read_text().replace('"tts_flite"', f'"{name}"', 1))
+
+
 class TestModelFolders:
     def archive(self, hub: Hub, tmp_path: Path, model: str = "tts_flite") -> str:
         made = shutil.make_archive(str(tmp_path / model), "gztar", BUILT_IN, model)
@@ -224,6 +230,46 @@ class TestModelFolders:
         assert sorted(path.name for path in (tmp_path / "repository").iterdir()) == ["catalogue.yaml"]
         with pytest.raises(Fault, match="it holds 2 models, so one name will not do"):
             await pull(str(both), "--yes", "--name", "x")
+
+    async def test_a_front_without_its_graphs_is_not_ready(
+        self, hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        both, repository = tmp_path / "both", tmp_path / "repository"
+        graph = both / "graph_tts_mine_vocoder"
+        front = shutil.copytree(BUILT_IN / "tts_flite", both / "tts_mine")
+        named(front, "tts_mine")
+        graphs = {"encoder": "graph_tts_mine_encoder", "vocoder": graph.name}
+        (front / "1" / "front.json").write_text(json.dumps({"kind": "acoustic", "graphs": graphs}))
+        named(shutil.copytree(BUILT_IN / "tts_flite", graph), graph.name)
+        (graph / "graph.json").write_text("{}")
+        lacking = (
+            "tts_mine is not whole: it lacks graph_tts_mine_encoder, which it runs and which is not beside it"
+        )
+        with pytest.raises(Fault, match=lacking):
+            await pull(str(both), "--yes")
+        with pytest.raises(
+            Fault, match="it lacks graph_tts_mine_encoder, graph_tts_mine_vocoder, which it runs"
+        ):
+            await pull(str(front), "--yes")
+        assert read_local(repository) == []
+        other = shutil.copytree(BUILT_IN / "tts_flite", both / "graph_tts_mine_encoder")
+        (other / "graph.json").write_text("{}")
+        named(other, other.name)
+        assert await pull(str(both), "--yes") == 0
+        assert "parley models load tts_mine" in capsys.readouterr().out
+        # Pulled before, and a graph is gone since.
+        (repository / other.name / "graph.json").unlink()
+        with pytest.raises(Fault, match=lacking):
+            await pull(str(both), "--yes")
+
+    async def test_leftovers_of_a_pull_that_was_killed_go_with_the_next(
+        self, hub: Hub, tmp_path: Path
+    ) -> None:
+        left = tmp_path / "repository" / ".pulling-dead"
+        left.mkdir()
+        (left / LOCK).touch()
+        assert await pull(self.archive(hub, tmp_path), "--yes") == 0
+        assert not left.exists()
 
     async def test_no_repository(self, hub: Hub, tmp_path: Path) -> None:
         url = self.archive(hub, tmp_path)
