@@ -20,6 +20,16 @@ KEPT_MS = 10
 TRIM_MS = 500
 """... and no more than this much is removed."""
 KNEE = 0.9
+FAINTEST = float(np.finfo(np.float32).tiny)
+
+
+def at_full_scale(samples: Samples) -> Samples:
+    """What an engine hears of samples [n] that somebody sent: a copy without any beyond full scale, which would
+    outweigh all others, and without any too small for a float32 of full precision, which processors are slow with.
+    What is no number stays."""
+    cut = np.clip(samples, -1.0, 1.0).astype(np.float32, copy=False)
+    cut[np.abs(cut) < FAINTEST] = 0.0
+    return cut
 
 
 def limited(samples: Samples) -> Samples:

@@ -18,6 +18,7 @@ import numpy as np
 import triton_python_backend_utils as pb
 
 from gateway.triton.models.asr.engine import END, START, EngineError
+from gateway.triton.models.audio import at_full_scale
 from gateway.triton.models.process import LoopThread, exit_with_parent, parameter
 from gateway.triton.models.turns import Turn, Turns
 from gateway.triton.models.voices import Refused
@@ -29,7 +30,6 @@ IDLE_MARGIN_S = 1.0
 """After Triton's own idle limit: then no chunk of the sequence can come any more."""
 PATIENCE_S = 1.0
 """Audio that is early waits at most this much longer than audio that is due now."""
-FAINTEST = float(np.finfo(np.float32).tiny)
 RESTART = "must specify the START flag on the first request of the sequence"
 """Triton's own words for an unknown sequence; clients know them, start again and replay."""
 W = TypeVar("W")
@@ -80,7 +80,7 @@ class Chunk:
         tensor = pb.get_input_tensor_by_name(request, "AUDIO")
         samples = tensor.as_numpy().reshape(-1)
         self.is_sound = bool(np.isfinite(samples).all())
-        self.audio = at_full_scale(samples).tobytes() if self.is_sound else b""
+        self.audio = at_full_scale(samples).astype("<f4", copy=False).tobytes() if self.is_sound else b""
         self.language = _text(request, "LANGUAGE") if self.flags & START else ""
 
     @property
@@ -219,6 +219,10 @@ class RecogniserModel:
             pb.Logger.log_warn(f"{self._name}: {error}")
             if chunk is not None:
                 chunk.fail(str(error), pb.TritonError.UNAVAILABLE)
+        except Exception as error:  # without an answer its client would wait in silence
+            pb.Logger.log_warn(f"{self._name}: {type(error).__name__}: {error}")
+            if chunk is not None:
+                chunk.fail(f"{type(error).__name__}: {error}", pb.TritonError.INTERNAL)
         except asyncio.CancelledError:
             if chunk is not None:
                 chunk.fail(f"the utterance was started again; {RESTART}")
@@ -274,14 +278,6 @@ class Counters:
 
     def abandoned(self) -> None:
         self._abandoned.increment(1)
-
-
-def at_full_scale(samples: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """What every engine hears of finite samples [n]: none beyond full scale, which would outweigh all else in its
-    utterance, and none too small for a float32 of full precision, which processors are slow with."""
-    cut = np.clip(samples, -1.0, 1.0).astype("<f4", copy=False)
-    cut[np.abs(cut) < FAINTEST] = 0.0
-    return cut
 
 
 def _settle(future: asyncio.Future[None]) -> None:

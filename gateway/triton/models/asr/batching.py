@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from gateway.triton.models.asr.engine import END, AnyRecogniser, EngineError, Heard, Job
+from gateway.triton.models.graphs import GraphError
 
 STOP_S = 5.0
 
@@ -108,6 +109,8 @@ class Utterance:
             ) from None
         except EngineError:
             raise
+        except GraphError as error:  # a sentence as it is
+            raise EngineError(str(error)) from None
         except Exception as error:
             raise EngineError(f"{type(error).__name__}: {error}") from None
         return {"words": [list(word) for word in heard.words], "stable": heard.stable, "final": last}

@@ -35,7 +35,7 @@ class TextFolder(Protocol):
 def load_text(folder: TextFolder, key: str = "text") -> Callable[[str], NDArray[np.int64]]:
     """The function from a text to int64 [n], by the settings `folder.front[key]`. Safe in any thread.
 
-    It raises Refused with a sentence where nothing of a text can be said.
+    It raises NothingToSay with a sentence where nothing of a text can be said.
     Raises: ValueError where the settings or their files cannot be; EspeakFailed where "phonemiser" is
     "espeak" and that extra is not installed.
     """

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gateway.triton.models.text.ids import Ids
+from gateway.triton.models.text.ids import Ids, plain
 
 
 def characters(
@@ -16,7 +16,7 @@ def characters(
 ) -> Callable[[str], NDArray[np.int64]]:
     """settings: `lower` (bool): letters are put in lower case unless the vocabulary has the capital;
     `space`: the symbol of a space; `leading_space` (bool): each text begins with one; `replace`: character
-    to character, before anything else is looked up."""
+    to character, before anything else is looked up. A letter that the vocabulary lacks is said without its accents."""
     lower, space = bool(settings.get("lower", True)), str(settings.get("space", " "))
     leading = bool(settings.get("leading_space", False))
     replace = str.maketrans(dict(settings.get("replace", {})))
@@ -27,10 +27,8 @@ def characters(
             if index or leading:
                 yield space
             for character in word:
-                if not lower or character in ids:
-                    yield character
-                else:
-                    yield from character.lower()
+                for letter in character if not lower or character in ids else character.lower():
+                    yield from letter if letter in ids else plain(letter)
 
     return lambda text: ids(_trimmed(symbols(text), ids, space, leading), text)
 

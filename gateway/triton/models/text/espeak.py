@@ -129,7 +129,7 @@ def espeak(settings: Mapping[str, Any], ids: Ids) -> Callable[[str], NDArray[np.
     marks: Mapping[str, str] = settings.get("marks", {})
 
     def say(text: str) -> NDArray[np.int64]:
-        parts = _CLAUSE.split(text)
+        parts = _CLAUSE.split(text.replace("\0", " "))  # espeak's texts end with it
         sounds = engine([clause.strip() for clause in parts[::2]])
         return ids(_symbols(sounds, parts[1::2], space, marks), text)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gateway.triton.models.voices import Refused
+from gateway.triton.models.voices import NothingToSay
 
 MANY_SYMBOLS = 200
 """Unknown symbols that are named in the log, each once; then it is silent about further ones."""
@@ -35,7 +36,7 @@ class Ids:
     def __call__(self, symbols: Iterable[str], text: str) -> NDArray[np.int64]:
         """int64 [n]. Unknown symbols are left out, and named in the log once a process.
 
-        Raises: Refused where nothing is left but what says nothing (spaces, punctuation).
+        Raises: NothingToSay where nothing is left but what says nothing (spaces, punctuation).
         """
         said, speaks = list(self._begin), False
         for symbol in symbols:
@@ -51,11 +52,19 @@ class Ids:
         return np.array(said + self._end, np.int64)
 
 
-def nothing_to_say(text: str) -> Refused:
+def nothing_to_say(text: str) -> NothingToSay:
     shown = text.strip()[:40]
     if not shown:
-        return Refused("TEXT is empty; send words to speak")
-    return Refused(f"nothing of the text {shown!r} can be spoken by this voice; send words in its language")
+        return NothingToSay("TEXT is empty; send words to speak")
+    return NothingToSay(
+        f"nothing of the text {shown!r} can be spoken by this voice; send words in its language"
+    )
+
+
+def plain(text: str) -> str:
+    """Without accents: café → cafe."""
+    apart = unicodedata.normalize("NFD", text)
+    return "".join(character for character in apart if not unicodedata.combining(character))
 
 
 def tell_unknown(symbol: str) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
+from gateway.triton.models.text.ids import plain
 from gateway.triton.models.text.lexicon import Lexicon, Sounds
 
 REMEMBERED = 4096
@@ -53,9 +53,9 @@ class Words:
         parts = _parts(word)
         if len(parts) > 1:
             return tuple(sounds for part in parts for sounds in self.find(part))
-        plain = _plain(word)
-        if plain != word:
-            return self.find(plain) if plain else ()
+        unaccented = plain(word)
+        if unaccented != word:
+            return self.find(unaccented) if unaccented else ()
         letters = word.replace("'", "")
         if not letters:
             return ()
@@ -140,9 +140,3 @@ def _parts(word: str) -> list[str]:
             cuts.append(i)
     cuts.append(len(word))
     return [word[start:end] for start, end in pairwise(cuts)]
-
-
-def _plain(word: str) -> str:
-    """Without accents: café → cafe."""
-    apart = unicodedata.normalize("NFD", word)
-    return "".join(character for character in apart if not unicodedata.combining(character))

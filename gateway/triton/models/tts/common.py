@@ -36,6 +36,11 @@ def seed_or_new(seed: int | None) -> int:
 
 
 def to_int16(samples: Samples) -> NDArray[np.int16]:
+    """Raises: ValueError for what is no number, which would be a bang."""
+    if not np.isfinite(samples).all():
+        raise ValueError(
+            "the model made audio that is no finite numbers: verify its graphs, and their precision"
+        )
     whole: NDArray[np.int16] = np.clip(np.rint(samples * 32767), -32768, 32767).astype(np.int16)
     return whole
 

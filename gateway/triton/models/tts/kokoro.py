@@ -30,7 +30,7 @@ from gateway.triton.models.tts.common import (
 )
 from gateway.triton.models.tts.piper import TRIES, NoiseInput, TooLong, at_first, enough
 from gateway.triton.models.tts.tempo import Tempo
-from gateway.triton.models.voices import Voice
+from gateway.triton.models.voices import NothingToSay, Voice
 
 PIECE_CHARS = 150
 """About 10 s."""
@@ -63,14 +63,21 @@ class Kokoro:
         self._seed = fixed_seed(folder)
 
     def synthesize(self, text: str, voice: Voice, speed: float, heard: Heard) -> None:
+        unsaid: NothingToSay | None = None
+        said = False
         for piece in pieces(text):
             if not can_be_said(piece):
                 continue
-            stream = self._stream(
-                self._say[voice.language](piece), voice.name, speed, seed_or_new(self._seed)
-            )
-            if not hand_on(stream, heard):
+            try:
+                ids = self._say[voice.language](piece)
+            except NothingToSay as error:  # in another script: the rest may be in this voice's
+                unsaid = error
+                continue
+            said = True
+            if not hand_on(self._stream(ids, voice.name, speed, seed_or_new(self._seed)), heard):
                 return
+        if unsaid is not None and not said:
+            raise unsaid
 
     def audio(self, said: str | Ids, seed: int, voice: str = "", speed: float = 1.0) -> Samples:
         """All of a text or of its tokens, as the graph makes it: no level set, nothing trimmed."""

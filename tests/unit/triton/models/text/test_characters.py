@@ -53,3 +53,10 @@ def test_an_unknown_symbol_is_logged_once(tmp_path: Path, caplog: pytest.LogCapt
         "'ж' (U+0436) has no sound in this voice and is left out"
     ]
     assert _unknown["ж"] == 6
+
+
+def test_a_letter_that_the_voice_lacks_is_said_without_its_accents(tmp_path: Path) -> None:
+    _, said = speaker(tmp_path, LETTERS + " é", {"kind": "characters"})
+    assert (
+        said("Café à la crème, naïve Ünderdog; cafe\u0301 a\u0323") == "café a la creme naive underdog café a"
+    )

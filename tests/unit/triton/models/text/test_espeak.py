@@ -37,6 +37,12 @@ def test_a_piper_voice_hears_espeak(tmp_path: Path) -> None:
 
 
 @needs_espeak
+def test_what_stands_behind_a_nul_is_said(tmp_path: Path) -> None:
+    load = load_text(_folder(tmp_path))
+    assert load("Hello\x00world.").tolist() == load("Hello world.").tolist()
+
+
+@needs_espeak
 def test_a_dead_worker_is_replaced_and_a_stuck_one_too() -> None:
     espeak = Espeak("fr", answer_s=0.3)
     try:
