@@ -11,12 +11,16 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from gateway.triton.exported.description import Axis
+from gateway.triton.exported.ranges import MOST_VALUES
 from gateway.triton.models.exported import Folder
 from gateway.triton.models.tts import kokoro as front
 from parley_export.__main__ import export
 from parley_export.checkpoint import ExportError
 from parley_export.families import kokoro
 from parley_export.families.kokoro_random import RATE, STYLES, VOICES, write_random
+from parley_export.families.noise import Noise
+from parley_export.families.noise_ranges import audio_axis, noise_axes, noise_inputs
 
 Array = np.ndarray[Any, Any]
 
@@ -143,3 +147,20 @@ def test_the_other_layout_with_whole_speeds_and_voices_of_other_languages(
     onnx.save(model, str(folder / "other.onnx"))
     with pytest.raises(ExportError, match=r"2 \.onnx files; name one"):
         export("kokoro", str(folder), tmp_path / "models")
+
+
+def test_noise_of_a_whole_kokoro_stays_within_a_profile() -> None:
+    """As the published graph takes it: 600 samples a frame, nine values of noise a sample, a phase each harmonic."""
+    noises = [Noise("noise_0", "noise_0_size", True, "a"), Noise("noise_1", "noise_1_size", False, "b")]
+
+    def case(tokens: int, frames: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        values = {"noise_0": np.zeros(9), "noise_1": np.broadcast_to(0, 5400 * frames)}
+        return {"ids": np.zeros((1, tokens)), **values}, {"audio": np.broadcast_to(0, 600 * frames)}
+
+    cases = [case(5, 20), case(30, 111), case(120, 390)]
+    inputs = noise_inputs(noises, cases, ids="ids", audio="audio", rate=24_000, most_tokens=512)
+    assert [one.most for one in inputs] == [9, 9 * 24_000 * 120]
+    assert inputs[1].most < MOST_VALUES
+    axes = {axis.name: axis for axis in noise_axes(inputs, 120)}
+    assert axes["noise_1_values"].usual > 5400 * 390, "more than one of the usual length took"
+    assert audio_axis("samples", 600 * 390, 24_000) == Axis("samples", 1, 234_000, 2_880_000)

@@ -15,7 +15,8 @@ from gateway.triton.catalogue.validate import problem, validate
 from gateway.triton.exported.description import from_json
 from gateway.triton.exported.families import ASR_FAMILIES, CODEC_FAMILIES, TTS_FAMILIES
 from gateway.triton.exported.pbtxt import IMPLICIT
-from gateway.triton.exported.reference import load
+from gateway.triton.exported.ranges import MOST_VALUES, most_values
+from gateway.triton.exported.reference import load, outside
 from gateway.triton.proof.prove import graphs_of
 from tests.stack.exported.test_proofs import front_of
 from tests.support.exported import exported
@@ -53,6 +54,14 @@ def test_folders_are_complete(family: str) -> None:
             *(tensor.name for tensor in spec.inputs),
             *filter(None, [spec.start]),
         }
+        for tensor in (*spec.all_inputs(), *spec.all_outputs()):
+            # Every axis has a range, and no profile over it takes a tensor of more values than TensorRT can set aside.
+            assert most_values(spec, tensor) <= MOST_VALUES < 1 << 27, tensor.name
+        for case in cases:
+            for tensors, steps in ((spec.inputs, case.steps), (spec.outputs, case.expected)):
+                assert not [
+                    why for step in steps for one in tensors if (why := outside(spec, one, step[one.name]))
+                ]
     told = json.loads((front / "provenance.json").read_text("utf-8"))
     assert (told["family"], told["source"], told["seed"]) == (family, "random:small", 0)
     for path, digest in told["sha256"].items():

@@ -272,8 +272,7 @@ def test_a_piper_voice_that_is_never_content_is_an_error() -> None:
 def test_a_piper_voice_says_in_halves_what_is_more_than_its_graph_takes(tmp_path: Path) -> None:
     engine, graph = piper(tmp_path, lambda tokens: 10 * tokens)
     engine._noise = [engine._noise[0]._replace(most=120, a_token=2.0)]
-    heard: list[NDArray[Any]] = []
-    engine.synthesize("abc def, ghij klm", engine.voices[0], 1.0, lambda part: heard.append(part) is None)
+    engine.synthesize("abc def, ghij klm", engine.voices[0], 1.0, lambda _: True)
     assert max(len(fed["noise_0"]) for fed in graph.fed) <= 120
     said = [fed["input"].shape[1] for fed in graph.fed if len(fed["noise_0"]) >= 10 * fed["input"].shape[1]]
     assert len(said) > 1
