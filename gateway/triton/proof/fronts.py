@@ -56,6 +56,8 @@ async def _recogniser(
         for number in _numbers(told, "text_")
         for size in CHUNKS
     ]
+    if not asked:
+        return failed(name, SESSION, "its reference holds no utterance: export the model again")
     heard = await asyncio.gather(
         *(_recognise(name, stub, drains, audio, size, language) for audio, _, size, language in asked)
     )
@@ -65,7 +67,7 @@ async def _recogniser(
         if got.split() != kept(promised.split(), wanted.split())
     ]
     note = wrong[0] if wrong else "transcripts equal torch's, whatever the chunks"
-    return Proved(name, SESSION, len(asked), len(wrong), 0, "wrong", not wrong and bool(asked), note)
+    return Proved(name, SESSION, len(asked), len(wrong), 0, "wrong", not wrong, note)
 
 
 async def _recognise(
@@ -149,7 +151,7 @@ def decibels(wanted: NDArray[np.float32], got: NDArray[np.float32]) -> float:
     """How far what was heard is from what torch made, relative to that, in dB: level aside, which each voice
     sets for itself, and silence at the start aside, which is cut off."""
     cut = len(wanted) - len(got)
-    if cut < 0 or not len(got):
+    if cut < 0 or not len(got) or not np.isfinite(got).all():
         return float("inf")
     kept = wanted[cut:].astype(np.float64)
     power = float(np.dot(kept, kept))

@@ -55,6 +55,13 @@ def test_nothing_and_too_much_are_infinitely_far(wanted: int, got: int) -> None:
     assert decibels(np.ones(wanted, np.float32), np.ones(got, np.float32)) == math.inf
 
 
+def test_what_is_no_number_is_infinitely_far(sound: NDArray[np.float32]) -> None:
+    """Whatever else was compared: the worst of some figures and one that is none would be any of them."""
+    got = sound.copy()
+    got[8_000] = np.nan
+    assert decibels(sound, got) == math.inf
+
+
 def test_silence_is_never_equal(sound: NDArray[np.float32]) -> None:
     silence = np.zeros_like(sound)
     assert decibels(silence, sound) == math.inf
@@ -112,3 +119,15 @@ async def test_ids_without_a_text_are_nothing_to_say(tmp_path: Path) -> None:
 )
 def test_a_promised_word_stays_and_nothing_else_does(promised: str, wanted: str, ends: str) -> None:
     assert kept(promised.split(), wanted.split()) == ends.split()
+
+
+async def test_a_recogniser_whose_reference_holds_no_utterance_is_not_proved(tmp_path: Path) -> None:
+    (tmp_path / "asr_x" / "reference").mkdir(parents=True)
+    save_arrays(tmp_path / "asr_x" / "reference" / "front.npz", {"audio_0": np.zeros(3, np.float32)})
+    channel = grpc.aio.insecure_channel("127.0.0.1:9")
+    try:
+        one = await prove_front(tmp_path / "asr_x", channel)
+    finally:
+        await channel.close()
+    assert (one.ok, one.compared) == (False, 0)
+    assert "holds no utterance" in one.note
