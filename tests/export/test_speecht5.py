@@ -17,6 +17,9 @@ from gateway.triton.models.tts.autoregressive import Autoregressive, load
 from gateway.triton.models.tts.windows import Windowing, Windows, through
 from parley_export.checkpoint import ExportError, open_checkpoint
 from parley_export.families import speecht5 as family
+from parley_export.families.speecht5_graphs import Postnet
+from parley_export.lookahead import shortened, worst_db
+from parley_export.vocoders import Vocoder, hop_of, windows_of
 from parley_export.voices import embeddings_of, npy, voice_table
 from tests.export.loudness import apart_db, clicks
 from tests.support.exported import exported
@@ -80,7 +83,7 @@ def test_it_ends_where_transformers_ends(
     repository: Path, torch_models: tuple[Any, Any], threshold: float, shortest: float, longest: float
 ) -> None:
     folder = Folder(repository / NAME / "1")
-    lengths = {"threshold": threshold, "shortest": shortest, "longest": longest}
+    lengths: dict[str, Any] = {"threshold": threshold, "shortest": shortest, "longest": longest}
     folder.front |= lengths
     engine, ids = load(folder), signs(21)
     embeddings = np.load(folder.path("embeddings.npy"))
@@ -162,6 +165,34 @@ def test_postnet_and_vocoder_in_windows_say_what_they_say_in_one_go(
     assert apart_db(np.concatenate(list(Windows(run, deaf).stream(mel))), whole) > -60, (
         "this would be noticed"
     )
+
+
+def test_it_waits_for_fewer_frames_where_that_is_hardly_heard(torch_models: tuple[Any, Any]) -> None:
+    model, hifigan = torch_models
+    vocoder = Vocoder(hifigan, Postnet(model))
+    exact = windows_of(vocoder, 40, hop_of(hifigan.config), 16_000)
+    frames: list[NDArray[np.float32]] = []
+    lengths = {"threshold": 2.1, "shortest": 0.0, "longest": 8.0}
+    whole = family.spoken(*torch_models, signs(30), np.ones(32, np.float32), seed=4, frames=frames, **lengths)
+    assert frames[0].shape == (40, len(whole) // exact["hop"])
+    np.testing.assert_allclose(vocoder(torch.from_numpy(frames[0])[None])[0].numpy(), whole, atol=1e-5)
+    fewest = exact["right"]
+    for bound in (-110.0, -70.0):
+        windows, difference = shortened(vocoder, exact, frames, bound)
+        assert windows["right"] < fewest
+        assert difference <= bound
+        fewest = windows["right"]
+
+        def run(mel: NDArray[Any]) -> NDArray[np.float32]:
+            made: NDArray[np.float32] = vocoder(torch.from_numpy(mel)[None])[0].numpy()
+            return made
+
+        parts = list(Windows(run, Windowing.of(windows)).stream(frames[0]))
+        assert len(parts) > 2
+        assert apart_db(np.concatenate(parts), whole) < bound
+        fewer = Windowing.of({**windows, "right": windows["right"] - 1})
+        made = np.concatenate(list(Windows(run, fewer).stream(frames[0])))
+        assert worst_db(made, whole, exact["hop"]) > bound, "one less is too few"
 
 
 def test_rows_of_a_batch_are_at_steps_of_their_own(step: LocalGraph) -> None:

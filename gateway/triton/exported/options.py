@@ -131,6 +131,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         _number("threshold", "of the stop probability", 0, 100),
         _number("shortest", "frames for each id of the text, at least", 0, 1000),
         _number("longest", "frames for each id of the text, at most", 0.1, 1000),
+        _number("lookahead_db", "the vocoder waits for as few frames as it differs by no more with", -200, -60),
         _SAMPLE_RATE,
     ),
     "fastspeech2": (_VOCODER, _EMBEDDINGS, _VOICES, _LANGUAGES, _SAMPLE_RATE),

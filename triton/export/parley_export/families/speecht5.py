@@ -4,7 +4,8 @@ Facts: transformers.models.speecht5; published as microsoft/speecht5_tts and mic
 frame, two frames a step, characters, a speaker embedding (x-vector) of 512 numbers.
 
 Options: vocoder=FOLDER (a checkpoint has none), embeddings=FILE.npy (speakers [n, 512]), voices=NAME,…,
-languages=en-US,…, threshold=0.5, shortest=0, longest=20 (frames for each id of the text), sample_rate=HZ, license=SPDX.
+languages=en-US,…, threshold=0.5, shortest=0, longest=20 (frames for each id of the text), sample_rate=HZ, license=SPDX,
+lookahead_db=-70 (the vocoder waits for as few frames as it differs by no more with; without it, for all that matter).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from gateway.triton.exported.description import Axis, Graph, Tensor
 from parley_export.checkpoint import Checkpoint, ExportError
 from parley_export.exported import Exported, GraphExport
 from parley_export.families.speecht5_graphs import Postnet, Step, TextEncoder
+from parley_export.lookahead import shortened
 from parley_export.text_data import speecht5_text
 from parley_export.vocoders import (
     MAX_BATCH,
@@ -79,13 +81,21 @@ def export(checkpoint: Checkpoint, options: Mapping[str, str]) -> Exported:
     embeddings = embeddings_of(options.get("embeddings", ""), config.speaker_embedding_dim, seed=seed)
     voices = voice_table(len(embeddings), options.get("voices", ""), options.get("languages", "en-US"))
     reference: dict[str, NDArray[Any]] = {}
+    frames: list[NDArray[np.float32]] = []
     for number, said in enumerate(SAID):
         for voice in voices if not number else voices[-1:]:
             ids = text.ids(said)
-            audio = spoken(model, hifigan, ids, embeddings[voice["speaker"]], seed=0, **lengths)
+            audio = spoken(
+                model, hifigan, ids, embeddings[voice["speaker"]], seed=0, frames=frames, **lengths
+            )
             voice["gain"] = gain_of(audio, rate)
             add_reference(reference, ids, audio, voice)
     add_texts(reference, text.ids, SAID)
+    waited: dict[str, Any] = {}
+    if "lookahead_db" in options:
+        exact = windows["right"]
+        windows, difference = shortened(vocoder, windows, frames, float(options["lookahead_db"]))
+        waited = {"exact": exact, "frames": windows["right"], "difference_db": round(difference, 1)}
     return Exported(
         name=f"speecht5_{checkpoint.label}",
         kind="tts",
@@ -106,6 +116,7 @@ def export(checkpoint: Checkpoint, options: Mapping[str, str]) -> Exported:
             "most_steps": min(MOST_STEPS, config.max_speech_positions),
             **lengths,
             "windows": windows,
+            **({"lookahead": waited} if waited else {}),
         },
         files=text.files | {"embeddings.npy": npy(embeddings)},
         parameters=parameters_of(voices, rate),
@@ -124,8 +135,12 @@ def spoken(
     threshold: float,
     shortest: float,
     longest: float,
+    frames: list[NDArray[np.float32]] | None = None,
 ) -> NDArray[np.float32]:
-    """The whole utterance by transformers' own generation, its dropout drawn as the front draws it: [n]."""
+    """The whole utterance by transformers' own generation, its dropout drawn as the front draws it: [n].
+
+    frames: gets what the postnet was given, [bins, T].
+    """
     prenet, rng = model.speecht5.decoder.prenet, np.random.default_rng(seed)
     config = model.config
     drawn: list[NDArray[np.float32]] = []
@@ -137,7 +152,11 @@ def spoken(
         keep = torch.from_numpy(drawn.pop(0)) < p
         return torch.where(keep, inputs, 0.0) / (1 - p)
 
+    made: list[NDArray[np.float32]] = []
     prenet._consistent_dropout = dropout
+    listening = model.speech_decoder_postnet.feat_out.register_forward_hook(
+        lambda _, __, out: made.append(out.reshape(-1, config.num_mel_bins).numpy())
+    )
     try:
         with torch.no_grad():
             audio: NDArray[np.float32] = model.generate_speech(
@@ -150,6 +169,9 @@ def spoken(
             ).numpy()
     finally:
         del prenet._consistent_dropout
+        listening.remove()
+    if frames is not None:
+        frames.append(np.concatenate(made).T.copy())
     return audio
 
 
