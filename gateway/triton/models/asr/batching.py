@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from gateway.triton.models.asr.engine import END, AnyRecogniser, EngineError, Heard, Job
+from gateway.triton.models.asr.engine import END, AnyRecogniser, EngineError, Heard, Job, Samples
 from gateway.triton.models.graphs import GraphError
 
 STOP_S = 5.0
@@ -55,6 +55,16 @@ class BatchWorkers:
             self._stopped = True
             self._changed.notify()
         await asyncio.get_running_loop().run_in_executor(None, self._thread.join, STOP_S)
+
+    async def hear(self, state: Any, audio: Samples, last: bool) -> Heard:
+        """Audio of any length; others share the recogniser in the midst of what is long.
+
+        Raises: what the recogniser raised for this utterance."""
+        size = self._recogniser.at_once or len(audio)
+        while len(audio) > size:
+            await self.run(Job(state, audio[:size], False))
+            audio = audio[size:]
+        return await self.run(Job(state, audio, last))
 
     async def run(self, job: Job[Any]) -> Heard:
         """Raises: what the recogniser raised for this utterance."""
@@ -99,10 +109,9 @@ class Utterance:
 
     async def ask(self, flags: int, audio: bytes, deadline_s: float) -> dict[str, Any]:
         last = bool(flags & END)
-        job = Job(self._state, np.frombuffer(audio, np.float32), last)
         try:
             async with asyncio.timeout(deadline_s):
-                heard = await self._workers.run(job)
+                heard = await self._workers.hear(self._state, np.frombuffer(audio, np.float32), last)
         except TimeoutError:
             raise EngineError(
                 f"no answer within {deadline_s:.0f} s: more utterances than it can bear"

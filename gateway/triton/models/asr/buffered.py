@@ -85,7 +85,7 @@ class Utterance:
 
 
 class Buffered:
-    """`Recogniser` of a Transcriber.
+    """`Recogniser` of a Transcriber. Audio that comes at once is decoded at once: in parts it would cost more.
 
     agreement: decodes in a row that must agree before a word is stable; 0: none is before END, for models whose
     words do not settle.
@@ -104,7 +104,7 @@ class Buffered:
             raise ValueError(
                 "a buffered recogniser needs interval_ms > 0 and an agreement of 0 or at least 2"
             )
-        self.max_batch = transcriber.max_batch
+        self.max_batch, self.at_once = transcriber.max_batch, 0
         self._transcriber = transcriber
         self._interval = interval_ms * RATE // 1000
         self._agreement = agreement

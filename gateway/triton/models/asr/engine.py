@@ -50,6 +50,8 @@ class Recogniser(Protocol[U]):
 
     max_batch: int
     """Utterances of one `step`."""
+    at_once: int
+    """Samples that a job should have at most, so that it holds up nobody in its batch; 0: any number costs the same."""
 
     def begin(self, language: str = "") -> U:
         """A new utterance; cheap. language: BCP-47, "" where the client said none."""

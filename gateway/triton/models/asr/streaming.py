@@ -23,6 +23,7 @@ from gateway.triton.models.pieces import Pieces
 
 Floats = NDArray[np.float32]
 RATE = 16_000
+AT_ONCE_S = 1
 
 
 class Stepper(Protocol):
@@ -76,6 +77,7 @@ class StreamingRecogniser:
     ) -> None:
         """frame_ms: of an encoder frame; tail_s: silence added at the end of an utterance."""
         self.max_batch = stepper.max_batch
+        self.at_once = AT_ONCE_S * RATE
         self._stepper = stepper
         self._features = features
         self._pieces = pieces

@@ -30,6 +30,7 @@ class Ear:
     """Hears a word a chunk, and notes the loudest sample of each."""
 
     max_batch = 8
+    at_once = 0
 
     def __init__(self) -> None:
         self.loudest: list[float] = []

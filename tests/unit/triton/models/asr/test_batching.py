@@ -20,11 +20,14 @@ class Gated:
     """A recogniser of batches of two, which waits at a gate before each."""
 
     max_batch = 2
+    at_once = 4
 
     def __init__(self) -> None:
         self.gate = threading.Event()
         self.at_work = threading.Event()
         self.batches: list[list[str]] = []
+        self.heard: list[tuple[str, int, bool]] = []
+        """Whose, how much, and whether it was the last."""
         self._names = iter("abcdefgh")
 
     def begin(self, language: str = "") -> str:
@@ -34,6 +37,7 @@ class Gated:
         self.at_work.set()
         self.gate.wait(5)
         self.batches.append([job.utterance for job in jobs])
+        self.heard += [(job.utterance, len(job.audio), job.last) for job in jobs]
         return [
             ValueError("it is deaf") if job.utterance == DEAF else Heard([Word(job.utterance, 0, 1)], 1)
             for job in jobs
@@ -48,8 +52,10 @@ class Crowd:
         self.names = names
         self.first = self.ask("a")
 
-    def ask(self, name: str, flags: int = 0, deadline_s: float = 5) -> asyncio.Task[dict[str, object]]:
-        return asyncio.create_task(self.names[name].ask(flags, NOTHING, deadline_s))
+    def ask(
+        self, name: str, flags: int = 0, deadline_s: float = 5, audio: bytes = NOTHING
+    ) -> asyncio.Task[dict[str, object]]:
+        return asyncio.create_task(self.names[name].ask(flags, audio, deadline_s))
 
 
 @pytest.fixture
@@ -83,6 +89,22 @@ async def test_an_utterance_that_ends_goes_before_those_that_go_on(crowd: Crowd)
         await ending
     await asyncio.gather(crowd.first, *later)
     assert crowd.ear.batches == [["a"], ["d", "b"], ["c"]]
+
+
+async def test_much_audio_at_once_holds_up_nobody(crowd: Crowd) -> None:
+    long = crowd.ask("b", END, audio=np.zeros(10, np.float32).tobytes())
+    await asyncio.sleep(0)
+    others = [crowd.ask("c"), crowd.ask("c"), crowd.ask("c")]
+    await asyncio.sleep(0)
+    crowd.ear.gate.set()
+    await asyncio.gather(crowd.first, long, *others)
+    assert [one for one in crowd.ear.heard if one[0] == "b"] == [
+        ("b", 4, False),
+        ("b", 4, False),
+        ("b", 2, True),
+    ]
+    assert crowd.ear.batches[1] == ["b", "c"]
+    assert crowd.ear.batches[2][0] == "c", "who waited longer"
 
 
 async def test_who_gave_up_is_not_worked_for(crowd: Crowd) -> None:
