@@ -7,16 +7,24 @@ first window is small, and between windows others may go first.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gateway.triton.models.exported import Folder
-from gateway.triton.models.graphs import GraphError
 from gateway.triton.models.text import load_text
-from gateway.triton.models.tts.common import Heard, Samples, can_be_said, hand_on, read_voices
+from gateway.triton.models.tts.common import (
+    Heard,
+    Samples,
+    can_be_said,
+    hand_on,
+    named,
+    opened,
+    read_voices,
+    speaker_of,
+)
 from gateway.triton.models.tts.windows import Windowing, Windows, through
 from gateway.triton.models.voices import Refused, Voice
 
@@ -36,7 +44,7 @@ class Acoustic:
         front = folder.front
         self.rate = int(front["rate"])
         self.voices = read_voices(front["voices"])
-        self._told = {str(one["name"]): one for one in front["voices"]}
+        self._languages = {str(one["name"]): int(one.get("language_id", 0)) for one in front["voices"]}
         self._say = load_text(folder)
         self._encoder, self._decoder = folder.graph("encoder"), folder.graph("decoder")
         self._vocoder = folder.graph("vocoder")
@@ -56,15 +64,15 @@ class Acoustic:
     ) -> Samples:
         """All of a text, or of its ids [n], as the graphs make it. seed: there is no chance in it."""
         ids = self._say(said) if isinstance(said, str) else said
-        chosen = next(one for one in self.voices if voice in ("", one.name))
+        chosen = named(self.voices, voice)
         return np.concatenate([np.zeros(0, np.float32), *self.stream(ids, chosen, speed)])
 
     def stream(self, ids: NDArray[np.int64], voice: Voice, speed: float) -> Iterator[Samples]:
         """Raises: Refused for a piece that is too long, GraphError."""
-        mel = self._mel(ids, self._told[voice.name], speed)
+        mel = self._mel(ids, voice, speed)
         yield from Windows(through(self._vocoder, "mel", "audio"), self._windowing).stream(mel)
 
-    def _mel(self, ids: NDArray[np.int64], told: Mapping[str, Any], speed: float) -> NDArray[np.float32]:
+    def _mel(self, ids: NDArray[np.int64], voice: Voice, speed: float) -> NDArray[np.float32]:
         """[bins, frames]"""
         if len(ids) > self._most_ids:
             raise Refused(
@@ -72,7 +80,7 @@ class Acoustic:
             )
         feeds: dict[str, NDArray[Any]] = {"ids": ids[None], "length": np.array([[len(ids)]], np.int64)}
         for name in self._conditions:
-            feeds[name] = self._condition(name, told)
+            feeds[name] = self._condition(name, voice)
         made = self._encoder.run(feeds)
         counts = frame_counts(made["durations"][0], self._slowness / speed)
         frames = np.repeat(made["hidden"][0], counts, axis=0)
@@ -85,19 +93,16 @@ class Acoustic:
         )["mel"][0]
         return mel
 
-    def _condition(self, name: str, told: Mapping[str, Any]) -> NDArray[Any]:
+    def _condition(self, name: str, voice: Voice) -> NDArray[Any]:
         if self._embeddings is not None and name == "embedding":
-            found: NDArray[np.float32] = self._embeddings[[int(told["speaker"])]]
+            found: NDArray[np.float32] = self._embeddings[[speaker_of(voice)]]
             return found
-        return np.array([[int(told["speaker" if name == "speaker" else "language_id"])]], np.int64)
+        return np.array([[speaker_of(voice) if name == "speaker" else self._languages[voice.name]]], np.int64)
 
 
 def load(folder: Folder) -> Acoustic:
     """Raises: GraphError."""
-    try:
-        return Acoustic(folder)
-    except (KeyError, ValueError, OSError) as error:
-        raise GraphError(f"{folder.version}/front.json: {type(error).__name__} {error}") from None
+    return opened(Acoustic, folder)
 
 
 def frame_counts(durations: NDArray[np.float32], slowness: float) -> NDArray[np.int64]:

@@ -15,9 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gateway.triton.models.exported import Folder
-from gateway.triton.models.graphs import GraphError
 from gateway.triton.models.text import load_text
-from gateway.triton.models.tts.common import Heard, Samples, can_be_said, fixed_seed, hand_on, read_voices
+from gateway.triton.models.tts.common import (
+    Heard,
+    Samples,
+    can_be_said,
+    fixed_seed,
+    hand_on,
+    named,
+    opened,
+    read_voices,
+    speaker_of,
+)
 from gateway.triton.models.tts.places import Audience, Gone, Place
 from gateway.triton.models.tts.stepping import Stepper, Utterance, dims
 from gateway.triton.models.tts.windows import Windowing, Windows, through
@@ -39,7 +48,6 @@ class Autoregressive:
         front = folder.front
         self.rate = int(front["rate"])
         self.voices = read_voices(front["voices"])
-        self._told = {str(one["name"]): one for one in front["voices"]}
         self._say = load_text(folder)
         self._encoder, self._step = folder.graph("encoder"), folder.graph("step")
         self._vocoder = folder.graph("vocoder")
@@ -71,7 +79,7 @@ class Autoregressive:
     ) -> Samples:
         """All of a text, or of its ids [n], as the graphs make it."""
         ids = self._say(said) if isinstance(said, str) else said
-        chosen = next(one for one in self.voices if voice in ("", one.name))
+        chosen = named(self.voices, voice)
         made = self.stream(ids, chosen, speed, np.random.default_rng(seed))
         return np.concatenate([NOTHING, *made])
 
@@ -100,7 +108,7 @@ class Autoregressive:
                 return vocode(window)
 
         windows, paced = Windows(audio_of, self._windowing), Paced(speed)
-        embedding = self._embeddings[[int(self._told[voice.name]["speaker"])]]
+        embedding = self._embeddings[[speaker_of(voice)]]
         with place:
             told = self._read(ids, embedding)
         utterance = Utterance(self._step, told, audience, rng, self._steps(len(ids)))
@@ -126,10 +134,7 @@ class Autoregressive:
 
 def load(folder: Folder) -> Autoregressive:
     """Raises: GraphError."""
-    try:
-        return Autoregressive(folder)
-    except (KeyError, ValueError, OSError) as error:
-        raise GraphError(f"{folder.version}/front.json: {type(error).__name__} {error}") from None
+    return opened(Autoregressive, folder)
 
 
 class Paced:

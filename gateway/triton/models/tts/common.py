@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gateway.triton.models.exported import Folder
+from gateway.triton.models.graphs import GraphError
 from gateway.triton.models.voices import Voice
+
+Made = TypeVar("Made")
 
 Ids = NDArray[np.int64]
 """[n] tokens."""
@@ -61,3 +64,21 @@ def read_voices(told: Iterable[Mapping[str, Any]]) -> tuple[Voice, ...]:
         )
         for one in told
     )
+
+
+def named(voices: Sequence[Voice], name: str) -> Voice:
+    """The first where no name is given. Raises: StopIteration where there is none of that name."""
+    return next(voice for voice in voices if name in ("", voice.name))
+
+
+def speaker_of(voice: Voice) -> int:
+    """Which of its model's speakers a voice is."""
+    return int(voice.engine_name)
+
+
+def opened(make: Callable[[Folder], Made], folder: Folder) -> Made:
+    """An engine of this folder. Raises: GraphError, also where its front.json lacks something."""
+    try:
+        return make(folder)
+    except (KeyError, ValueError, OSError) as error:
+        raise GraphError(f"{folder.version}/front.json: {type(error).__name__} {error}") from None

@@ -24,9 +24,13 @@ from gateway.triton.models.tts.common import (
     can_be_said,
     fixed_seed,
     hand_on,
+    named,
+    opened,
+    read_voices,
     seed_or_new,
+    speaker_of,
 )
-from gateway.triton.models.tts.vits import PIECE_CHARS, Speaker, read_speakers
+from gateway.triton.models.tts.vits import PIECE_CHARS
 from gateway.triton.models.tts.windows import Windowing, Windows
 from gateway.triton.models.voices import Voice
 
@@ -72,8 +76,7 @@ class Piper:
         """Raises: GraphError."""
         front = folder.front
         self.rate = int(front["sample_rate"])
-        self.speakers = {one.voice.name: one for one in read_speakers(front["voices"])}
-        self.voices = tuple(one.voice for one in self.speakers.values())
+        self.voices = read_voices(front["voices"])
         self._say = load_text(folder)
         self._graph = folder.graph("voice")
         self._generator = folder.graph("generator") if "generator" in front["graphs"] else None
@@ -88,28 +91,26 @@ class Piper:
         if not can_be_said(text):
             return
         seed = seed_or_new(self._seed)
-        hand_on(self._said(text, self.speakers[voice.name], speed, seed), heard)
+        hand_on(self._said(text, voice, speed, seed), heard)
 
     def audio(self, said: str | Ids, seed: int, voice: str = "", speed: float = 1.0) -> Samples:
         """All of a text or of its tokens, as the graphs make it: no level set, nothing trimmed."""
         ids = self._say(said) if isinstance(said, str) else said
-        return np.concatenate(
-            list(self._stream(ids, self.speakers[voice or self.voices[0].name], speed, seed))
-        )
+        return np.concatenate(list(self._stream(ids, named(self.voices, voice), speed, seed)))
 
-    def _said(self, text: str, speaker: Speaker, speed: float, seed: int) -> Iterator[Samples]:
+    def _said(self, text: str, voice: Voice, speed: float, seed: int) -> Iterator[Samples]:
         """Raises: GraphError."""
         try:
-            yield from self._stream(self._say(text), speaker, speed, seed)
+            yield from self._stream(self._say(text), voice, speed, seed)
         except TooLong:  # before the first of its samples
             half = (len(text) + 1) // 2
             halves = [one for one in segments(text, half, half) if can_be_said(one)]
             if max(map(len, halves), default=len(text)) >= len(text):
                 raise
             for one in halves:
-                yield from self._said(one, speaker, speed, seed)
+                yield from self._said(one, voice, speed, seed)
 
-    def _stream(self, ids: Ids, speaker: Speaker, speed: float, seed: int) -> Iterator[Samples]:
+    def _stream(self, ids: Ids, voice: Voice, speed: float, seed: int) -> Iterator[Samples]:
         if len(ids) > self._most:
             raise TooLong(f"{len(ids)} tokens are more than the voice takes at once, {self._most}")
         noise, length, durations = self._scales
@@ -119,7 +120,7 @@ class Piper:
             "scales": np.array([noise, length / speed, durations], np.float32),
         }
         if "sid" in self._graph.spec.input_names:
-            feeds["sid"] = np.array([speaker.number], np.int64)
+            feeds["sid"] = np.array([speaker_of(voice)], np.int64)
         made = self._with_noise(feeds, len(ids) * max(1.0, 1.0 / speed), seed)
         if self._generator is None or self._windows is None:
             yield made["output"].reshape(-1)
@@ -153,7 +154,7 @@ class Piper:
 
 def load(folder: Folder) -> Piper:
     """Raises: GraphError."""
-    return Piper(folder)
+    return opened(Piper, folder)
 
 
 def at_first(noise: Sequence[NoiseInput], tokens: float) -> list[int]:

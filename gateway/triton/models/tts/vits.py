@@ -8,8 +8,8 @@ window, so that the first sound costs little whatever the length of the text.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,10 @@ from gateway.triton.models.tts.common import (
     can_be_said,
     fixed_seed,
     hand_on,
+    named,
+    opened,
     read_voices,
+    speaker_of,
 )
 from gateway.triton.models.tts.windows import Windowing, Windows
 from gateway.triton.models.voices import Voice
@@ -31,13 +34,6 @@ from gateway.triton.models.voices import Voice
 PIECE_CHARS = 160
 MOST_FRAMES = 500
 """Of one token. A sound that should last longer is a mistake of the model, and would be minutes of it."""
-
-
-class Speaker(NamedTuple):
-    """One of the voices in front.json."""
-
-    voice: Voice
-    number: int
 
 
 class Vits:
@@ -51,8 +47,7 @@ class Vits:
         """Raises: GraphError."""
         front = folder.front
         self.rate = int(front["sample_rate"])
-        self.speakers = {one.voice.name: one for one in read_speakers(front["voices"])}
-        self.voices = tuple(one.voice for one in self.speakers.values())
+        self.voices = read_voices(front["voices"])
         self._say = load_text(folder)
         self._text, self._flow = folder.graph("text"), folder.graph("flow")
         self._decoder = folder.graph("decoder")
@@ -69,19 +64,17 @@ class Vits:
         if not can_be_said(text):
             return
         rng = np.random.default_rng(self._seed)
-        hand_on(self._stream(self._say(text), self.speakers[voice.name], speed, rng), heard)
+        hand_on(self._stream(self._say(text), voice, speed, rng), heard)
 
     def audio(self, said: str | Ids, seed: int, voice: str = "", speed: float = 1.0) -> Samples:
         """All of a text or of its tokens, as the graphs make it: no level set, nothing trimmed."""
         ids = self._say(said) if isinstance(said, str) else said
-        speaker = self.speakers[voice or self.voices[0].name]
-        return np.concatenate(list(self._stream(ids, speaker, speed, np.random.default_rng(seed))))
+        rng = np.random.default_rng(seed)
+        return np.concatenate(list(self._stream(ids, named(self.voices, voice), speed, rng)))
 
-    def _stream(
-        self, ids: Ids, speaker: Speaker, speed: float, rng: np.random.Generator
-    ) -> Iterator[Samples]:
+    def _stream(self, ids: Ids, voice: Voice, speed: float, rng: np.random.Generator) -> Iterator[Samples]:
         most = self._text.spec.axis("tokens").most
-        condition = {} if self._embeddings is None else {"speaker": self._embeddings[speaker.number][None]}
+        condition = {} if self._embeddings is None else {"speaker": self._embeddings[[speaker_of(voice)]]}
         for at in range(0, len(ids), most):
             prior = self._prior(ids[at : at + most], condition, speed, rng)
             yield from self._windows(prior, condition)
@@ -127,7 +120,7 @@ class Vits:
 
 def load(folder: Folder) -> Vits:
     """Raises: GraphError."""
-    return Vits(folder)
+    return opened(Vits, folder)
 
 
 def frame_counts(log_durations: NDArray[np.float32], rate_of_speech: float) -> NDArray[np.int64]:
@@ -141,8 +134,3 @@ def frame_counts(log_durations: NDArray[np.float32], rate_of_speech: float) -> N
 def stretched(values: NDArray[np.float32], counts: NDArray[np.int64]) -> NDArray[np.float32]:
     """[C, n] of tokens -> [C, F] of frames."""
     return np.repeat(values, counts, axis=-1)
-
-
-def read_speakers(told: Sequence[Mapping[str, Any]]) -> list[Speaker]:
-    """front.json's voices: name, language, speaker (a number) and gain of each."""
-    return [Speaker(voice, int(one["speaker"])) for voice, one in zip(read_voices(told), told, strict=True)]

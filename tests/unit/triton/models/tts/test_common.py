@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
-from gateway.triton.models.tts.common import Samples, can_be_said, hand_on, read_voices, seed_or_new
+from gateway.triton.models.exported import Folder
+from gateway.triton.models.graphs import GraphError
+from gateway.triton.models.tts.common import (
+    Samples,
+    can_be_said,
+    hand_on,
+    named,
+    opened,
+    read_voices,
+    seed_or_new,
+    speaker_of,
+)
 from gateway.triton.models.voices import Voice
 
 
@@ -47,3 +60,13 @@ def test_a_voice_may_have_another_name_inside() -> None:
         {"name": "bob", "language": "en-US", "gain": 1.5},
     ]
     assert read_voices(told) == (Voice("ada", "en-GB", "3", 2.0), Voice("bob", "en-US", "bob", 1.5))
+    ada, bob = read_voices(told)
+    assert speaker_of(ada) == 3
+    assert named((ada, bob), "") is ada
+    assert named((ada, bob), "bob") is bob
+
+
+def test_a_front_that_lacks_something_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "front.json").write_text("{}")
+    with pytest.raises(GraphError, match=r"front\.json: KeyError 'rate'$"):
+        opened(lambda folder: folder.front["rate"], Folder(tmp_path))
