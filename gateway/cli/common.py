@@ -93,6 +93,14 @@ def stop_event() -> asyncio.Event:
     return stopping
 
 
+def end_with_sigterm() -> None:
+    """SIGTERM and SIGHUP cancel the task that called this, as Ctrl-C does: what it started is ended with it."""
+    caller = asyncio.current_task()
+    assert caller is not None
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, caller.cancel)
+
+
 async def unless(stopping: asyncio.Event, work: asyncio.Task[Any]) -> bool:
     """Wait for the work; False when a signal came first. Raises what the work raises."""
     signalled = asyncio.create_task(stopping.wait())

@@ -70,7 +70,7 @@ def test_the_front_says_what_the_graph_said_at_the_export(
 def test_too_little_noise_is_asked_for_again_and_the_same_is_said(
     engine: front.Kokoro, reference: dict[str, Array], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(front, "SPARE", 0.1)
+    monkeypatch.setattr("gateway.triton.models.tts.piper.SPARE", 0.1)
     assert np.abs(engine.audio(reference["ids_0"], 0) - reference["audio_0"]).max() < 1e-5
 
 

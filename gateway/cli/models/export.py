@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from gateway.cli.common import FAILED, OK, USAGE, Fault
+from gateway.cli.common import FAILED, OK, USAGE, Fault, end_with_sigterm
 from gateway.triton.exported.environment import ExportUnavailable, run_export
 from gateway.triton.exported.families import FAMILIES
 from gateway.triton.exported.options import check_options, help_text
+from gateway.triton.exported.staging import check_name, check_repository
 
 _MADE = "random:"
 
@@ -53,7 +54,10 @@ async def run_export_verb(options: argparse.Namespace) -> int:
     """Exit code 1 when nothing was exported; the reason is on stderr then."""
     if options.family not in FAMILIES:
         raise Fault(f"unknown family {options.family}; known: {', '.join(FAMILIES)}", USAGE)
-    _check(options.family, options.option)  # before anything is pulled, or torch imported
+    # Before anything is pulled, or torch imported.
+    _check(options.family, options.option)
+    _check_place(options)
+    end_with_sigterm()
     checkpoint, origin = _here(options) or await _pulled(options)
     arguments = [options.family, checkpoint, "--out", options.out, "--seed", str(options.seed), *origin]
     # What the person says comes last, and wins.
@@ -79,13 +83,42 @@ def _check(family: str, pairs: Sequence[str]) -> None:
         raise Fault(str(error), USAGE) from None
 
 
+def _check_place(options: argparse.Namespace) -> None:
+    """Raises: Fault."""
+    try:
+        check_name(options.name)
+        check_repository(Path(options.out))
+    except ValueError as error:
+        raise Fault(str(error), USAGE) from None
+
+
+def _check_family(folder: Path, family: str) -> None:
+    """Raises: Fault where the checkpoint says that it is another's."""
+    from gateway.triton.pulling.families import family_of
+
+    its = family_of(folder) if (folder / "config.json").is_file() else ""
+    if its and its != family:
+        raise Fault(f"{folder} is of the family {its}, not {family}", USAGE)
+
+
 def _here(options: argparse.Namespace) -> tuple[str, list[str]] | None:
     """The checkpoint as the exporter takes it, and what is known of its origin; None where it must be pulled."""
     if options.checkpoint.startswith(_MADE):
+        config = options.checkpoint.removeprefix(_MADE)
+        if config not in ("small", "stand-in") and not Path(config).is_file():
+            raise Fault(
+                f"{options.checkpoint}: after {_MADE} comes small, or the path of a config.json; there is no {config}",
+                USAGE,
+            )
         return options.checkpoint, []
     folder = Path(options.checkpoint).expanduser()
     if not folder.is_dir():
+        if folder.is_file():
+            raise Fault(f"{folder} is a file; name the folder that it is in", USAGE)
+        if options.checkpoint.startswith(("/", "./", "../", "~")):
+            raise Fault(f"there is no folder {folder}", USAGE)
         return None
+    _check_family(folder, options.family)
     from gateway.cli.models.bring import export_arguments
     from gateway.triton.pulling.cache import record_of
 
@@ -95,7 +128,7 @@ def _here(options: argparse.Namespace) -> tuple[str, list[str]] | None:
 
 async def _pulled(options: argparse.Namespace) -> tuple[str, list[str]]:
     # What pulling needs is imported by those who pull.
-    from gateway.cli.models.bring import bring_checkpoint, export_arguments
+    from gateway.cli.models.bring import bring_checkpoint, export_arguments, model_name
     from gateway.cli.models.catalogue import open_shelf
     from gateway.triton.pulling.errors import PullError
     from gateway.triton.pulling.families import heart_of
@@ -113,7 +146,11 @@ async def _pulled(options: argparse.Namespace) -> tuple[str, list[str]]:
         pulled = await bring_checkpoint(what, accepted=options.accept_license, yes=options.yes)
     except PullError as error:
         raise Fault(str(error)) from None
+    if not what.family:
+        _check_family(pulled.path, options.family)
     origin = export_arguments(pulled.record, pulled.path, what.parts)
+    if what.name:  # as `parley models pull` calls it
+        origin += ["--name", model_name(what, options.family, pulled.path)]
     for key, value in what.options.items():
         origin += ["--option", f"{key}={value}"]
     return str(heart_of(pulled.path, options.family)), _without_license(origin, options)

@@ -8,7 +8,7 @@ import os
 from dataclasses import asdict
 from pathlib import Path
 
-from gateway.cli.common import OK, Fault, load_settings
+from gateway.cli.common import OK, Fault, end_with_sigterm, load_settings
 from gateway.cli.models.bring import Brought, bring
 from gateway.cli.models.catalogue import open_shelf
 from gateway.cli.models.connection import repositories_of
@@ -20,6 +20,7 @@ from gateway.triton.pulling.web import HUB
 
 
 async def run_pull_verb(options: argparse.Namespace) -> int:
+    end_with_sigterm()
     shelf = open_shelf(options.catalogue)
     endpoint = os.environ.get("HF_ENDPOINT") or HUB
     try:

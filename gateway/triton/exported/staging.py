@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -19,8 +20,28 @@ from pathlib import Path
 LOCK = ".held"
 JOURNAL = ".moved"
 OLD = ".old"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _YOUNG_S = 3_600.0
 """A folder without a lock is one that another version made, or whose maker is just about to take it."""
+
+
+def check_name(name: str) -> None:
+    """Of a model; "" where it has none yet. Raises: ValueError."""
+    if name and not NAME.fullmatch(name):
+        raise ValueError(
+            f"{name!r} is no name for a model: letters, digits, _ . and - without a folder, at most 128 of them"
+        )
+
+
+def check_repository(repository: Path) -> None:
+    """That folders can be written there, as far as can be told before. Raises: ValueError."""
+    there = next(one for one in (repository, *repository.absolute().parents) if one.exists())
+    if not there.is_dir():
+        raise ValueError(f"{there} is a file, no model repository: name a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(
+            f"cannot write into {repository}: {there} is not writable for this user; name another folder"
+        )
 
 
 @contextmanager

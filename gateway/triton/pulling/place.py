@@ -12,14 +12,13 @@ from typing import Any
 
 from gateway.triton.catalogue.folder import CONFIG, read_local
 from gateway.triton.catalogue.validate import problem, validate
-from gateway.triton.exported.staging import staging
+from gateway.triton.exported.staging import NAME, staging
 from gateway.triton.pulling.cache import RECORD, write_json
 from gateway.triton.pulling.errors import PullError
 
 PROVENANCE = "provenance.json"
 FRONT, GRAPH = "front.json", "graph.json"
 STAGING = ".pulling-"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
 
 def model_folders(content: Path) -> list[Path]:
@@ -45,7 +44,7 @@ def place(
     for chosen in names.values():
         if list(names.values()).count(chosen) > 1:
             raise PullError(f"it holds two models called {chosen}: rename one, and its folder, before")
-        if not _NAME.fullmatch(chosen):
+        if not NAME.fullmatch(chosen):
             raise PullError(f"{chosen!r} is no name for a model; give one with --name")
     if not repository.is_dir():
         raise PullError(f"model repository {repository} does not exist: create it, or name another with --to")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
+import signal
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
@@ -51,7 +53,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 async def export(*arguments: str) -> int:
     parser = argparse.ArgumentParser()
     configure_export(parser)
-    return await run_export_verb(parser.parse_args([*arguments, "--out", "models"]))
+    return await run_export_verb(parser.parse_args(["--out", "models", *arguments]))
 
 
 BASE = ["--out", "models", "--seed", "0"]
@@ -150,3 +152,46 @@ async def test_an_option_that_cannot_be_is_refused_before_anything_is_pulled(
         await export("whisper", "some/Ears-1", "--option", option)
     assert not asked
     assert not hub.asked_for("")
+
+
+async def test_what_cannot_be_is_a_sentence_before_anything_is_pulled(
+    hub: Hub, asked: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "ears").mkdir()
+    (tmp_path / "ears" / "config.json").write_text('{"model_type": "whisper"}')
+    for arguments, said in {
+        ("vits", "some/Ears-1", "--name", "../mine"): "'../mine' is no name for a model",
+        ("vits", "some/Ears-1", "--out", str(tmp_path / "file" / "x")): "file is a file, no model repository",
+        ("vits", str(tmp_path / "nowhere")): "there is no folder .*/nowhere$",
+        ("vits", str(tmp_path / "file")): "is a file; name the folder that it is in",
+        ("vits", "random:smal"): "after random: comes small, or the path of a config.json; there is no smal",
+        ("vits", str(tmp_path / "ears")): "ears is of the family whisper, not vits",
+    }.items():
+        with pytest.raises(Fault, match=said):
+            await export(*arguments)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(Fault, match=r"cannot write into models: .* is not writable for this user"):
+        await export("whisper", "some/Ears-1")
+    assert not asked
+    assert not hub.asked_for("")
+
+
+async def test_ended_from_outside_it_ends_the_exporter(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = []
+
+    async def run(_: Sequence[str]) -> int:
+        os.kill(os.getpid(), signal.SIGTERM)
+        try:
+            return await asyncio.sleep(30, 0)
+        finally:
+            ended.append(True)
+
+    monkeypatch.setattr("gateway.cli.models.export.run_export", run)
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # where nothing listens, the test goes on
+    try:
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(asyncio.create_task(export("whisper", "random:small")), 20)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert ended

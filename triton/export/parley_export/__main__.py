@@ -12,6 +12,7 @@ from pathlib import Path
 
 from gateway.triton.exported.families import FAMILIES
 from gateway.triton.exported.options import check_options, help_text
+from gateway.triton.exported.staging import check_name, check_repository
 
 PARAMETERS = ("graphs_by", "threads", "max_streams")
 """Options that become parameters of the front as they are."""
@@ -58,6 +59,8 @@ def export(
     options = dict(chosen or {})
     try:
         check_options(family, options)
+        check_name(name)
+        check_repository(out)
     except ValueError as error:
         raise ExportError(str(error)) from None
     checkpoint = open_checkpoint(family, source, called=called, revision=revision, seed=seed)

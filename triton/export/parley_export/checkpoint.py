@@ -60,10 +60,9 @@ class Checkpoint:
             return make(**small)
         try:
             told = json.loads(Path(name).read_text("utf-8"))
-        except (OSError, json.JSONDecodeError) as error:
-            raise ExportError(
-                f"{name} is neither small nor a config.json that can be read: {error}"
-            ) from None
+        except (OSError, ValueError) as error:
+            why = (error.strerror if isinstance(error, OSError) else None) or error
+            raise ExportError(f"{name} is neither small nor a config.json that can be read: {why}") from None
         return make.from_dict(told)
 
     def model(

@@ -74,7 +74,10 @@ def write(
                     say(f"{name} is no part of it any more: removed")
         return [repository / made for made in (front, *names.values())]
     except OSError as error:
-        raise ExportError(f"cannot write into {repository}: {error.strerror or error}") from error
+        raise ExportError(
+            f"cannot write into {repository}: {error.strerror or error}; nothing there was changed: "
+            "free space or name another folder"
+        ) from error
 
 
 def graphs_left(repository: Path, front: str, kept: Iterable[str]) -> dict[str, str]:
