@@ -13,9 +13,10 @@ from gateway.triton.exported.environment import ExportUnavailable, cache_folder
 from gateway.triton.models.graphs import GraphError, read_spec
 from gateway.triton.proof.prove import graphs_of, is_exported
 from gateway.triton.proof.proved import Proved
-from gateway.triton.tensorrt.build import BuildFailed, build_engine
+from gateway.triton.tensorrt.build import build_engine
 from gateway.triton.tensorrt.machine import Builder, find_builder
 from gateway.triton.tensorrt.prepare import prepare, write_plan_folder
+from gateway.triton.tensorrt.process import BuildFailed
 from gateway.triton.tensorrt.profiles import Profile, profiles_of
 from gateway.triton.tensorrt.script import STRONG_TYPING
 from gateway.triton.tensorrt.source import Source, source_of
@@ -25,7 +26,7 @@ async def run_tensorrt(options: argparse.Namespace) -> int:
     """Exit code 1 when an engine was not built, or does not say what torch said."""
     folders = _graphs(Path(options.repository), options.model)
     _is_not_theirs(options.out, folders)
-    builder, missing = (None, "") if options.prepare_only else await find_builder()
+    builder, missing = (None, "") if options.prepare_only else await find_builder(options.python)
     if builder is not None and options.out is None:
         raise Fault("--out is missing: a repository for the tensorrt_plan folders", USAGE)
     version = builder.tensorrt if builder else options.tensorrt or str(STRONG_TYPING)

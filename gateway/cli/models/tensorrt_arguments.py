@@ -38,5 +38,11 @@ def configure_tensorrt(parser: argparse.ArgumentParser) -> None:
         help="to write for, where none is here (11)",
     )
     parser.add_argument(
+        "--python",
+        default="",
+        metavar="PYTHON",
+        help="an interpreter whose tensorrt wheel builds (trtexec, else this one's)",
+    )
+    parser.add_argument(
         "--prepare-only", action="store_true", help="write profiles, config and script, build nothing"
     )

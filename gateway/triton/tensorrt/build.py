@@ -20,15 +20,12 @@ from gateway.triton.exported.reference import NUMPY, Feeds, compare, load
 from gateway.triton.proof.proved import Proved, of_rows
 from gateway.triton.tensorrt.keys import TOLERANCE, engine_key
 from gateway.triton.tensorrt.machine import Builder
-from gateway.triton.tensorrt.profiles import Profile, spelled
+from gateway.triton.tensorrt.process import BUILD_S, BuildFailed, reason, run_program
+from gateway.triton.tensorrt.profiles import Profile, profile_for, spelled
 from gateway.triton.tensorrt.script import trtexec_command
+from gateway.triton.tensorrt.wheel import WheelRun, build_with_wheel
 
-BUILD_S = 3_600.0
 PLAN, LOG, TIMING = "model.plan", "build.log", "timing.cache"
-
-
-class BuildFailed(Exception):
-    """`str()` is a sentence with the last that trtexec said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +56,7 @@ async def build_engine(
     cached = (place / PLAN).exists()
     if not cached:
         await _build(graph, onnx, profiles, builder, precision, place, cache / _timing_name(builder))
-    parity = await asyncio.to_thread(_parity, graph, folder, place / PLAN, builder, precision)
+    parity = await asyncio.to_thread(_parity, graph, folder, place / PLAN, builder, precision, profiles)
     return Engine(place / PLAN, cached, parity)
 
 
@@ -75,14 +72,21 @@ async def _build(
     place.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=".building-", dir=place.parent))
     try:
-        command = trtexec_command(
-            onnx, work / PLAN, timing, profiles, version=builder.tensorrt, precision=precision,
-            trtexec=builder.trtexec,
-        )  # fmt: skip
-        code, said = await _run(command, BUILD_S)
+        if builder.trtexec:
+            command = trtexec_command(
+                onnx, work / PLAN, timing, profiles, version=builder.tensorrt, precision=precision,
+                trtexec=builder.trtexec,
+            )  # fmt: skip
+            code, said = await run_program(command, BUILD_S)
+        else:
+            code, said = await build_with_wheel(
+                onnx, work / PLAN, timing, profiles,
+                python=builder.python, tensorrt=builder.tensorrt, precision=precision,
+            )  # fmt: skip
         (work / LOG).write_text(said, "utf-8")
         if code or not (work / PLAN).exists():
-            raise BuildFailed(f"graph {graph.name}: trtexec ended with {code}: {_reason(said)}")
+            what = "trtexec" if builder.trtexec else "the tensorrt wheel's build"
+            raise BuildFailed(f"graph {graph.name}: {what} ended with {code}: {reason(said)}")
         shutil.rmtree(place, ignore_errors=True)
         os.rename(work, place)
     finally:
@@ -94,11 +98,18 @@ def _timing_name(builder: Builder) -> str:
     return f"{TIMING}-trt{builder.tensorrt}-sm{builder.compute_capability.replace('.', '')}"
 
 
-def _parity(graph: Graph, folder: Path, plan: Path, builder: Builder, precision: str) -> Proved:
+def _parity(
+    graph: Graph, folder: Path, plan: Path, builder: Builder, precision: str, profiles: Sequence[Profile]
+) -> Proved:
+    run = (
+        TrtexecRun(graph, plan, builder.trtexec, profiles)
+        if builder.trtexec
+        else WheelRun(graph, plan, python=builder.python, tensorrt=builder.tensorrt)
+    )
     rows = compare(
         graph,
         load(folder / "reference.npz"),
-        TrtexecRun(graph, plan, builder.trtexec),
+        run,
         tolerance=graph.tolerance * TOLERANCE[precision],
     )
     return of_rows(folder.name, f"TensorRT {builder.tensorrt} {precision}", rows)
@@ -107,8 +118,8 @@ def _parity(graph: Graph, folder: Path, plan: Path, builder: Builder, precision:
 class TrtexecRun:
     """`run` of a reference's cases by trtexec itself: tensors go in and come out as files."""
 
-    def __init__(self, graph: Graph, plan: Path, trtexec: str) -> None:
-        self._graph, self._plan, self._trtexec = graph, plan, trtexec
+    def __init__(self, graph: Graph, plan: Path, trtexec: str, profiles: Sequence[Profile]) -> None:
+        self._graph, self._plan, self._trtexec, self._profiles = graph, plan, trtexec, profiles
 
     def __call__(self, feeds: Feeds) -> Mapping[str, NDArray[Any]]:
         """Blocks. Raises: BuildFailed."""
@@ -118,14 +129,17 @@ class TrtexecRun:
             for tensor in self._graph.input_names:
                 np.ascontiguousarray(feeds[tensor]).tofile(work / f"{tensor}.bin")
                 files.append(f"{tensor}:{work / tensor}.bin")
-            shapes = spelled({tensor: feeds[tensor].shape for tensor in self._graph.input_names})
+            shapes = {tensor: feeds[tensor].shape for tensor in self._graph.input_names}
+            chosen = (
+                [f"--useProfile={profile_for(self._profiles, shapes)}"] if len(self._profiles) > 1 else []
+            )
             command = [
-                self._trtexec, f"--loadEngine={self._plan}", f"--shapes={shapes}", f"--loadInputs={','.join(files)}",
+                self._trtexec, f"--loadEngine={self._plan}", f"--shapes={spelled(shapes)}", *chosen, f"--loadInputs={','.join(files)}",
                 f"--exportOutput={work / 'out.json'}", "--iterations=1", "--warmUp=0", "--duration=0",
             ]  # fmt: skip
-            code, said = asyncio.run(_run(command, BUILD_S))
+            code, said = asyncio.run(run_program(command, BUILD_S))
             if code:
-                raise BuildFailed(f"graph {self._graph.name}: the engine does not run: {_reason(said)}")
+                raise BuildFailed(f"graph {self._graph.name}: the engine does not run: {reason(said)}")
             return self._read(json.loads((work / "out.json").read_text("utf-8")))
 
     def _read(self, told: Sequence[Mapping[str, Any]]) -> dict[str, NDArray[Any]]:
@@ -136,28 +150,3 @@ class TrtexecRun:
                 shape = [int(dim) for dim in str(one["dimensions"]).split("x") if dim]
                 found[one["name"]] = np.array(one["values"]).astype(types[one["name"]]).reshape(shape)
         return found
-
-
-async def _run(command: Sequence[str], deadline_s: float) -> tuple[int, str]:
-    """Exit code and everything it said. Cancelled or late, it is killed."""
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    try:
-        out, _ = await asyncio.wait_for(process.communicate(), deadline_s)
-    except TimeoutError:
-        raise BuildFailed(f"{command[0]} did not end within {deadline_s:.0f} s") from None
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    return process.returncode or 0, out.decode(errors="replace")
-
-
-def _reason(said: str) -> str:
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    errors = [line for line in lines if "[E]" in line]
-    return (errors or lines or ["it said nothing"])[-1]

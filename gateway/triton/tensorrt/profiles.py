@@ -76,6 +76,18 @@ def _shared_out(axis: Axis, count: int) -> list[Axis]:
     return found
 
 
+def profile_for(profiles: Sequence[Profile], shapes: Mapping[str, Shape]) -> int:
+    """Number of the first that holds these shapes. Raises: ValueError."""
+    for number, profile in enumerate(profiles):
+        if all(
+            least <= size <= most
+            for name, (low, _, high) in profile.shapes.items()
+            for least, size, most in zip(low, shapes[name], high, strict=True)
+        ):
+            return number
+    raise ValueError(f"no profile holds {spelled(shapes)}")
+
+
 def spelled(shapes: Mapping[str, Shape]) -> str:
     """As trtexec and ONNX Runtime both take them: "AUDIO:1x80x100,LENGTH:1x1"."""
     return ",".join(f"{name}:{'x'.join(map(str, shape))}" for name, shape in shapes.items())
