@@ -34,6 +34,7 @@ from parley_export import parakeet
 from parley_export.checkpoint import open_checkpoint
 from parley_export.families import fastspeech2, parakeet_ctc, speecht5, vits, vits_text, whisper
 from parley_export.tokens import made_vocabulary
+from parley_export.voices import SAID
 
 SEED = 5
 LENGTHS = {"shortest": "4.8", "longest": "5.2"}
@@ -127,7 +128,7 @@ def write_fastspeech2(folder: Path) -> Any:
 def sentences() -> list[str]:
     """With every letter, as a tokenizer of characters is trained on."""
     return [
-        *speecht5.SAID,
+        *SAID,
         "jackdaws love my big sphinx of quartz!",
         "vexed nymphs - go for quick waltz job.",
     ]

@@ -15,7 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gateway.triton.models.text import load_text
-from parley_export.checkpoint import ExportError
+from parley_export.checkpoint import Checkpoint, ExportError
+from parley_export.vocoders import gain_of
+
+SAID = ("hello there, how are you today?", "the quick brown fox jumps over the lazy dog")
+"""Of random weights, and of any voice that reads English."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,33 @@ def embeddings_of(file: str, size: int, *, seed: int | None, count: int = 2) -> 
             f"{file} has the shape {found.shape}; speaker embeddings are [n, {size}], and finite"
         )
     return found
+
+
+def given_embeddings(checkpoint: Checkpoint, options: Mapping[str, str], size: int) -> NDArray[np.float32]:
+    """Of the option embeddings=FILE.npy; of random weights random ones where it is not given. Raises: ExportError."""
+    seed = checkpoint.seed if checkpoint.is_random else None
+    return embeddings_of(options.get("embeddings", ""), size, seed=seed)
+
+
+def measured(
+    voices: list[dict[str, Any]],
+    text: VoiceText,
+    speak: Callable[[NDArray[np.int64], Mapping[str, Any]], NDArray[np.float32]],
+    rate: int,
+) -> dict[str, NDArray[Any]]:
+    """front_reference: the first of SAID by every voice, which gets its gain from that, and the other by the last.
+
+    speak: ids [n] by a voice -> what torch makes of them, [n]. Raises: ExportError for silence.
+    """
+    reference: dict[str, NDArray[Any]] = {}
+    for number, said in enumerate(SAID):
+        for voice in voices if not number else voices[-1:]:
+            ids = text.ids(said)
+            audio = speak(ids, voice)
+            voice["gain"] = gain_of(audio, rate)
+            add_reference(reference, ids, audio, voice)
+    add_texts(reference, text.ids, SAID)
+    return reference
 
 
 def add_reference(

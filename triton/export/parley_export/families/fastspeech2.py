@@ -31,16 +31,14 @@ from parley_export.vocoders import (
     SMALL_HIFIGAN,
     Vocoder,
     enliven_hifigan,
-    gain_of,
     hop_of,
     vocoder_export,
     windows_of,
 )
 from parley_export.voices import (
     VoiceText,
-    add_reference,
-    add_texts,
-    embeddings_of,
+    given_embeddings,
+    measured,
     npy,
     parameters_of,
     voice_table,
@@ -97,7 +95,6 @@ PHONES = {
     )
 }
 """Of random weights: the phone set of CMUdict, and marks."""
-SAID = ("hello there, how are you today?", "the quick brown fox jumps over the lazy dog")
 
 
 def export(checkpoint: Checkpoint, options: Mapping[str, str]) -> Exported:
@@ -109,8 +106,7 @@ def export(checkpoint: Checkpoint, options: Mapping[str, str]) -> Exported:
     windows = windows_of(vocoder, config.num_mel_bins, hop_of(hifigan.config), rate)
     embeddings = None
     if model.speaker_embed_dim:
-        seed = checkpoint.seed if checkpoint.is_random else None
-        embeddings = embeddings_of(options.get("embeddings", ""), model.speaker_embed_dim, seed=seed)
+        embeddings = given_embeddings(checkpoint, options, model.speaker_embed_dim)
     speakers = len(embeddings) if embeddings is not None else config.num_speakers or 1
     voices = voice_table(
         speakers,
@@ -118,14 +114,9 @@ def export(checkpoint: Checkpoint, options: Mapping[str, str]) -> Exported:
         options.get("languages", "en-US"),
         by_language=bool(model.multilingual_model),
     )
-    reference: dict[str, NDArray[Any]] = {}
-    for number, said in enumerate(SAID):
-        for voice in voices if not number else voices[-1:]:
-            ids = text.ids(said)
-            audio = spoken(model, hifigan, ids, voice, embeddings)
-            voice["gain"] = gain_of(audio, rate)
-            add_reference(reference, ids, audio, voice)
-    add_texts(reference, text.ids, SAID)
+    reference = measured(
+        voices, text, lambda ids, voice: spoken(model, hifigan, ids, voice, embeddings), rate
+    )
     inputs = _given(model)
     text_masking, frame_masking = maskings(model)
     return Exported(

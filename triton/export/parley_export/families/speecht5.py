@@ -31,16 +31,14 @@ from parley_export.vocoders import (
     SMALL_HIFIGAN,
     Vocoder,
     enliven_hifigan,
-    gain_of,
     hop_of,
     vocoder_export,
     windows_of,
 )
 from parley_export.voices import (
     VoiceText,
-    add_reference,
-    add_texts,
-    embeddings_of,
+    given_embeddings,
+    measured,
     npy,
     parameters_of,
     voice_table,
@@ -60,7 +58,6 @@ SMALL = {
 }  # fmt: skip
 SMALL_LENGTHS = {"shortest": "4.8", "longest": "5.2"}
 """Of random weights, frames for each id: every sentence takes as long each time, or nearly."""
-SAID = ("hello there, how are you today?", "the quick brown fox jumps over the lazy dog")
 
 
 def export(checkpoint: Checkpoint, options: Mapping[str, str]) -> Exported:
@@ -77,20 +74,14 @@ def export(checkpoint: Checkpoint, options: Mapping[str, str]) -> Exported:
         "shortest": float(options.get("shortest", 0)),
         "longest": float(options.get("longest", 20)),
     }
-    seed = checkpoint.seed if checkpoint.is_random else None
-    embeddings = embeddings_of(options.get("embeddings", ""), config.speaker_embedding_dim, seed=seed)
+    embeddings = given_embeddings(checkpoint, options, config.speaker_embedding_dim)
     voices = voice_table(len(embeddings), options.get("voices", ""), options.get("languages", "en-US"))
-    reference: dict[str, NDArray[Any]] = {}
     frames: list[NDArray[np.float32]] = []
-    for number, said in enumerate(SAID):
-        for voice in voices if not number else voices[-1:]:
-            ids = text.ids(said)
-            audio = spoken(
-                model, hifigan, ids, embeddings[voice["speaker"]], seed=0, frames=frames, **lengths
-            )
-            voice["gain"] = gain_of(audio, rate)
-            add_reference(reference, ids, audio, voice)
-    add_texts(reference, text.ids, SAID)
+
+    def speak(ids: NDArray[np.int64], voice: Mapping[str, Any]) -> NDArray[np.float32]:
+        return spoken(model, hifigan, ids, embeddings[voice["speaker"]], seed=0, frames=frames, **lengths)
+
+    reference = measured(voices, text, speak, rate)
     waited: dict[str, Any] = {}
     if "lookahead_db" in options:
         exact = windows["right"]
