@@ -27,6 +27,8 @@ async def run_tensorrt(options: argparse.Namespace) -> int:
     folders = _graphs(Path(options.repository), options.model)
     _is_not_theirs(options.out, folders)
     builder, missing = (None, "") if options.prepare_only else await find_builder(options.python)
+    if missing and options.python:
+        raise Fault(missing)
     if builder is not None and options.out is None:
         raise Fault("--out is missing: a repository for the tensorrt_plan folders", USAGE)
     version = builder.tensorrt if builder else options.tensorrt or str(STRONG_TYPING)

@@ -134,6 +134,16 @@ def test_a_failed_build_leaves_nothing_and_says_why(
     assert not list((tmp_path / "c").glob("*-sm90-*"))
 
 
+def test_a_python_that_was_named_and_has_no_wheel_is_a_fault(
+    vocoder: tuple[Path, str], tools: Path, tmp_path: Path
+) -> None:
+    repository, model = vocoder
+    made = run(repository, model, "--out", str(tmp_path / "p"), "--python", "/nowhere/python", path=tools)
+    assert made.returncode == 1
+    assert "/nowhere/python has no TensorRT to build with" in made.stderr
+    assert not (repository / model / "tensorrt").exists()
+
+
 def test_without_a_gpu_everything_but_the_engine_is_written(
     vocoder: tuple[Path, str], tmp_path: Path
 ) -> None:

@@ -17,7 +17,7 @@ from gateway.triton.exported.description import Axis, Graph, State, Tensor
 from gateway.triton.tensorrt.configs import plan_config, provider_config
 from gateway.triton.tensorrt.keys import EngineKey, engine_key
 from gateway.triton.tensorrt.machine import version_of
-from gateway.triton.tensorrt.profiles import profiles_of, spelled
+from gateway.triton.tensorrt.profiles import profile_for, profiles_of, spelled
 from gateway.triton.tensorrt.script import build_script, needs_fp16_graph, trtexec_command
 
 ENCODER = Graph(
@@ -70,6 +70,15 @@ def test_several_profiles_share_the_axis_without_gap_or_overlap(
     assert ranges[-1][2] == axis.most
     assert all(low <= usual <= high for low, usual, high in ranges)
     assert all(after[0] == before[2] + 1 for before, after in itertools.pairwise(ranges))
+
+
+def test_a_case_runs_in_the_first_profile_that_holds_it() -> None:
+    profiles = profiles_of(ENCODER, buckets=3)
+    for number, profile in enumerate(profiles):
+        assert profile_for(profiles, profile.column(0)) == number
+        assert profile_for(profiles, profile.column(2)) == number
+    with pytest.raises(ValueError, match="no profile holds FEATURES:1x3001x80"):
+        profile_for(profiles, {"FEATURES": (1, 3001, 80), "LENGTH": (1, 1)})
 
 
 @pytest.mark.parametrize(("graph", "buckets", "batch"), [(STEP, 2, 0), (ENCODER, 0, 0), (ENCODER, 1, 99)])
