@@ -24,11 +24,13 @@ SMALL = {
     "vits": (), "piper": (), "speecht5": (), "fastspeech2": (), "mimi": (), "snac": (), "kokoro": (),
 }  # fmt: skip
 TDT = ("parakeet-rnnt", "tdt=true")
-MOST, TEXT, PIPER = 0.95, 0.1, 0.5
+MOST, PIPER = 0.95, 0.5
 """Of the weights in FP16: of all graphs but those in which durations come out of everything before them."""
-LESS = {"graph_tts_vits_small_text": TEXT, "graph_tts_piper_small_voice": PIPER}
+LESS = {"graph_tts_piper_small_voice": PIPER, "graph_tts_vits_small_text": half.WORTH}
 WHOLE = {"graph_tts_kokoro_small_voice"}
 """Durations and phases, summed up, come from nearly all of its weights: it is none for FP16."""
+EITHER = {"graph_tts_vits_small_text"}
+"""Its durations come through splines as steep as its random weights make them."""
 
 
 @pytest.mark.parametrize("family", [*SMALL, TDT], ids=str)
@@ -45,7 +47,11 @@ def test_every_small_graph_stands_it_with_most_of_its_weights(
                 half.half_that_stands(folder, copy)
             assert not copy.exists()
             continue
-        part = half.half_that_stands(folder, copy)
+        try:
+            part = half.half_that_stands(folder, copy)
+        except half.NotStood:
+            assert folder.name in EITHER
+            continue
         assert check_half(folder, copy) == ""
         assert part >= LESS.get(folder.name, MOST), folder.name
         made = onnx.load(str(copy))
