@@ -116,6 +116,8 @@ def _key(arguments: Sequence[str]) -> str:
     if arguments[1].startswith(_RANDOM) and config.is_file():
         told[1] = config.name
         digest.update(config.read_bytes())
+    if not arguments[1].startswith(_RANDOM):  # the catalogue says what the name means
+        digest.update((CHECKOUT / "model_repository" / "catalogue.yaml").read_bytes())
     return hashlib.sha256((digest.hexdigest() + repr(told)).encode()).hexdigest()[:16]
 
 

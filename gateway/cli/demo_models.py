@@ -23,6 +23,7 @@ class Chosen:
     asr: str
     """Models, as the repository names them."""
     tts: str
+    """ "": the built-in voice."""
     repository: Path
     environment: dict[str, str]
     """Settings with which the stack uses them."""
@@ -35,30 +36,33 @@ async def choose(pair: str, say: Callable[[str], None], *, exporter: Exporter = 
     try:
         found = shelf.pair(pair)
         make(repository)
-        asr, tts = shelf.entry(found.asr), shelf.entry(found.tts)
-        say(f"{found.asr} hears and {found.tts} speaks, in {repository}{_untested(asr, tts)}")
+        entries = {name: shelf.entry(name) for name in (found.asr, found.tts) if name is not None}
+        say(
+            f"{found.asr} hears and {found.tts or 'the built-in voice'} speaks, in {repository}"
+            f"{_untested(*entries.values())}"
+        )
         models = [
             _front(await bring(of_entry(name, entry), repository=repository, exporter=exporter), entry.kind)
-            for name, entry in ((found.asr, asr), (found.tts, tts))
+            for name, entry in entries.items()
         ]
     except PullError as error:
         raise Fault(f"{error}; {_WITHOUT}") from None
     except Fault as fault:
         raise Fault(f"{fault}; {_WITHOUT}", fault.code) from None
-    return Chosen(models[0], models[1], repository, _environment(models[0], models[1], repository))
+    tts = models[1] if found.tts else ""
+    return Chosen(models[0], tts, repository, _environment(models[0], tts, repository))
 
 
 def _environment(asr: str, tts: str, repository: Path) -> dict[str, str]:
     repositories = [str(one) for one in load_settings().triton.repositories]
     if str(repository) not in repositories:
         repositories.append(str(repository))
-    return {
+    chosen = {
         "PARLEY_TRITON__REPOSITORIES": ",".join(repositories),
         "PARLEY_MODELS__ASR": asr,
-        "PARLEY_MODELS__TTS": tts,
         "PARLEY_ASR__MODEL": asr,
-        "PARLEY_TTS__MODEL": tts,
     }
+    return chosen | ({"PARLEY_MODELS__TTS": tts, "PARLEY_TTS__MODEL": tts} if tts else {})
 
 
 def _front(brought: Brought, kind: str) -> str:

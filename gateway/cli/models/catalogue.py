@@ -38,8 +38,8 @@ async def run_catalogue_verb(options: argparse.Namespace) -> int:
     if not options.names:
         for name, pair in shelf.pairs.items():
             print(
-                f"scripts/demo --models {name}: {pair.asr} and {pair.tts}"
-                + _untested(shelf, pair.asr, pair.tts)
+                f"scripts/demo --models {name}: {pair.asr} and {pair.tts or 'the built-in voice'}"
+                + _untested(shelf, *(one for one in (pair.asr, pair.tts) if one is not None))
             )
     for name in options.names:
         entry = shelf.models[name]

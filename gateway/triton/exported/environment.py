@@ -119,7 +119,7 @@ async def _make(folder: Path, say: Callable[[str], None]) -> None:
 
 async def run_uv(*arguments: str, into: Path | None = None) -> None:
     """into: the environment that it installs into. Raises: ExportUnavailable."""
-    uv = shutil.which("uv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+    uv = find_uv()
     if uv is None:
         raise ExportUnavailable(
             "uv is missing, which makes environments for exporting: pip install 'parley[export]'"
@@ -134,6 +134,11 @@ async def run_uv(*arguments: str, into: Path | None = None) -> None:
             f"the environment could not be made (uv {arguments[0]} ended with {code}; its reason is above): "
             "it needs a package index, or uv's cache from a machine that has one"
         )
+
+
+def find_uv() -> str | None:
+    """Beside this Python, or on the path."""
+    return shutil.which("uv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
 
 
 @asynccontextmanager

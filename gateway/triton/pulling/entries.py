@@ -42,7 +42,7 @@ class Entry(_Strict):
     family: Text
     kind: Literal["asr", "tts", "codec"]
     source: Text
-    """hf:owner/name, or an http(s) URL."""
+    """hf:owner/name, an http(s) URL, or package:NAME==VERSION."""
     revision: Text = "main"
     """Of a hub's repository."""
     licence: Text
@@ -87,7 +87,8 @@ class Pair(_Strict):
     """A recogniser and a voice that fit together: names of entries."""
 
     asr: Name
-    tts: Name
+    tts: Name | None = None
+    """None: the built-in one."""
     note: str = ""
 
 
@@ -101,6 +102,8 @@ class Entries(_Strict):
     def _pairs_name_entries(self) -> Entries:
         for name, pair in self.pairs.items():
             for kind, named in (("asr", pair.asr), ("tts", pair.tts)):
+                if named is None:
+                    continue
                 entry = self.models.get(named)
                 if entry is None:
                     raise ValueError(f"pairs.{name}.{kind}: there is no model {named}")

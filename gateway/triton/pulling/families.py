@@ -16,6 +16,7 @@ _BY_MODEL_TYPE = {
 """transformers' `model_type` of a config.json."""
 _BY_FILES = (
     ("zipformer", ("encoder*.onnx", "decoder*.onnx", "joiner*.onnx", "tokens.txt")),
+    ("moonshine", ("encoder_model.*", "decoder_model_merged.*", "tokenizer.*")),
     ("kokoro", ("*.onnx", "voices*")),
     ("piper", ("*.onnx", "*.onnx.json")),
     ("cosyvoice2", ("cosyvoice2.yaml",)),

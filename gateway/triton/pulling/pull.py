@@ -16,14 +16,14 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from gateway import __version__
-from gateway.triton.pulling import archives, cache
+from gateway.triton.pulling import archives, cache, packages
 from gateway.triton.pulling.download import PART, Watch, check_room, download
 from gateway.triton.pulling.errors import PullError, Unreachable
 from gateway.triton.pulling.hub import is_commit, note_of, plan_of_hub
 from gateway.triton.pulling.licences import Licence, is_licence_text, licence_of_text
-from gateway.triton.pulling.plan import Plan, Remote, safe_path, without_secrets
+from gateway.triton.pulling.plan import Plan, Remote, megabytes, safe_path, without_secrets
 from gateway.triton.pulling.retry import Again
-from gateway.triton.pulling.sources import FolderSource, HubSource, Source, UrlSource, Wanted
+from gateway.triton.pulling.sources import FolderSource, HubSource, PackageSource, Source, UrlSource, Wanted
 from gateway.triton.pulling.threads import in_thread
 from gateway.triton.pulling.web import Web
 
@@ -53,6 +53,8 @@ async def pull(
     into = into if into is not None else cache.cache_folder()
     if isinstance(wanted.source, FolderSource):
         return await _local(wanted.source, consent)
+    if isinstance(wanted.source, PackageSource):
+        return await _packaged(wanted, wanted.source, watch, consent, into)
     known = _known(wanted, into)
     if known is not None and _is_pinned(wanted):
         return known
@@ -87,16 +89,8 @@ async def _transfer(
     content, licence = partial, plan.licence
     if plan.archive:
         content, licence, accepted = await _unpacked(plan, partial, watch, consent, accepted)
-    record = {
-        "source": plan.label,
-        "revision": plan.revision,
-        "files": {path: {"size": size, "sha256": its} for path, (size, its) in sorted(sums.items())},
-        "licence": licence.id,
-        "licence_from": licence.where,
-        "licence_accepted": accepted,
-        "pulled_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "by": f"parley {__version__}",
-    }
+    files = {path: {"size": size, "sha256": its} for path, (size, its) in sorted(sums.items())}
+    record = _record(plan.label, plan.revision, files, licence, accepted)
     await in_thread(cache.complete, content, folder, record)
     if plan.archive:
         await asyncio.to_thread(shutil.rmtree, partial, ignore_errors=True)
@@ -150,6 +144,50 @@ async def _local(source: FolderSource, consent: Consent) -> Pulled:
     return Pulled(source.path, record, fresh=False)
 
 
+async def _packaged(
+    wanted: Wanted, source: PackageSource, watch: Watch, consent: Consent, into: Path
+) -> Pulled:
+    """A version of a package is the same for ever."""
+    if wanted.parts:
+        raise PullError(f"{source} has parts of its own: a package is pulled alone")
+    folder = into / packages.folder_of(source)
+    if (record := await asyncio.to_thread(cache.record_of, folder)) is not None:
+        return Pulled(folder, record, fresh=False)
+    licence = wanted.licence or Licence()
+    accepted = await consent(str(source), licence, wanted.size)
+    async with cache.alone(folder, watch.say):
+        if (record := await asyncio.to_thread(cache.record_of, folder)) is not None:
+            return Pulled(folder, record, fresh=False)
+        partial = cache.partial(folder)
+        cache.make(partial)
+        watch.say(f"from the package index{f', {megabytes(wanted.size)}' if wanted.size else ''}")
+        content = await packages.fetch(source, partial)
+        if not licence.id and (found := await asyncio.to_thread(_licence_in, content)) is not None:
+            licence = found
+            if licence.noncommercial:
+                accepted = await consent(str(source), licence, None)
+        sums = await in_thread(_sums, content)
+        record = _record(str(source), source.version, sums, licence, accepted)
+        await in_thread(cache.complete, content, folder, record)
+        await in_thread(shutil.rmtree, partial, ignore_errors=True)
+        return Pulled(folder, record, fresh=True)
+
+
+def _record(
+    source: str, revision: str, files: dict[str, dict[str, Any]], licence: Licence, accepted: str
+) -> dict[str, Any]:
+    return {
+        "source": source,
+        "revision": revision,
+        "files": files,
+        "licence": licence.id,
+        "licence_from": licence.where,
+        "licence_accepted": accepted,
+        "pulled_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "by": f"parley {__version__}",
+    }
+
+
 async def _plan(web: Web, wanted: Wanted) -> Plan:
     """Of the source and its parts together."""
     plan = await _plan_of(web, wanted.source, wanted.licence)
@@ -169,7 +207,7 @@ async def _plan_of(web: Web, source: Source, licence: Licence | None) -> Plan:
         return await plan_of_hub(web, source, licence)
     if isinstance(source, UrlSource):
         return await _plan_of_url(web, source, licence)
-    raise PullError(f"{source} is a folder here: name it alone")
+    raise PullError(f"{source} is no hub's and no URL: name it alone")
 
 
 async def _plan_of_url(web: Web, source: UrlSource, licence: Licence | None) -> Plan:

