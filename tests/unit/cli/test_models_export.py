@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import argparse
 import asyncio
 import os
@@ -96,7 +97,9 @@ async def test_a_name_of_the_catalogue_brings_its_parts_and_options(
     catalogue = ("--catalogue", str(tmp_path / "catalogue.yaml"))
     await export("speecht5", "mouth", *catalogue)
     folder = Path(asked[0][1])
-    assert asked[0][-4:] == ["--option", f"vocoder={folder / 'vocoder'}", "--option", "threshold=0.4"]
+    options = [its for word, its in itertools.pairwise(asked[0]) if word == "--option"]
+    assert options == [f"vocoder={folder / 'vocoder'}", "threshold=0.4"]
+    assert asked[0][asked[0].index("--name") + 1] == "tts_mouth"  # as `parley models pull mouth` calls it
     assert (folder / "vocoder" / "model.safetensors").read_bytes() == b"3" * 99
     assert asked[0][asked[0].index("--license") + 1] == "MIT"
     with pytest.raises(Fault, match="mouth is of the family speecht5, not vits"):
