@@ -28,7 +28,13 @@ from gateway.triton.pulling.threads import in_thread
 ANY_MACHINE = ("x86_64-manylinux_2_36", "aarch64-manylinux_2_36")
 """Only data is wanted, so a wheel for another kind of machine is as good. uv's names of platforms."""
 _OTHER_MACHINE = "platform tag"
-_UNREACHABLE = ("failed to fetch", "error sending request", "dns error", "timed out", "not found in the cache")
+_UNREACHABLE = (
+    "failed to fetch",
+    "error sending request",
+    "dns error",
+    "timed out",
+    "not found in the cache",
+)
 
 
 def folder_of(source: PackageSource) -> Path:
@@ -89,7 +95,10 @@ def _sentence(said: str) -> str:
     """uv draws a tree of causes, and the last line is the deepest."""
     lines = [line.strip(" ×╰─▶│├") for line in said.splitlines()]
     lines = [line for line in lines if line and not line.lower().startswith(("hint:", "warning:"))]
-    return "; ".join(lines).replace("; cause: ", "; ").removeprefix("error: ").removesuffix(".") or "uv did not say why"
+    return (
+        "; ".join(lines).replace("; cause: ", "; ").removeprefix("error: ").removesuffix(".")
+        or "uv did not say why"
+    )
 
 
 def _keep(source: PackageSource, whole: Path, content: Path) -> None:

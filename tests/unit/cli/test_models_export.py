@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import argparse
 import asyncio
+import itertools
 import os
 import signal
 from collections.abc import AsyncIterator, Sequence
