@@ -163,7 +163,7 @@ def speecht5(checkpoint: Checkpoint, options: Mapping[str, str]) -> Made:
 
     model, hifigan = family._models(checkpoint, options, family._text(checkpoint).size)
     embedding = embeddings_of("", model.config.speaker_embedding_dim, seed=checkpoint.seed)[0]
-    lengths = {name: float(value) for name, value in family.SMALL_LENGTHS.items()}
+    lengths: dict[str, Any] = {name: float(value) for name, value in family.SMALL_LENGTHS.items()}
 
     def say(ids: Array) -> Array:
         return family.spoken(model, hifigan, ids, embedding, seed=SEED, threshold=0.5, **lengths)

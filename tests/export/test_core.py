@@ -332,7 +332,8 @@ def _two_graphs(step: Step) -> Exported:
 
 
 def test_graphs_that_an_export_has_no_more_are_removed_and_no_others(step: Step, tmp_path: Path) -> None:
-    checkpoint, said = open_checkpoint("toy", "random:small"), []
+    checkpoint = open_checkpoint("toy", "random:small")
+    said: list[str] = []
     write(_two_graphs(step), checkpoint, tmp_path, say=said.append)
     write(_two_graphs(step), checkpoint, tmp_path, name="asr_other", say=said.append)
     shutil.copytree(tmp_path / "graph_asr_toy_long", tmp_path / "graph_asr_toy_mine")

@@ -17,7 +17,7 @@ from gateway.triton.models.asr.seq2seq import Seq2Seq, transcriber
 from gateway.triton.models.exported import Folder
 from parley_export.__main__ import export
 from parley_export.checkpoint import open_checkpoint
-from parley_export.families import moonshine
+from parley_export.families import moonshine, moonshine_ready
 from parley_export.sounds import bursts
 
 torch.set_num_threads(1)
@@ -69,7 +69,7 @@ def test_hidden_states_are_transformers_own_alone_and_among_longer_rows(
         hidden, frames, *_ = encoder(padded, samples)
         for at, audio in enumerate(audios):
             wanted = model.model.encoder(torch.from_numpy(audio)[None]).last_hidden_state[0]
-            assert int(frames[at]) == len(wanted) == moonshine.frames_of(len(audio))
+            assert int(frames[at]) == len(wanted) == moonshine_ready.frames_of(len(audio))
             assert (hidden[at, : len(wanted)] - wanted).abs().max() < 1e-4
 
 
