@@ -1,8 +1,10 @@
 """When each token was said: its cross attention, warped onto the time of the audio.
 
-As transformers does it for Whisper (`_extract_token_timestamps`, 5.23): each head's attention is normalised over the
-tokens, smoothed by a median over the frames, averaged over the heads; dynamic time warping then finds the path
-through tokens and frames with the most attention. A token begins where the path reaches it.
+As OpenAI's Whisper does it (`timing.py`): each head's attention is normalised over the tokens, smoothed by a median
+over the frames, averaged over the heads; dynamic time warping then finds the path through tokens and frames with the
+most attention. A token begins where the path reaches it. A token's row is that of the step which wrote it;
+transformers (`_extract_token_timestamps`, 5.23) takes the row of the step that it was fed in, which is the next
+token's: of published Moonshine weights that is 0.3 s late, and this 0.04 s off (docs/reference/exported-models.md).
 """
 
 from __future__ import annotations
@@ -16,14 +18,14 @@ from numpy.typing import NDArray
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.int64]
 DIAGONAL, UP, LEFT = 0, 1, 2
-WINDOW = 320
-"""Samples of 20 ms at 16 kHz."""
+WINDOW, WINDOW_MS = 320, 20
+"""Samples at 16 kHz."""
 AUDIBLE = 0.05
 """Of the loudest window's level: less is the silence behind the last word."""
 
 
 def token_frames(attention: Floats, median: int) -> Ints:
-    """attention [heads, tokens, frames], frames >= 1 -> the first frame of each token [tokens]."""
+    """attention [heads, rows, frames], frames >= 1: of tokens, and of their end -> the first frame of each [rows]."""
     if not attention.shape[1]:
         return np.zeros(0, np.int64)
     weights = attention.astype(np.float64)
@@ -72,8 +74,8 @@ def warped(cost: Floats) -> tuple[Ints, Ints]:
 
 
 def token_times(first: Ints, count: int, frame_s: float, end_ms: int) -> list[tuple[int, int]]:
-    """(start ms, end ms) of `count` tokens from the first frames of all, or all but the last, of them; a token lasts
-    until the next begins, the last one until end_ms."""
+    """(start ms, end ms) of `count` tokens from the first frames of all of them, perhaps of their end too; a token
+    lasts until the next begins, the last one until end_ms."""
     starts = [round(frame * frame_s * 1000) for frame in first.tolist()][:count]
     starts += [starts[-1] if starts else 0] * (count - len(starts))
     ends = [*starts[1:], max(end_ms, starts[-1])] if starts else []
@@ -90,12 +92,29 @@ def spread_times(sizes: list[int], start_ms: int, end_ms: int) -> list[tuple[int
 
 def audible_ms(audio: NDArray[np.float32]) -> tuple[int, int]:
     """Where sound begins and ends in audio [n], ms; all of it where nothing stands out."""
+    loud = np.flatnonzero(audible(audio))
     whole = round(len(audio) / 16)
-    count = len(audio) // WINDOW
-    if not count:
-        return 0, whole
-    levels = np.sqrt(np.square(audio[: count * WINDOW].reshape(count, WINDOW)).mean(axis=1))
-    loud = np.flatnonzero(levels > AUDIBLE * levels.max()) if levels.max() > 0 else np.zeros(0, np.int64)
     if not len(loud):
         return 0, whole
-    return int(loud[0]) * 20, min(whole, (int(loud[-1]) + 1) * 20)
+    return int(loud[0]) * WINDOW_MS, min(whole, (int(loud[-1]) + 1) * WINDOW_MS)
+
+
+def audible(audio: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Of each whole window of audio [n], whether it stands out from silence."""
+    count = len(audio) // WINDOW
+    levels = np.sqrt(np.square(audio[: count * WINDOW].reshape(count, WINDOW)).mean(axis=1))
+    return np.asarray(levels > AUDIBLE * levels.max(initial=0.0))
+
+
+def without_pauses(times: list[tuple[int, int]], audio: NDArray[np.float32]) -> list[tuple[int, int]]:
+    """(start ms, end ms) in order, each without the silence at its ends; who has nothing but silence keeps it."""
+    loud = audible(audio)
+    found = []
+    for start, end in times:
+        first = start // WINDOW_MS
+        heard = np.flatnonzero(loud[first : -(-end // WINDOW_MS)])
+        if len(heard):
+            start = max(start, (first + int(heard[0])) * WINDOW_MS)
+            end = max(start, min(end, (first + int(heard[-1]) + 1) * WINDOW_MS))
+        found.append((start, end))
+    return found

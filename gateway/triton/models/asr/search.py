@@ -47,11 +47,12 @@ class Written(NamedTuple):
     tokens: list[int]
     """Without prompt and end."""
     attention: list[Floats]
-    """[heads, frames] of each token, or of each but the last."""
+    """[heads, frames] of the step that wrote each token, and of the one that wrote the end, where that was reached. What
+    a token attends to once it is fed is what the next one is heard in."""
 
 
 class Trail:
-    """What was attended to token after token; beams share what they have in common."""
+    """What was attended to for token after token; beams share what they have in common."""
 
     __slots__ = ("before", "seen")
 
@@ -66,13 +67,15 @@ def greedy(steps: Steps, prompts: Ints, limits: Sequence[int], rules: Rules) -> 
     rows = list(range(len(limits)))  # whose row of the batch each is
     if not any(alive):
         return written
-    logits, _ = steps.step(prompts)
+    logits, seen = steps.step(prompts)
     scores = without(without(logits, rules.suppress), rules.begin_suppress)
     while True:
         chosen = scores.argmax(axis=1)
         for at, row in enumerate(rows):
             if not alive[row]:
                 continue
+            if seen is not None:
+                written[row].attention.append(seen[at, :, -1])
             token = int(chosen[at])
             if token in rules.ends:
                 alive[row] = False
@@ -88,10 +91,6 @@ def greedy(steps: Steps, prompts: Ints, limits: Sequence[int], rules: Rules) -> 
             chosen = chosen[on]
         logits, seen = steps.step(chosen[:, None])
         scores = without(logits, rules.suppress)
-        if seen is not None:
-            for at, row in enumerate(rows):
-                if alive[row]:
-                    written[row].attention.append(seen[at, :, -1])
 
 
 class Beam(NamedTuple):
@@ -100,6 +99,8 @@ class Beam(NamedTuple):
     trail: Trail | None
     row: int
     """Of its utterance's rows, the one that it continues."""
+    seen: Floats | None = None
+    """What its next token is heard in."""
 
 
 class Beams:
@@ -122,7 +123,8 @@ class Beams:
         for rank, at in enumerate(best.tolist()):
             row, token = divmod(at, logs.shape[1])
             before = self.running[row]
-            beam = Beam(float(scores[at]), (*before.tokens, token), before.trail, row)
+            trail = before.trail if before.seen is None else Trail(before.trail, before.seen)
+            beam = Beam(float(scores[at]), (*before.tokens, token), trail, row)
             if token not in self.rules.ends and length < self.limit:
                 going.append(beam)
             elif rank < self.width:
@@ -138,10 +140,10 @@ class Beams:
         self.open = len(self.finished) < self.width or possible > self.finished[-1].score
 
     def stepped(self, seen: Floats | None) -> None:
-        """The running beams' rows are in their order now. seen [width, heads, frames]: what their last tokens
-        attended to."""
+        """The running beams' rows are in their order now. seen [width, heads, frames]: what their next tokens are
+        heard in."""
         self.running = [
-            beam._replace(row=at, trail=beam.trail if seen is None else Trail(beam.trail, seen[at]))
+            beam._replace(row=at, seen=None if seen is None else seen[at])
             for at, beam in enumerate(self.running)
         ]
 
@@ -167,7 +169,10 @@ def beam_search(
     everybody = [Beams(width, limit, rules) for limit in limits]
     if not any(one.open for one in everybody):
         return [one.best() for one in everybody]
-    logits, _ = steps.step(prompts)
+    logits, seen = steps.step(prompts)
+    if seen is not None:
+        for beams, row in zip(everybody, seen, strict=True):
+            beams.stepped(np.repeat(row[None, :, -1], width, axis=0))
     steps.keep(np.repeat(np.arange(len(limits)), width))
     logs = np.repeat(
         without(without(log_softmax(logits), rules.suppress), rules.begin_suppress), width, axis=0

@@ -18,7 +18,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gateway.triton.models.asr.alignment import audible_ms, spread_times, token_frames, token_times
+from gateway.triton.models.asr.alignment import (
+    audible_ms,
+    spread_times,
+    token_frames,
+    token_times,
+    without_pauses,
+)
 from gateway.triton.models.asr.engine import Samples, Word
 from gateway.triton.models.asr.search import Floats, Ints, Rules, Steps, Written, beam_search, greedy
 from gateway.triton.models.asr.seq2seq_graphs import SCORES, Listener, MergedGraphs, OwnGraphs
@@ -141,7 +147,8 @@ class Seq2Seq:
             return spread_times(sizes, begin_ms, end_ms)
         attention = np.stack(written.attention, axis=1)[:, :, :frames]
         first = token_frames(attention, self._decoding.median)
-        return token_times(first, len(written.tokens), self._decoding.frame_s, end_ms)
+        times = token_times(first, len(written.tokens), self._decoding.frame_s, end_ms)
+        return without_pauses(times, audio)
 
 
 def transcriber(folder: Folder) -> Seq2Seq:

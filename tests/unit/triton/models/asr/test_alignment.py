@@ -13,6 +13,7 @@ from gateway.triton.models.asr.alignment import (
     token_frames,
     token_times,
     warped,
+    without_pauses,
 )  # fmt: skip
 
 
@@ -76,3 +77,16 @@ def test_where_sound_begins_and_ends() -> None:
     audio[4_800:9_600] = 0.3
     assert audible_ms(audio) == (300, 600)
     assert audible_ms(audio[:100]) == (0, 6)
+
+
+def test_pauses_belong_to_no_word() -> None:
+    audio = np.zeros(16_000, np.float32)
+    audio[3_200:6_400] = audio[9_600:12_800] = 0.5  # 200 to 400 ms, and 600 to 800
+    assert without_pauses([(0, 500), (500, 1000)], audio) == [(200, 400), (600, 800)]
+    assert without_pauses([(250, 300), (300, 650)], audio) == [(250, 300), (300, 650)]
+    # Whoever is said where nothing is heard stays where it is; times never cross.
+    assert without_pauses([(0, 100), (100, 100), (100, 390)], audio) == [(0, 100), (100, 100), (200, 390)]
+    assert without_pauses([(0, 30)], audio[:100]) == [(0, 30)]
+    assert without_pauses([], audio) == []
+    hum = np.full(16_000, 0.1, np.float32)
+    assert without_pauses([(0, 500), (500, 1000)], hum) == [(0, 500), (500, 1000)]

@@ -17,7 +17,7 @@ RULES = Rules(frozenset({END}), NOTHING, NOTHING)
 
 
 class Table:
-    """A decoder whose logits are a function of the row's own history; attention tells what was fed."""
+    """A decoder whose logits are a function of the row's own history; attention tells what was fed last."""
 
     def __init__(self, scores: NDArray[np.float64], rows: int) -> None:
         """scores [rows, SIZE, SIZE]: of the next token by the last one."""
@@ -57,7 +57,7 @@ def test_greedy_writes_until_the_end_and_no_further() -> None:
     table = Table(np.stack([chain(1, 2, 3, END), chain(1, 4, END), chain(1, END)]), 3)
     written = greedy(table, prompts(3), [9, 9, 9], RULES)
     assert [one.tokens for one in written] == [[2, 3], [4], []]
-    assert [[int(seen[0, 0]) for seen in one.attention] for one in written] == [[2, 3], [4], []]
+    assert [[int(seen[0, 0]) for seen in one.attention] for one in written] == [[1, 2, 3], [1, 4], [1]]
 
 
 def test_rows_that_ended_leave_and_the_others_keep_their_history() -> None:
@@ -124,7 +124,7 @@ def test_beams_find_what_greedy_misses_and_keep_their_own_histories() -> None:
     table = Table(both, 2)
     written = beam_search(table, prompts(2), [6, 6], RULES, 2)
     assert [one.tokens for one in written] == [[3, 4, 5], [5]]
-    assert [int(seen[0, 0]) for seen in written[0].attention] == [3, 4, 5]
+    assert [int(seen[0, 0]) for seen in written[0].attention] == [1, 3, 4, 5]
 
 
 def test_an_utterance_says_the_same_alone_and_among_others_with_beams() -> None:
