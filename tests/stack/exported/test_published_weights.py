@@ -7,24 +7,40 @@ samples, and failed for everybody who spoke for more than 9 s.
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pocketsphinx
 import pytest
 import riva.client
 
 from bench.speech import Clip, recordings
 from bench.words import errors, normalised
+from gateway.cli.models.pull_shown import Lines
+from gateway.triton.exported.environment import cache_folder, run_python
+from gateway.triton.models.asr.buffered import load
+from gateway.triton.models.asr.engine import Heard, Job
+from gateway.triton.models.exported import Folder
 from gateway.triton.proof.fronts import SESSION
 from gateway.triton.proof.prove import prove
+from gateway.triton.pulling.entries import load_shelf
+from gateway.triton.pulling.licences import Licence
+from gateway.triton.pulling.pull import pull
+from gateway.triton.pulling.sources import wanted
+from gateway.triton.pulling.web import Web
 from tests.stack.test_cli import Running, start, stop
-from tests.support.exported import exported
+from tests.support.exported import exported, skip_without_exports
 from tests.support.stack import MODELS
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
 ENTRY, MODEL = "moonshine-tiny-en", "asr_moonshine_tiny_en"
+OWN = "asr_moonshine_widened"
+"""The same weights in 32 bits, exported as a checkpoint of the hub would be."""
 CHUNKS = (0, 1_600)
 """Samples; 0: Riva's offline call."""
 MOST_ERRORS = 0.12
@@ -91,3 +107,63 @@ def heard(stack: Running, clip: Clip, chunk: int) -> str:
         assert times == sorted(times)
         assert all(0 <= first <= last <= len(clip.samples) / 16 + 1 for first, last in times)
     return " ".join(one.alternatives[0].transcript for one in results)
+
+
+@pytest.fixture(scope="module")
+def widened() -> Path:
+    """A repository with the same weights in 32 bits, through torch and Parley's own graphs."""
+    skip_without_exports()
+    shipped = asyncio.run(_pulled())
+    made = cache_folder() / "exports" / f"widened-{shipped.name}" / "moonshine-widened"
+    if not made.exists():
+        work = made.with_name(f".{os.getpid()}")
+        assert asyncio.run(run_python(["-m", "tests.export.widened", str(shipped), str(work)])) == 0
+        work.rename(made)
+    return exported("moonshine", checkpoint=str(made))
+
+
+async def _pulled() -> Path:
+    async def consent(name: str, licence: Licence, size: int | None) -> str:
+        return "by the test"
+
+    what = wanted(ENTRY, load_shelf([MODELS / "catalogue.yaml"]))
+    async with Web.from_environment() as web:
+        return (await pull(what, web, Lines(ENTRY, print), consent)).path
+
+
+async def test_parleys_own_graphs_of_these_weights_are_proved(widened: Path) -> None:
+    found = await prove(widened / OWN)
+    assert SESSION in {one.how for one in found}
+    assert not [one for one in found if not one.ok]
+
+
+def test_parleys_own_graphs_hear_people_and_when_they_spoke(widened: Path, clips: list[Clip]) -> None:
+    """Words against the transcripts, their times against the built-in recogniser's alignment of the same words."""
+    recogniser = load(Folder(widened / OWN / "1"))
+    wrong, late = 0, []
+    for clip in clips:
+        (said,) = recogniser.step([Job(recogniser.begin("en"), clip.samples / np.float32(32_768), True)])
+        assert isinstance(said, Heard)
+        wrong += errors(clip.text, " ".join(word.text for word in said.words))
+        spoken = [normalised(word.text).replace(" ", "") for word in said.words]
+        aligned = alignment(clip)
+        if spoken == [name for name, _ in aligned]:
+            late += [word.start_ms - start for word, (_, start) in zip(said.words, aligned, strict=True)]
+    assert wrong <= 5, "3 of 95 were measured"
+    assert len(late) > 25
+    assert abs(np.median(late)) < 60, "6 ms were measured; 280 ms is one token too late"
+    assert np.median(np.abs(late)) < 100, "46 ms were measured"
+
+
+def alignment(clip: Clip) -> list[tuple[str, int]]:
+    """Each word of the transcript and where pocketsphinx finds it to begin, ms."""
+    decoder = pocketsphinx.Decoder(pocketsphinx.Config(lm=None, samprate=16_000, loglevel="FATAL"))
+    decoder.set_align_text(normalised(clip.text))
+    decoder.start_utt()
+    decoder.process_raw(np.asarray(clip.samples, "<i2").tobytes(), full_utt=True)
+    decoder.end_utt()
+    return [
+        (re.sub(r"\(\d\)$", "", one.word), one.start_frame * 10)
+        for one in decoder.seg()
+        if one.word[0] != "<"
+    ]
