@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Coroutine
 from typing import Any
 
@@ -94,7 +95,12 @@ def stop_event() -> asyncio.Event:
 
 
 def end_with_sigterm() -> None:
-    """SIGTERM and SIGHUP cancel the task that called this, as Ctrl-C does: what it started is ended with it."""
+    """SIGTERM and SIGHUP cancel the task that called this, as Ctrl-C does: what it started is ended with it.
+
+    In another than the main thread, to which signals do not come, nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
     caller = asyncio.current_task()
     assert caller is not None
     for number in (signal.SIGTERM, signal.SIGHUP):
