@@ -32,6 +32,7 @@ models:
   dear: {family: vits, kind: tts, source: "hf:some/mms", licence: CC-BY-NC-4.0}
 pairs:
   small: {asr: ears, tts: mouth}
+  ears-alone: {asr: ears}
 """
 
 
@@ -307,8 +308,22 @@ class TestDemo:
         assert await choose("small", lambda _: None, exporter=exports) == chosen
         assert len(exports.asked) == 2
 
+    async def test_a_recogniser_alone_leaves_the_voice_that_is_set(
+        self, hub: Hub, exports: Exports, tmp_path: Path
+    ) -> None:
+        said: list[str] = []
+        chosen = await choose("ears-alone", said.append, exporter=exports)
+        assert (chosen.asr, chosen.tts) == ("asr_ears", "")
+        assert chosen.environment == {
+            "PARLEY_TRITON__REPOSITORIES": f"{tmp_path / 'repository'},{chosen.repository}",
+            "PARLEY_MODELS__ASR": "asr_ears", "PARLEY_ASR__MODEL": "asr_ears",
+        }  # fmt: skip
+        assert said[0].startswith("ears hears and the built-in voice speaks")
+
     async def test_no_such_pair(self, hub: Hub) -> None:
-        with pytest.raises(Fault, match="called big; there is: small; `scripts/demo` without --models"):
+        with pytest.raises(
+            Fault, match="called big; there is: ears-alone, small; `scripts/demo` without --models"
+        ):
             await choose("big", lambda _: None)
 
 
