@@ -83,9 +83,10 @@ class Scene:
 
 
 def tasks() -> Counter[str]:
-    """By what they do, but for the one that asks."""
+    """By what they do, but for the one that asks, and gRPC's own, which come and go with what their server is asked."""
     found = asyncio.all_tasks() - {asyncio.current_task()}
-    return Counter(getattr(task.get_coro(), "__qualname__", repr(task)) for task in found if task is not None)
+    names = (getattr(task.get_coro(), "__qualname__", repr(task)) for task in found if task is not None)
+    return Counter(name for name in names if not name.startswith("AioServer."))
 
 
 @asynccontextmanager

@@ -100,11 +100,16 @@ def manager_of(server: SpeechServer) -> ModelManager:
     return manager
 
 
-async def versions(hold: Hold, ms: int) -> set[int]:
+async def versions(hold: Hold, ms: int, begun: asyncio.Event | None = None) -> set[int]:
+    """begun: set with the first sound."""
     await hold.take()
     words = {"TEXT": text(f"tone 500 for {ms}")}
-    parts = hold.stream(words, first_deadline_s=5.0, next_deadline_s=5.0)
-    return {int(part["VERSION"][0]) async for part in parts}
+    found = set()
+    async for part in hold.stream(words, first_deadline_s=5.0, next_deadline_s=5.0):
+        found.add(int(part["VERSION"][0]))
+        if begun is not None:
+            begun.set()
+    return found
 
 
 async def heard(voice: TritonVoice, ms: int) -> int:
@@ -186,11 +191,16 @@ async def test_versions_are_rolled_in_and_back_under_sentences_and_utterances(si
         )
         (site.repository / f".{name}").rename(folder / "2")
     for before, after in ((1, 2), (2, 1)):
-        sentences = [asyncio.create_task(versions(hold, 45_000)) for hold in speaking]
+        begun = [asyncio.Event() for _ in speaking]
+        sentences = [
+            asyncio.create_task(versions(hold, 45_000, its))
+            for hold, its in zip(speaking, begun, strict=True)
+        ]
         await listening.take()
         old = await listening.sequence()
         answers = [await old.infer(CHUNK, start=True, deadline_s=5.0)]
-        await asyncio.sleep(0.3)
+        for its in begun:
+            await asyncio.wait_for(its.wait(), 5.0)
         await asyncio.gather(*(manager.load(name, version=str(after)) for name in ("asr_light", "tts_light")))
         for hold in speaking:
             # A process that uses the old version hears of the new one with its next word to the lease table.

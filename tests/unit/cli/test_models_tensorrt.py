@@ -55,7 +55,7 @@ async def test_what_cannot_be_built_from(repository: Path, model: str, says: str
 async def test_plans_need_a_repository_of_their_own_which_is_said_before_the_build(
     repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def found() -> tuple[Builder, str]:
+    async def found(python: str) -> tuple[Builder, str]:
         return Builder("/bin/false", "10.13.3", "9.0", "a GPU"), ""
 
     monkeypatch.setattr(tensorrt, "find_builder", found)
