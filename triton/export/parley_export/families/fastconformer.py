@@ -237,6 +237,8 @@ def offline_tokens(model: Any, extractor: Any, audio: Any, lookahead: int, **pro
         input_features=heard["input_features"][:, :frames],
         attention_mask=mask[:, :frames],
         num_lookahead_tokens=lookahead,
+        # Its own limit is one short of what the last frame may say.
+        max_new_tokens=frames * (model.config.max_symbols_per_step + 1),
         **prompt,
     ).sequences[0]
     return [token for token in said.tolist() if token != model.config.blank_token_id]
