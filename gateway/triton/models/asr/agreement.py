@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 LETTERS = 160
 """Of what was promised and is said otherwise now, so many of the last are looked at: the work grows with their square."""
@@ -30,18 +31,10 @@ def continued(promised: Sequence[str], words: Sequence[str]) -> int:
     while rest and sum(map(len, rest)) > LETTERS:
         # Word for word then, as far as that goes.
         rest, same = rest[1:], min(same + 1, len(theirs))
-    ends = _ends(theirs[same:])
+    ends = accumulate(map(len, theirs[same:]), initial=0)
     row = _distances("".join(rest), "".join(theirs[same:])[: 2 * LETTERS])
     reached = [(row[end], abs(count - len(rest)), count) for count, end in enumerate(ends) if end < len(row)]
     return same + min(reached)[2]
-
-
-def _ends(words: Sequence[str]) -> list[int]:
-    """Letters of none of them, of the first, of the first two, …"""
-    ends = [0]
-    for word in words:
-        ends.append(ends[-1] + len(word))
-    return ends
 
 
 def _distances(one: str, other: str) -> list[int]:

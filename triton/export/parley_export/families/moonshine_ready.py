@@ -165,7 +165,7 @@ def _tokens(folder: Path) -> bytes:
 
 
 def _encoder(session: onnxruntime.InferenceSession, max_s: float) -> Graph:
-    most = round(max_s * RATE)
+    heard = _samples(max_s)
     inputs = session.get_inputs()
     if len(inputs) not in (1, 2):
         raise ExportError(f"encoder_model has {len(inputs)} inputs; Moonshine's has audio and perhaps a mask")
@@ -177,9 +177,15 @@ def _encoder(session: onnxruntime.InferenceSession, max_s: float) -> Graph:
         name="encoder",
         inputs=tuple(tensors),
         outputs=(Tensor(hidden.name, _type(hidden), (1, "frames", _fixed(hidden, 2))),),
-        axes=(Axis("samples", LEAST, min(5 * RATE, most), most),),
-        derived=(Axis("frames", *(frames_of(samples) for samples in (LEAST, min(5 * RATE, most), most))),),
+        axes=(heard,),
+        derived=(Axis("frames", *map(frames_of, (heard.least, heard.usual, heard.most))),),
     )
+
+
+def _samples(max_s: float) -> Axis:
+    """The audio's."""
+    most = round(max_s * RATE)
+    return Axis("samples", LEAST, min(5 * RATE, most), most)
 
 
 def _decoder(session: onnxruntime.InferenceSession, max_s: float) -> Graph:
@@ -224,11 +230,7 @@ def _decoder(session: onnxruntime.InferenceSession, max_s: float) -> Graph:
             Axis("past", 1, 32, MOST_TOKENS),
             Axis("heard", 1, min(120, most), most),
             Axis("frames", 1, min(120, most), most),
-            *(
-                [Axis("samples", LEAST, min(5 * RATE, round(max_s * RATE)), round(max_s * RATE))]
-                if masked == "samples"
-                else []
-            ),
+            *([_samples(max_s)] if masked == "samples" else []),
         ),
         # What was given and one more; of the encoder's, made on the first step and left alone, or empty, on later ones.
         derived=(Axis("later", 1, 33, MOST_TOKENS + 1), Axis("kept", 0, min(120, most), most)),

@@ -234,46 +234,47 @@ def test_batches_run_side_by_side_where_they_may() -> None:
     assert sorted(decoder.batches) == [[1], [2]]
 
 
+class Hang:
+    """A step that goes on until it is enough."""
+
+    def __init__(self) -> None:
+        self.begun, self.enough = threading.Event(), threading.Event()
+
+    def __call__(self, rows: list[int]) -> None:
+        self.begun.set()
+        self.enough.wait(20)
+
+
 def test_a_step_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    begun, enough = threading.Event(), threading.Event()
-
-    def hang(rows: list[int]) -> None:
-        begun.set()
-        enough.wait(20)
-
+    hang = Hang()
     decoder = Decoder(hang)
     stepper = Stepper(decoder, 0.5)
     monkeypatch.setattr(stepping, "WAIT_S", 0.05)
     with ThreadPoolExecutor(1) as pool:
         going = pool.submit(next, stepper.frames(utterance(decoder, 1)))
-        assert begun.wait(10)
+        assert hang.begun.wait(10)
         try:
             with pytest.raises(TimeoutError, match="made no frame within"):
                 next(stepper.frames(utterance(decoder, 2)))
         finally:
-            enough.set()
+            hang.enough.set()
         assert going.result(10).shape == (BINS, 2)
 
 
 def test_who_is_not_wanted_any_more_leaves_while_others_step() -> None:
-    begun, enough = threading.Event(), threading.Event()
-
-    def hang(rows: list[int]) -> None:
-        begun.set()
-        enough.wait(20)
-
+    hang = Hang()
     decoder = Decoder(hang)
     stepper = Stepper(decoder, 0.5)
     listener = Listening()
     with ThreadPoolExecutor(2) as pool:
         going = pool.submit(next, stepper.frames(utterance(decoder, 1)))
-        assert begun.wait(10)
+        assert hang.begun.wait(10)
         waits = pool.submit(list, stepper.frames(utterance(decoder, 2, listener=listener)))
         listener.wanted = False
         try:
             with pytest.raises(Gone):
                 waits.result(10)
         finally:
-            enough.set()
+            hang.enough.set()
         assert going.result(10).shape == (BINS, 2)
     assert decoder.batches == [[1]]
