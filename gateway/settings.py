@@ -18,11 +18,16 @@ from pydantic_settings import (
     YamlConfigSettingsSource,
 )
 
+from gateway.settings_auth import AuthSettings as AuthSettings
+from gateway.settings_lifetime import RedisSettings as RedisSettings
+from gateway.settings_lifetime import ResumeSettings as ResumeSettings
 from gateway.settings_models import ModelsSettings as ModelsSettings
 from gateway.settings_models import TritonSettings as TritonSettings
 from gateway.settings_models import TtsApiSettings as TtsApiSettings
 from gateway.settings_openai import OpenAiAudioSettings as OpenAiAudioSettings
 from gateway.settings_part import Part
+from gateway.settings_telemetry import TelemetrySettings as TelemetrySettings
+from gateway.settings_tls import TlsSettings as TlsSettings
 
 
 class AsrSettings(Part):
@@ -254,7 +259,12 @@ class ListenSettings(Part):
 
     grpc: str = Field("127.0.0.1:50050", description="parley.v1")
     riva: str = Field("127.0.0.1:50051", description="Riva ASR and TTS")
-    http: str = Field("127.0.0.1:8080", description="health, metrics, sessions, OpenAI-compatible audio")
+    http: str = Field(
+        "127.0.0.1:8080", description="OpenAI-compatible audio, client secrets; health alone beside them"
+    )
+    admin: str = Field(
+        "127.0.0.1:8081", description="health, readiness, metrics, sessions: for operators, never for callers"
+    )
     speech_http: str = Field("127.0.0.1:8082", description="health and metrics of the speech process")
     llm: str = Field("127.0.0.1:8090", description="the stand-in LLM")
     workers: int = Field(
@@ -293,6 +303,11 @@ class Settings(BaseSettings):
     tts_api: TtsApiSettings = TtsApiSettings()
     openai_audio: OpenAiAudioSettings = OpenAiAudioSettings()
     stand_in: StandInSettings = StandInSettings()
+    auth: AuthSettings = AuthSettings()
+    tls: TlsSettings = TlsSettings()
+    resume: ResumeSettings = ResumeSettings()
+    redis: RedisSettings = RedisSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @classmethod

@@ -41,6 +41,10 @@ def _other(value: object) -> str:
             return "riva"
         case "info":
             return "debug"
+        case "off":
+            return "required"
+        case "auto":
+            return "client"
         case _:
             return "other"
 

@@ -1,0 +1,23 @@
+"""Builds everything from Settings; the only place that knows all rooms.
+
+One file a service: each has `start()`, which returns once it listens, `endpoints()` and `stop()`.
+`process.serve_forever` runs one of them as a process does: uvloop, signals, a clean end.
+"""
+
+from gateway.app.address import split_address
+from gateway.app.audio import OpenAiAudioService
+from gateway.app.gateway import Gateway
+from gateway.app.process import Service, run_loop, serve_forever
+from gateway.app.speech import Speech
+from gateway.app.stand_in import StandInLlm
+
+__all__ = [
+    "Gateway",
+    "OpenAiAudioService",
+    "Service",
+    "Speech",
+    "StandInLlm",
+    "run_loop",
+    "serve_forever",
+    "split_address",
+]

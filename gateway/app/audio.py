@@ -1,0 +1,51 @@
+"""OpenAI-compatible audio beside a gateway."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from gateway.settings import Settings
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+    from gateway.speak.tts import Synthesizer
+
+
+class OpenAiAudioService:
+    """OpenAI-compatible speech and transcription, to be served beside a gateway's HTTP pages."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        synthesizer: Synthesizer | None,
+        admitting: Callable[[], Awaitable[bool]],
+    ) -> None:
+        """synthesizer: None makes one of its own. admitting: whether new work is taken now."""
+        from gateway.listen.riva_file import RivaTranscriber
+        from gateway.openai_audio.app import PATHS, OpenAiAudio
+        from gateway.speak.factory import make_synthesizer
+
+        self._drain_s = settings.session.drain_s
+        self._own = None
+        if synthesizer is None:
+            self._own = make_synthesizer(
+                settings.tts, settings.models, settings.triton, label="gateway audio"
+            )
+        speaks = synthesizer or self._own
+        assert speaks is not None
+        self._transcriber = RivaTranscriber(settings.asr, stall_s=settings.openai_audio.stall_s)
+        self._app = OpenAiAudio(settings, speaks, self._transcriber, admitting=admitting)
+        self.beside: dict[str, ASGIApp] = dict.fromkeys(PATHS, self._app)
+        """For `build_http`."""
+
+    async def drain(self) -> None:
+        """Requests end; nothing new is taken."""
+        await self._app.drain(self._drain_s)
+
+    async def close(self) -> None:
+        """After the HTTP server."""
+        await self._transcriber.close()
+        if self._own is not None:
+            await self._own.close()

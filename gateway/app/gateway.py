@@ -1,0 +1,154 @@
+"""The gateway: parley.v1 over gRPC, and what stands beside it over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from gateway.app.address import split_address
+from gateway.app.audio import OpenAiAudioService
+from gateway.app.synthesizer import watched_synthesizer
+from gateway.breaker import Breaker
+from gateway.settings import Settings
+from gateway.telemetry.http_server import serve_http
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+    from starlette.types import ASGIApp
+
+    from gateway.session.manager import Registry, Sessions
+    from gateway.transports.http import Own
+
+log = logging.getLogger(__name__)
+
+_STOP_EXTRA_S = 1.0
+"""What streams get beyond the sessions' own grace to take their last events."""
+
+
+class Gateway:
+    """parley.v1 over gRPC, with health, metrics and sessions over HTTP."""
+
+    def __init__(self, settings: Settings, *, others: Registry | None = None) -> None:
+        """others: those who serve the same address, in other processes. What HTTP would show is then
+        theirs to gather: see `shown`, `metrics` and `sessions`."""
+        self._settings = settings
+        self._others = others
+        self.grpc = ""
+        """host:port once started."""
+        self.http = ""
+        """http:// URL once started."""
+        self.shown: Own
+        """What the HTTP pages show. There once started, as the next two."""
+        self.metrics: CollectorRegistry
+        self.sessions: Sessions
+        self._closers: list[Callable[[], Awaitable[None]]] = []
+
+    async def start(self) -> None:
+        """Raises OSError when an address cannot be had; nothing is left behind then."""
+        try:
+            await self._start()
+        except BaseException:
+            await self._close_parts()
+            raise
+
+    async def _start(self) -> None:
+        # Imported here: these rooms bring onnxruntime, openai and the Riva types, and other services need none.
+        from prometheus_client import CollectorRegistry
+
+        from gateway.listen.guarded_asr import GuardedRecognizer
+        from gateway.listen.riva_asr import RivaRecognizer
+        from gateway.listen.silero import SileroVad
+        from gateway.session.admission import BEAT_S
+        from gateway.session.manager import Sessions
+        from gateway.speak.guarded_tts import GuardedSynthesizer
+        from gateway.telemetry.loop_watch import LoopWatch
+        from gateway.telemetry.metrics import Metrics
+        from gateway.think.guarded_llm import GuardedLlm
+        from gateway.think.openai_llm import OpenAiLlm
+        from gateway.transports.http import Own, build_http
+        from gateway.transports.voice_grpc import VoiceServer
+
+        settings = self._settings
+        registry = CollectorRegistry()
+        metrics = Metrics(registry)
+
+        def breaker(part: str, subject: str) -> Breaker:
+            made = Breaker(subject, failures=settings.breaker.failures, open_s=settings.breaker.open_s)
+            metrics.watch_breaker(part, lambda: made.state)
+            return made
+
+        recognizer = GuardedRecognizer(RivaRecognizer(settings.asr), breaker("asr", "the speech recogniser"))
+        self._closers.append(recognizer.close)
+        synthesizer = GuardedSynthesizer(
+            watched_synthesizer(settings, registry, "gateway"), breaker("tts", "the speech synthesiser")
+        )
+        self._closers.append(synthesizer.close)
+        llm = GuardedLlm(OpenAiLlm(settings.llm), breaker("llm", "the LLM"))
+        self._closers.append(llm.close)
+        vad = SileroVad()
+        self._closers.append(vad.close)
+        metrics.watch_vad(lambda: vad.backlog_ms)
+        loop = asyncio.get_running_loop()
+        metrics.watch_tasks(lambda: len(asyncio.all_tasks(loop)))
+        sessions = Sessions(settings, recognizer, llm, synthesizer, vad, metrics, registry=self._others)
+        checks = {"asr": recognizer.check, "llm": llm.check, "tts": synthesizer.check}
+        self.shown = Own(checks, registry, sessions.snapshot, lambda: sessions.admitting)
+        self.metrics, self.sessions = registry, sessions
+
+        shared = self._others is not None
+        audio: OpenAiAudioService | None = None
+        if not shared:
+            host, port = split_address(settings.listen.http)
+            beside: dict[str, ASGIApp] = {}
+            if settings.openai_audio.enabled:
+                audio = OpenAiAudioService(settings, synthesizer, self.shown.admitting)
+                self._closers.append(audio.close)
+                beside = audio.beside
+            http = serve_http(build_http(self.shown, beside), host, port)
+            self.http = f"http://{host}:{await http.start()}"
+            self._closers.append(http.stop)
+
+        voice = VoiceServer(
+            sessions, settings.session, settings.listen.grpc, metrics.dropped, shared_port=shared
+        )
+        self.grpc = await voice.start()
+
+        def on_beat(lag_s: float, busy_s: float) -> None:
+            sessions.beat(lag_s, busy_s)
+            voice.set_admitting(sessions.admitting)
+
+        watch = LoopWatch(BEAT_S, on_beat)
+        watch.start()
+
+        async def stop_watch() -> None:
+            watch.stop()
+
+        self._closers.append(stop_watch)
+
+        async def stop_voice() -> None:
+            drain_s = settings.session.drain_s
+            if shared:  # the port first: new connections are for the others
+                await asyncio.gather(sessions.drain(drain_s), voice.stop(drain_s + _STOP_EXTRA_S))
+            else:
+                requests = [audio.drain()] if audio is not None else []
+                await asyncio.gather(sessions.drain(drain_s), *requests)
+                await voice.stop(_STOP_EXTRA_S)
+
+        self._closers.append(stop_voice)
+
+    def endpoints(self) -> dict[str, str]:
+        return {"grpc": self.grpc} | ({"http": self.http} if self.http else {})
+
+    async def stop(self) -> None:
+        """Refuse new sessions, let replies end, then close everything."""
+        await self._close_parts()
+
+    async def _close_parts(self) -> None:
+        while self._closers:
+            close = self._closers.pop()
+            try:
+                await close()
+            except Exception:
+                log.exception("a part did not close cleanly")

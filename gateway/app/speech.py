@@ -1,0 +1,70 @@
+"""The speech service: Riva-compatible gRPC over the models of a Triton."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from gateway.app.address import split_address
+from gateway.settings import Settings
+from gateway.telemetry.http_server import HttpServer, serve_http
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
+
+class Speech:
+    """The Riva-compatible services over a Triton that runs somewhere; health and metrics over HTTP."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._server: Any = None
+        self._address = ""
+        self._http: HttpServer | None = None
+        self._http_url = ""
+
+    async def start(self) -> None:
+        """Raises OSError when an address cannot be had; nothing is left behind then."""
+        from prometheus_client import CollectorRegistry
+
+        from gateway.riva.server import SpeechServer
+        from gateway.telemetry.model_metrics import ModelMetrics
+        from gateway.triton.fleet.observe import Observer
+
+        settings, registry = self._settings, CollectorRegistry()
+        observer = Observer(ModelMetrics(registry))
+        self._server = SpeechServer(
+            settings.triton, settings.models, settings.listen.riva, api=settings.tts_api, on_event=observer
+        )
+        observer.watch(self._server.fleet)
+        self._address = await self._server.start()
+        try:
+            self._http, self._http_url = await start_speech_http(
+                settings.listen.speech_http, {"triton": self._server.check}, registry
+            )
+        except BaseException:
+            await self._server.stop(0)
+            raise
+
+    def endpoints(self) -> dict[str, str]:
+        return {"riva": self._address, "speech_http": self._http_url}
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            await self._server.stop(self._settings.session.drain_s)
+        if self._http is not None:
+            await self._http.stop()
+
+
+async def start_speech_http(
+    address: str, checks: Mapping[str, Callable[[], Awaitable[None]]], registry: CollectorRegistry
+) -> tuple[HttpServer, str]:
+    """`/healthz`, `/readyz` and `/metrics` of the speech process; the server and its http:// URL.
+
+    checks, registry: as `pages.build_pages` takes them. Raises OSError when the address cannot be had.
+    """
+    from gateway.telemetry.pages import build_pages
+
+    host, port = split_address(address)
+    server = serve_http(build_pages(checks, registry), host, port)
+    return server, f"http://{host}:{await server.start()}"
