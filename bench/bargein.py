@@ -48,7 +48,7 @@ class BargeIns:
 
 async def measure(
     address: Address,
-    http: str,
+    admin: str,
     clips: Sequence[Clip],
     moments: int,
     sessions: int,
@@ -59,12 +59,12 @@ async def measure(
 ) -> BargeIns:
     """`moments` interruptions at random moments, in `sessions` sessions one after the other, or at once.
 
-    listening: callers who say nothing meanwhile. http: the gateway's own histogram is read there, if anywhere.
+    listening: callers who say nothing meanwhile. admin: the gateway's own histogram is read there, if anywhere.
     """
     result = BargeIns()
     order = random.Random(seed)
     short = [clip for clip in clips if clip.seconds <= 4.5] or list(clips)
-    before = await asyncio.to_thread(_histogram, http) if http else {}
+    before = await asyncio.to_thread(_histogram, admin) if admin else {}
 
     async def session(number: int, order: random.Random) -> None:
         share = moments // sessions + (number < moments % sessions)
@@ -82,7 +82,7 @@ async def measure(
         else:
             for number in range(sessions):
                 await session(number, order)
-    after = await asyncio.to_thread(_histogram, http) if http else {}
+    after = await asyncio.to_thread(_histogram, admin) if admin else {}
     result.server = {bound: count - before.get(bound, 0) for bound, count in after.items()}
     return result
 
@@ -147,8 +147,8 @@ def _missed(result: BargeIns, why: str) -> None:
     result.misses.append(why)
 
 
-def _histogram(http: str) -> dict[float, int]:
-    with urllib.request.urlopen(http + "/metrics", timeout=5) as answer:
+def _histogram(admin: str) -> dict[float, int]:
+    with urllib.request.urlopen(admin + "/metrics", timeout=5) as answer:
         lines = answer.read().decode().splitlines()
     found = {}
     for line in lines:

@@ -36,13 +36,13 @@ async def bargein_part(bench: Bench) -> Part:
     for title, found, goals in (
         (
             "1 session",
-            await bargein.measure(endpoints["grpc"], endpoints["http"], bench.clips, moments, sessions),
+            await bargein.measure(endpoints["grpc"], endpoints["admin"], bench.clips, moments, sessions),
             (130.0, 220.0),
         ),
         (
             f"1 session beside {listening} that listen",
             await bargein.measure(
-                endpoints["grpc"], endpoints["http"], bench.clips, moments // 2, crowd, listening=listening
+                endpoints["grpc"], endpoints["admin"], bench.clips, moments // 2, crowd, listening=listening
             ),
             (130.0, 240.0),
         ),

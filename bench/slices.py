@@ -119,6 +119,7 @@ async def _gateway(
         "PARLEY_TTS__URI": parts.triton,
         "PARLEY_LISTEN__GRPC": "127.0.0.1:0",
         "PARLEY_LISTEN__HTTP": "127.0.0.1:0",
+        "PARLEY_LISTEN__ADMIN": "127.0.0.1:0",
         "PARLEY_SESSION__DRAIN_S": "0",
         "PARLEY_SESSION__MAX_SESSIONS": str(max(200, 2 * sessions)),
         # A busy machine must not be mistaken for a gateway that refuses sessions.

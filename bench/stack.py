@@ -60,7 +60,7 @@ class Up:
         with (folder / "up.log").open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "gateway.cli", "up", "--plain", "--endpoints", str(path),
-                "--grpc", _ANY, "--riva", _ANY, "--http", _ANY, "--speech-http", _ANY, "--llm", _ANY,
+                "--grpc", _ANY, "--riva", _ANY, "--http", _ANY, "--admin", _ANY, "--speech-http", _ANY, "--llm", _ANY,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -189,7 +189,7 @@ async def _through_triton(
     bench: Bench, recorded: Sequence[Line], with_pauses: Sequence[Line], turn: dict[str, Any]
 ) -> Found:
     endpoints = bench.stack.endpoints
-    return await _spoken(endpoints["grpc"], endpoints["http"], recorded, with_pauses, turn)
+    return await _spoken(endpoints["grpc"], endpoints["admin"], recorded, with_pauses, turn)
 
 
 async def _through_emulators(profile: str, recorded: Sequence[Line]) -> dict[str, Found]:
@@ -202,17 +202,17 @@ async def _through_emulators(profile: str, recorded: Sequence[Line]) -> dict[str
             gateway_up(Path(folder), parts, (), 1, ()) as gateway,
         ):
             for name, turn in (("defaults", {}), ("fast", FAST)):
-                found[name] = await _spoken(gateway.grpc, gateway.http, list(recorded) * 2, (), turn)
+                found[name] = await _spoken(gateway.grpc, gateway.admin, list(recorded) * 2, (), turn)
     return found
 
 
 async def _spoken(
-    grpc: str, http: str, recorded: Sequence[Line], with_pauses: Sequence[Line], turn: dict[str, Any]
+    grpc: str, admin: str, recorded: Sequence[Line], with_pauses: Sequence[Line], turn: dict[str, Any]
 ) -> Found:
     """Over the wire, a few sessions side by side: the recogniser's engine wants much of a core for each."""
     configure = ev.Configure(**turn)
     found = Found(Turns(), Turns())
-    before = await asyncio.to_thread(_counted, http)
+    before = await asyncio.to_thread(_counted, admin)
     places = asyncio.Semaphore(_AT_ONCE)
 
     async def run(session: list[Line], turns: Turns, seed: int) -> None:
@@ -222,14 +222,14 @@ async def _spoken(
     for said, turns in ((recorded, found.recorded), (with_pauses, found.paused)):
         sessions = _sessions(said) if said else []
         await asyncio.gather(*(run(session, turns, n) for n, session in enumerate(sessions)))
-    after = await asyncio.to_thread(_counted, http)
+    after = await asyncio.to_thread(_counted, admin)
     found.thrown_away, found.thrown_away_s = after[0] - before[0], after[1] - before[1]
     return found
 
 
-def _counted(http: str) -> tuple[float, float]:
+def _counted(admin: str) -> tuple[float, float]:
     """(replies, s of speech) thrown away so far."""
-    with urllib.request.urlopen(f"{http}/metrics", timeout=5) as answer:
+    with urllib.request.urlopen(f"{admin}/metrics", timeout=5) as answer:
         text = answer.read().decode()
     samples = {s.name: s.value for family in text_string_to_metric_families(text) for s in family.samples}
     return samples["parley_replies_thrown_away_total"], samples["parley_speech_thrown_away_seconds_total"]

@@ -7,6 +7,7 @@ One file a service: each has `start()`, which returns once it listens, `endpoint
 from gateway.app.address import split_address
 from gateway.app.audio import OpenAiAudioService
 from gateway.app.gateway import Gateway
+from gateway.app.listeners import listen_http
 from gateway.app.process import Service, run_loop, serve_forever
 from gateway.app.speech import Speech
 from gateway.app.stand_in import StandInLlm
@@ -17,6 +18,7 @@ __all__ = [
     "Service",
     "Speech",
     "StandInLlm",
+    "listen_http",
     "run_loop",
     "serve_forever",
     "split_address",

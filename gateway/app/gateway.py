@@ -7,12 +7,11 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from gateway.app.address import split_address
 from gateway.app.audio import OpenAiAudioService
+from gateway.app.listeners import listen_http
 from gateway.app.synthesizer import watched_synthesizer
 from gateway.breaker import Breaker
 from gateway.settings import Settings
-from gateway.telemetry.http_server import serve_http
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -28,7 +27,7 @@ _STOP_EXTRA_S = 1.0
 
 
 class Gateway:
-    """parley.v1 over gRPC, with health, metrics and sessions over HTTP."""
+    """parley.v1 over gRPC, OpenAI-compatible audio over HTTP; health, metrics and sessions on an address of operators."""
 
     def __init__(self, settings: Settings, *, others: Registry | None = None) -> None:
         """others: those who serve the same address, in other processes. What HTTP would show is then
@@ -38,7 +37,9 @@ class Gateway:
         self.grpc = ""
         """host:port once started."""
         self.http = ""
-        """http:// URL once started."""
+        """http:// URL of the public address once started."""
+        self.admin = ""
+        """http:// URL of the operators' address once started."""
         self.shown: Own
         """What the HTTP pages show. There once started, as the next two."""
         self.metrics: CollectorRegistry
@@ -67,7 +68,7 @@ class Gateway:
         from gateway.telemetry.metrics import Metrics
         from gateway.think.guarded_llm import GuardedLlm
         from gateway.think.openai_llm import OpenAiLlm
-        from gateway.transports.http import Own, build_http
+        from gateway.transports.http import Own, build_admin, build_public
         from gateway.transports.voice_grpc import VoiceServer
 
         settings = self._settings
@@ -100,14 +101,14 @@ class Gateway:
         shared = self._others is not None
         audio: OpenAiAudioService | None = None
         if not shared:
-            host, port = split_address(settings.listen.http)
             beside: dict[str, ASGIApp] = {}
             if settings.openai_audio.enabled:
                 audio = OpenAiAudioService(settings, synthesizer, self.shown.admitting)
                 self._closers.append(audio.close)
                 beside = audio.beside
-            http = serve_http(build_http(self.shown, beside), host, port)
-            self.http = f"http://{host}:{await http.start()}"
+            admin, self.admin = await listen_http(build_admin(self.shown), settings.listen.admin)
+            self._closers.append(admin.stop)
+            http, self.http = await listen_http(build_public(beside), settings.listen.http)
             self._closers.append(http.stop)
 
         voice = VoiceServer(
@@ -139,7 +140,7 @@ class Gateway:
         self._closers.append(stop_voice)
 
     def endpoints(self) -> dict[str, str]:
-        return {"grpc": self.grpc} | ({"http": self.http} if self.http else {})
+        return {"grpc": self.grpc} | ({"http": self.http, "admin": self.admin} if self.http else {})
 
     async def stop(self) -> None:
         """Refuse new sessions, let replies end, then close everything."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from gateway.app.address import split_address
+from gateway.app.listeners import listen_http
 from gateway.settings import Settings
-from gateway.telemetry.http_server import HttpServer, serve_http
+from gateway.telemetry.http_server import HttpServer
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -65,6 +65,4 @@ async def start_speech_http(
     """
     from gateway.telemetry.pages import build_pages
 
-    host, port = split_address(address)
-    server = serve_http(build_pages(checks, registry), host, port)
-    return server, f"http://{host}:{await server.start()}"
+    return await listen_http(build_pages(checks, registry), address)

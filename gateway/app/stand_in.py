@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from gateway.app.address import split_address
+from gateway.app.listeners import listen_http
 from gateway.settings import Settings
-from gateway.telemetry.http_server import HttpServer, serve_http
+from gateway.telemetry.http_server import HttpServer
 
 
 class StandInLlm:
@@ -21,9 +21,8 @@ class StandInLlm:
         from gateway.think.stand_in import build_app
 
         app = build_app(self._settings.stand_in, now=lambda: datetime.now().astimezone())
-        host, port = split_address(self._settings.listen.llm)
-        self._server = serve_http(app, host, port)
-        self._base_url = f"http://{host}:{await self._server.start()}/v1"
+        self._server, url = await listen_http(app, self._settings.listen.llm)
+        self._base_url = f"{url}/v1"
 
     def endpoints(self) -> dict[str, str]:
         return {"llm": self._base_url}

@@ -1,6 +1,6 @@
 """The file that says where a running stack listens, for scripts and for `talk` and `models`.
 
-Keys: `grpc`, `riva`, `triton_grpc` as host:port; `http`, `speech_http`, `triton_http`, `triton_metrics` as http://
+Keys: `grpc`, `riva`, `triton_grpc` as host:port; `http`, `admin`, `speech_http`, `triton_http`, `triton_metrics` as http://
 URLs; `llm` as a base URL ending in /v1; `triton_log`, the path of a file.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from gateway.cli.common import Fault
 
-KEYS = ("grpc", "http", "riva", "speech_http", "triton_grpc", "triton_http", "triton_metrics", "llm")
+KEYS = ("grpc", "http", "admin", "riva", "speech_http", "triton_grpc", "triton_http", "triton_metrics", "llm")
 
 
 def default_path() -> Path:

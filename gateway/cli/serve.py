@@ -16,8 +16,8 @@ from gateway.triton.errors import TritonError
 
 _EPILOG = """\
 examples:
-  parley serve gateway --grpc 0.0.0.0:50050 --http 0.0.0.0:8080
-  parley serve gateway --workers 4           four processes behind the same two addresses
+  parley serve gateway --grpc 0.0.0.0:50050 --http 0.0.0.0:8080 --admin 10.0.0.5:8081
+  parley serve gateway --workers 4           four processes behind the same addresses
   PARLEY_ASR__URI=riva:50051 PARLEY_TTS__KIND=riva PARLEY_TTS__URI=riva:50051 parley serve gateway
   parley serve speech --riva 0.0.0.0:50051 --triton triton:8001
   parley serve llm --listen 127.0.0.1:8090 --tokens-per-s 20
@@ -31,11 +31,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parts = parser.add_subparsers(dest="part", metavar="PART", required=True)
 
     gateway = parts.add_parser(
-        "gateway", help="parley.v1 over gRPC; health, metrics over HTTP", formatter_class=Help
+        "gateway", help="parley.v1 over gRPC, OpenAI-compatible audio over HTTP", formatter_class=Help
     )
     gateway.add_argument("--grpc", type=address, metavar="ADDR", help="listen address of parley.v1")
     gateway.add_argument(
-        "--http", type=address, metavar="ADDR", help="listen address of /healthz, /readyz, /metrics"
+        "--http", type=address, metavar="ADDR", help="listen address of /v1/audio, /v1/models"
+    )
+    gateway.add_argument(
+        "--admin",
+        type=address,
+        metavar="ADDR",
+        help="listen address of /healthz, /readyz, /admitz, /metrics, /v1/sessions",
     )
     gateway.add_argument("--workers", type=int, metavar="N", help="processes behind these addresses (1)")
     gateway.add_argument("--worker", type=int, help=argparse.SUPPRESS)
@@ -142,6 +148,7 @@ def _overrides(options: argparse.Namespace) -> dict[str, Any]:
     if options.part == "gateway":
         choose("listen", "grpc", options.grpc)
         choose("listen", "http", options.http)
+        choose("listen", "admin", options.admin)
         choose("listen", "workers", options.workers)
     elif options.part == "speech":
         choose("listen", "riva", options.riva)

@@ -32,6 +32,7 @@ _NAMES = {
     "grpc": "parley.v1",
     "riva": "Riva",
     "http": "HTTP",
+    "admin": "the gateway's operators",
     "speech_http": "the speech process' HTTP",
     "llm": "LLM",
 }
@@ -83,7 +84,7 @@ class Stack:
         }
         for part in found:
             self.endpoints |= part
-        await self._until_ready(self.endpoints["http"])
+        await self._until_ready(self.endpoints["admin"])
         return self.endpoints
 
     async def watch(self) -> None:
@@ -102,7 +103,7 @@ class Stack:
     async def sessions(self) -> int | None:
         """How many sessions are open; None when the gateway does not say."""
         try:
-            _, body = await asyncio.to_thread(_get, self.endpoints["http"] + "/v1/sessions", 1.0)
+            _, body = await asyncio.to_thread(_get, self.endpoints["admin"] + "/v1/sessions", 1.0)
             return len(json.loads(body)["sessions"])
         except (OSError, ValueError, KeyError):
             return None
@@ -129,7 +130,7 @@ class Stack:
         given = self._settings
         repositories = [str(one) for one in self.repositories]
         gateway: dict[str, Any] = {
-            "listen": {"grpc": listen["grpc"], "http": listen["http"]},
+            "listen": {key: listen[key] for key in ("grpc", "http", "admin")},
             "triton": {"repositories": repositories},
         }
         models: dict[str, Any] = {
@@ -153,13 +154,13 @@ class Stack:
             "llm": {"listen": {"llm": listen.get("llm", "")}},
         }  # fmt: skip
 
-    async def _until_ready(self, http: str) -> None:
+    async def _until_ready(self, admin: str) -> None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _READY_S
         while True:
             why = "it does not answer"
             with contextlib.suppress(OSError, ValueError):
-                status, body = await asyncio.to_thread(_get, http + "/readyz", 5.0)
+                status, body = await asyncio.to_thread(_get, admin + "/readyz", 5.0)
                 if status == 200:
                     return
                 parts = json.loads(body)["parts"]

@@ -35,6 +35,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--http", type=address, metavar="ADDR", help="HTTP (default 127.0.0.1:8080)")
     parser.add_argument(
+        "--admin", type=address, metavar="ADDR", help="readiness, metrics (default 127.0.0.1:8081)"
+    )
+    parser.add_argument(
         "--speech-http",
         type=address,
         metavar="ADDR",
@@ -85,7 +88,7 @@ async def _up(options: argparse.Namespace) -> int:
 
 
 def _overrides(options: argparse.Namespace) -> dict[str, Any]:
-    listen = {key: getattr(options, key) for key in ("grpc", "riva", "http", "speech_http", "llm")}
+    listen = {key: getattr(options, key) for key in ("grpc", "riva", "http", "admin", "speech_http", "llm")}
     triton = {"repositories": options.repository}
     ahead = [name.strip() for name in (options.models or "").split(",") if name.strip()]
     chosen: dict[str, dict[str, Any]] = {

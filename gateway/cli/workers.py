@@ -17,15 +17,15 @@ from typing import Any
 from prometheus_client import CollectorRegistry, generate_latest
 from starlette.types import ASGIApp
 
-from gateway.app import OpenAiAudioService, split_address
+from gateway.app import OpenAiAudioService, listen_http, split_address
 from gateway.cli.common import Fault
 from gateway.cli.link import Message
 from gateway.cli.worker_process import WorkerProcess
 from gateway.settings import Settings
-from gateway.telemetry.http_server import HttpServer, serve_http
+from gateway.telemetry.http_server import HttpServer
 from gateway.telemetry.merge import Dump, DumpCollector, dump, merge, totals
 from gateway.telemetry.metrics import PEAKS, WorkerMetrics
-from gateway.transports.http import build_http
+from gateway.transports.http import build_admin, build_public
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +50,8 @@ class Workers:
         self._settings, self._overrides, self._log_json = settings, overrides, log_json
         self._port: socket.socket | None = None
         self._grpc = ""
-        self._server: HttpServer | None = None
-        self._http = ""
+        self._servers: list[HttpServer] = []
+        self._http = self._admin = ""
         self._audio: OpenAiAudioService | None = None
         self._workers: list[WorkerProcess] = []
         self._keeping: list[asyncio.Task[None]] = []
@@ -63,7 +63,7 @@ class Workers:
         """What processes that are gone had counted."""
 
     def endpoints(self) -> dict[str, str]:
-        return {"grpc": self._grpc, "http": self._http}
+        return {"grpc": self._grpc, "http": self._http, "admin": self._admin}
 
     async def start(self) -> None:
         """Returns once every worker serves. Raises OSError or Fault; nothing is left behind then."""
@@ -76,15 +76,16 @@ class Workers:
     async def _start(self) -> None:
         listen = self._settings.listen
         self._port, self._grpc = reserve(listen.grpc)
-        host, port = split_address(listen.http)
         beside: dict[str, ASGIApp] = {}
         if self._settings.openai_audio.enabled:
             # Workers are started by fork and exec: gRPC's own handlers of forks would only complain.
             os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
             self._audio = OpenAiAudioService(self._settings, None, self.admitting)
             beside = self._audio.beside
-        self._server = serve_http(build_http(self, beside), host, port)
-        self._http = f"http://{host}:{await self._server.start()}"
+        admin, self._admin = await listen_http(build_admin(self), listen.admin)
+        self._servers.append(admin)
+        public, self._http = await listen_http(build_public(beside), listen.http)
+        self._servers.append(public)
         told = dict(self._overrides)
         told["listen"] = dict(told.get("listen", {})) | {"grpc": self._grpc}
         options = ["--log-json"] if self._log_json else []
@@ -126,8 +127,8 @@ class Workers:
         for worker in self._workers:
             worker.kill()
         await asyncio.gather(*(worker.ended() for worker in self._workers if worker.started))
-        if self._server is not None:
-            await self._server.stop()
+        for server in self._servers:
+            await server.stop()
         if self._audio is not None:
             await self._audio.close()
             self._audio = None

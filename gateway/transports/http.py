@@ -1,4 +1,4 @@
-"""HTTP beside the conversation: health, readiness, metrics, sessions. JSON, also for errors."""
+"""HTTP beside the conversation: what anybody may ask, and what operators ask. JSON, also for errors."""
 
 from __future__ import annotations
 
@@ -64,11 +64,23 @@ class Own:
         return self._snapshot()
 
 
-def build_http(shown: Shown, beside: Mapping[str, ASGIApp] = MappingProxyType({})) -> Starlette:
-    """The ASGI app. beside: others that answer on the same address, by path as a Starlette route has it."""
+async def _healthz(_: Request) -> Response:
+    return JSONResponse({"status": "ok"})
 
-    async def healthz(_: Request) -> Response:
-        return JSONResponse({"status": "ok"})
+
+def build_public(beside: Mapping[str, ASGIApp] = MappingProxyType({})) -> Starlette:
+    """The ASGI app of the public address: `/healthz`, and nothing else that tells of this process.
+
+    beside: what answers there, by path as a Starlette route has it.
+    """
+    return Starlette(
+        routes=[Route("/healthz", _healthz), *(Route(path, app) for path, app in beside.items())],
+        exception_handlers=ERRORS,
+    )
+
+
+def build_admin(shown: Shown) -> Starlette:
+    """The ASGI app of the operators' address: health, readiness, admission, metrics, sessions."""
 
     async def readyz(_: Request) -> Response:
         parts, admitting = await asyncio.gather(shown.parts(), shown.admitting())
@@ -89,12 +101,11 @@ def build_http(shown: Shown, beside: Mapping[str, ASGIApp] = MappingProxyType({}
 
     return Starlette(
         routes=[
-            Route("/healthz", healthz),
+            Route("/healthz", _healthz),
             Route("/readyz", readyz),
             Route("/admitz", admitz),
             Route("/metrics", metrics),
             Route("/v1/sessions", sessions),
-            *(Route(path, app) for path, app in beside.items()),
         ],
         exception_handlers=ERRORS,
     )

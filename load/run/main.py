@@ -132,7 +132,7 @@ async def _run(
             gateway=gateway.child.pid if gateway else 0,
             emulators=parts.child.pid if parts else 0,
             locust=lambda: locust.pid,
-            metrics=f"{gateway.http}/metrics" if gateway else "",
+            metrics=f"{gateway.admin}/metrics" if gateway else "",
             callers=callers.now,
             core_a=gateway_cores if gateway else (),
             core_b=callers_cores,

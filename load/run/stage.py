@@ -37,7 +37,7 @@ class Parts:
 class GatewayUp:
     child: Child
     grpc: str
-    http: str
+    admin: str
     settings: dict[str, str]
     """Environment it was given."""
 
@@ -89,6 +89,8 @@ async def gateway_up(
         "127.0.0.1:0",
         "--http",
         "127.0.0.1:0",
+        "--admin",
+        "127.0.0.1:0",
     ]
     if workers > 1:
         command += ["--workers", str(workers)]
@@ -97,12 +99,12 @@ async def gateway_up(
     async with child:
         line = await child.line(_START_S)
         words = line.split()
-        if "grpc" not in words or "http" not in words:
+        if "grpc" not in words or "admin" not in words:
             raise Failed(f"the gateway said {line[:80]!r} instead of its addresses")
-        up = GatewayUp(child, words[words.index("grpc") + 1], words[words.index("http") + 1], env)
+        up = GatewayUp(child, words[words.index("grpc") + 1], words[words.index("admin") + 1], env)
         drain = asyncio.create_task(_drain(child))
         try:
-            await _check_ready(up.http)
+            await _check_ready(up.admin)
             yield up
         finally:
             drain.cancel()
@@ -117,11 +119,11 @@ async def _drain(child: Child) -> None:
         pass
 
 
-async def _check_ready(http: str) -> None:
+async def _check_ready(admin: str) -> None:
     try:
         async with (
             aiohttp.ClientSession() as session,
-            session.get(f"{http}/readyz", timeout=_READY) as response,
+            session.get(f"{admin}/readyz", timeout=_READY) as response,
         ):
             body = await response.json()
             if response.status == 200:

@@ -145,7 +145,7 @@ async def _rest(gateway: GatewayUp, found: _Found, sessions: int) -> None:
     """Once nobody is there any more, what is left of them."""
     loop = asyncio.get_running_loop()
     end = loop.time() + _REST_S
-    while (now := await gauges(f"{gateway.http}/metrics")).get("sessions") != 0:
+    while (now := await gauges(f"{gateway.admin}/metrics")).get("sessions") != 0:
         if loop.time() > end:
             raise Failed(
                 f"{now.get('sessions')} sessions were still open {_REST_S:.0f} s after everybody had left"
@@ -155,7 +155,7 @@ async def _rest(gateway: GatewayUp, found: _Found, sessions: int) -> None:
     least = now["tasks"]
     for _ in range(5):
         await asyncio.sleep(_LOOK_S)
-        now = await gauges(f"{gateway.http}/metrics")
+        now = await gauges(f"{gateway.admin}/metrics")
         least = min(least, now["tasks"])
     found.sessions.append(sessions)
     found.tasks.append(least)

@@ -25,7 +25,7 @@ PLACES = ("client", "asr", "llm", "tts")
 CALLERS = 2
 """At each place."""
 _SETTINGS: dict[str, dict[str, Any]] = {
-    "listen": {"grpc": "127.0.0.1:0", "http": "127.0.0.1:0"},
+    "listen": {"grpc": "127.0.0.1:0", "http": "127.0.0.1:0", "admin": "127.0.0.1:0"},
     "asr": {"deadline_ms": 2_000, "silence_ms": 2_000},
     "llm": {"first_token_ms": 2_000, "token_ms": 2_000},
     "tts": {"first_chunk_ms": 2_000, "chunk_ms": 2_000},

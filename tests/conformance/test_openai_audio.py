@@ -55,7 +55,7 @@ def served(triton_stack: Stack) -> Iterator[Served]:
         "triton": {"uri": triton},
         "models": {"tts": "tts_espeak"},  # it says a text in the same time every time
         "tts": {"uri": triton},
-        "listen": dict.fromkeys(("grpc", "riva", "http", "speech_http"), "127.0.0.1:0"),
+        "listen": dict.fromkeys(("grpc", "riva", "http", "admin", "speech_http"), "127.0.0.1:0"),
         "session": {"drain_s": 0.5},
         "openai_audio": {"api_keys": [KEY], "voices": {"scottish": "en-gb-scotland"}, "max_speech": 2},
     }

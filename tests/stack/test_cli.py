@@ -88,7 +88,9 @@ def start(folder: Path, taken: str) -> Running:
     }
     file = folder / "endpoints.json"
     any_port = [
-        word for option in ("--riva", "--http", "--speech-http", "--llm") for word in (option, "127.0.0.1:0")
+        word
+        for option in ("--riva", "--http", "--admin", "--speech-http", "--llm")
+        for word in (option, "127.0.0.1:0")
     ]
     process = subprocess.Popen(
         [*PARLEY, "up", "--endpoints", str(file), "--grpc", taken, *any_port],
@@ -138,11 +140,11 @@ def test_the_endpoints_file_names_every_part_in_its_form(stack: Running) -> None
         host, _, port = found[key].rpartition(":")
         assert host == "127.0.0.1"
         assert int(port) > 0
-    for key in ("http", "speech_http", "triton_http", "triton_metrics", "llm"):
+    for key in ("http", "admin", "speech_http", "triton_http", "triton_metrics", "llm"):
         assert found[key].startswith("http://127.0.0.1:")
     assert found["llm"].endswith("/v1")
     assert Path(found["triton_log"]).is_file()
-    assert len(found) == 9
+    assert len(found) == 10
     default = Path(stack.environment["XDG_RUNTIME_DIR"]) / "parley" / "endpoints.json"
     assert json.loads(default.read_text()) == found
 
@@ -155,8 +157,9 @@ def test_a_taken_port_was_replaced_and_that_was_said(stack: Running) -> None:
 @pytest.mark.parametrize(
     ("key", "path"),
     [
-        ("http", "/readyz"),
-        ("http", "/metrics"),
+        ("http", "/healthz"),
+        ("admin", "/readyz"),
+        ("admin", "/metrics"),
         ("speech_http", "/healthz"),
         ("speech_http", "/readyz"),
         ("speech_http", "/metrics"),

@@ -134,7 +134,7 @@ async def whole(triton: str, **changes: dict[str, Any]) -> AsyncIterator[Whole]:
     """changes: of the settings, by section. Fails when a task or a thread is left."""
     with no_tasks_left(), session_log() as log:
         async with FaultyLlm("ok", words=()) as llm:
-            listen = dict.fromkeys(("grpc", "riva", "http", "speech_http"), "127.0.0.1:0")
+            listen = dict.fromkeys(("grpc", "riva", "http", "admin", "speech_http"), "127.0.0.1:0")
             ours: dict[str, Any] = {"triton": {"uri": triton}, "listen": listen}
             speech = Speech(_settings(ours, changes))
             await speech.start()

@@ -30,7 +30,7 @@ async def standing(**changes: Any) -> AsyncIterator[tuple[Gateway, Emulators]]:
         "asr": {"uri": addresses.asr},
         "llm": {"base_url": addresses.llm, "retries": 0},
         "tts": {"uri": addresses.triton, "chunk_ms": 200},  # a voice that dies says nothing
-        "listen": {"grpc": "127.0.0.1:0", "http": "127.0.0.1:0"},
+        "listen": {"grpc": "127.0.0.1:0", "http": "127.0.0.1:0", "admin": "127.0.0.1:0"},
         "session": {"drain_s": 0.0},
         "breaker": {"open_s": OPEN_S},
     }
@@ -44,7 +44,7 @@ async def standing(**changes: Any) -> AsyncIterator[tuple[Gateway, Emulators]]:
 
 
 async def get(gateway: Gateway, path: str) -> tuple[int, str]:
-    status, _, text = await request(int(gateway.http.rpartition(":")[2]), "GET", path)
+    status, _, text = await request(int(gateway.admin.rpartition(":")[2]), "GET", path)
     return status, text
 
 

@@ -177,7 +177,7 @@ async def _rest(gateway: GatewayUp, wanted: float = 0.0) -> float:
     end = loop.time() + _REST_S
     least = float("inf")
     while True:
-        found = await gauges(f"{gateway.http}/metrics")
+        found = await gauges(f"{gateway.admin}/metrics")
         if found.get("sessions") == 0:
             least = min(least, found["tasks"])
             if wanted and least <= wanted:
@@ -215,7 +215,7 @@ async def _page(gateway: GatewayUp) -> str:
     try:
         async with (
             aiohttp.ClientSession() as session,
-            session.get(f"{gateway.http}/metrics", timeout=aiohttp.ClientTimeout(total=5)) as answer,
+            session.get(f"{gateway.admin}/metrics", timeout=aiohttp.ClientTimeout(total=5)) as answer,
         ):
             return await answer.text()
     except (aiohttp.ClientError, TimeoutError) as error:

@@ -147,7 +147,7 @@ async def parts(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Emulator
     try:
         yield emulators, Settings.model_validate({
             "asr": {"uri": addresses.asr}, "llm": {"base_url": addresses.llm}, "tts": {"uri": addresses.triton},
-            "listen": {"grpc": "127.0.0.1:0", "http": "127.0.0.1:0"}, "session": {"drain_s": 0},
+            "listen": {"grpc": "127.0.0.1:0", "http": "127.0.0.1:0", "admin": "127.0.0.1:0"}, "session": {"drain_s": 0},
         })  # fmt: skip
     finally:
         await emulators.close()

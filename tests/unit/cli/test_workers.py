@@ -28,7 +28,7 @@ from tests.support.raw_http import request
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 OVERRIDES: dict[str, Any] = {
-    "listen": {"grpc": "127.0.0.1:0", "http": "127.0.0.1:0", "workers": 2},
+    "listen": {"grpc": "127.0.0.1:0", "http": "127.0.0.1:0", "admin": "127.0.0.1:0", "workers": 2},
     "asr": {"uri": "127.0.0.1:1"},
     "tts": {"uri": "127.0.0.1:1"},
     "llm": {"base_url": "http://127.0.0.1:1/v1"},
@@ -42,10 +42,12 @@ class Pool:
     def __init__(self, workers: Workers) -> None:
         self.workers = workers
         self.address = workers.endpoints()["grpc"]
-        self._http = split_address(workers.endpoints()["http"].removeprefix("http://"))[1]
+        self._admin, self._http = (
+            split_address(workers.endpoints()[key].removeprefix("http://"))[1] for key in ("admin", "http")
+        )
 
-    async def get(self, path: str) -> tuple[int, Any]:
-        status, _, text = await request(self._http, "GET", path)
+    async def get(self, path: str, *, public: bool = False) -> tuple[int, Any]:
+        status, _, text = await request(self._http if public else self._admin, "GET", path)
         return status, json.loads(text)
 
     async def owners(self) -> dict[str, int]:
@@ -54,7 +56,7 @@ class Pool:
         return {session["session_id"]: session["worker"] for session in body["sessions"]}
 
     async def metric(self, name: str, **labels: str) -> float:
-        _, _, text = await request(self._http, "GET", "/metrics")
+        _, _, text = await request(self._admin, "GET", "/metrics")
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
                 if sample.name == name and sample.labels == labels:
@@ -113,11 +115,12 @@ async def test_a_part_that_is_down_makes_it_not_ready_and_the_workers_are_a_part
 
 
 async def test_the_parent_serves_openai_s_audio_itself(pool: Pool) -> None:
-    status, body = await pool.get("/v1/models")
+    status, body = await pool.get("/v1/models", public=True)
     assert status == 200
     assert "tts-1" in {model["id"] for model in body["data"]}
-    status, body = await pool.get("/v1/audio/nothing")
+    status, body = await pool.get("/v1/audio/nothing", public=True)
     assert (status, body["error"]["code"]) == (404, "unknown_url")
+    assert (await pool.get("/metrics", public=True))[0] == 404
 
 
 async def test_a_session_opened_again_replaces_the_one_in_another_process(pool: Pool) -> None:

@@ -37,7 +37,7 @@ class Running:
 async def serving(**environment: str) -> AsyncIterator[Running]:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "gateway.cli", "serve", "gateway", "--workers", "2",
-        "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0",
+        "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0",
         stdout=asyncio.subprocess.PIPE,
         env=os.environ | NOWHERE | environment,
     )  # fmt: skip

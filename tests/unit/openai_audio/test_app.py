@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from gateway.listen.asr import AsrError
 from gateway.speak.tts import TtsError
+from tests.support.raw_http import request
 from tests.unit.openai_audio.parts import Scene, http, scene, wav
 
 SPEECH: dict[str, Any] = {"model": "tts-1", "voice": "default", "input": "Hello."}
@@ -183,24 +185,22 @@ async def test_our_own_fault_is_a_500_that_tells_nothing(
     assert "a secret" in caplog.text
 
 
-async def test_the_gateway_serves_both_its_own_pages_and_these() -> None:
-    from prometheus_client import CollectorRegistry
-
+async def test_the_public_address_serves_these_and_nothing_for_operators() -> None:
     from gateway.openai_audio.app import PATHS as SERVED
     from gateway.telemetry.http_server import serve_http
-    from gateway.transports.http import Own, build_http
+    from gateway.transports.http import build_public
 
     made = Scene()
-    shown = Own({}, CollectorRegistry(), list)
-    server = serve_http(build_http(shown, dict.fromkeys(SERVED, made.app)), "127.0.0.1", 0)
+    server = serve_http(build_public(dict.fromkeys(SERVED, made.app)), "127.0.0.1", 0)
     made.port = await server.start()
     try:
         async with http(made) as client:
             assert (await client.get("/models")).json()["object"] == "list"
             assert (await client.get("/models/tts-1")).json()["id"] == "tts-1"
             assert (await client.get("/audio/none")).json()["error"]["code"] == "unknown_url"
-            assert (await client.get("/sessions")).json() == {"sessions": []}
-            assert (await client.get("/none")).json()["error"]["code"] == "not_found"
+            for path in ("/v1/sessions", "/metrics", "/readyz", "/admitz", "/none"):
+                _, _, text = await request(made.port, "GET", path)
+                assert json.loads(text)["error"]["code"] == "not_found"
         await CALLS[0](made.client())
     finally:
         await made.close()
