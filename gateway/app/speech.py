@@ -27,14 +27,20 @@ class Speech:
         """Raises OSError when an address cannot be had; nothing is left behind then."""
         from prometheus_client import CollectorRegistry
 
-        from gateway.riva.server import SpeechServer
+        from gateway.riva.server import MAX_STREAMS, SpeechServer
         from gateway.telemetry.model_metrics import ModelMetrics
+        from gateway.telemetry.speech_metrics import SpeechMetrics
         from gateway.triton.fleet.observe import Observer
 
         settings, registry = self._settings, CollectorRegistry()
         observer = Observer(ModelMetrics(registry))
         self._server = SpeechServer(
-            settings.triton, settings.models, settings.listen.riva, api=settings.tts_api, on_event=observer
+            settings.triton,
+            settings.models,
+            settings.listen.riva,
+            api=settings.tts_api,
+            metrics=SpeechMetrics(registry, max_streams=MAX_STREAMS),
+            on_event=observer,
         )
         observer.watch(self._server.fleet)
         self._address = await self._server.start()

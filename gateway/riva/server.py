@@ -19,12 +19,14 @@ from gateway.riva.asr import SpeechRecognition
 from gateway.riva.health import SERVICES, Health
 from gateway.riva.malformed import RefuseMalformed
 from gateway.riva.models import ASR, TTS, SpeechModels
+from gateway.riva.streams import CountStreams
 from gateway.riva.tts import SpeechSynthesis
 from gateway.riva.tts_api.fleet_voices import FleetVoices
 from gateway.riva.tts_api.make import add_tts_api
 from gateway.riva.tts_api.service import NAME as TTS_API
 from gateway.riva.tts_api.service import TtsService
 from gateway.settings import ModelsSettings, TritonSettings, TtsApiSettings
+from gateway.telemetry.speech_metrics import SpeechMetrics
 from gateway.triton.errors import TritonUnavailable
 from gateway.triton.fleet.everywhere import Everywhere
 from gateway.triton.fleet.fleet import Fleet
@@ -36,6 +38,7 @@ log = logging.getLogger(__name__)
 _REFRESH_S = 5.0
 _LAST_WORDS_S = 0.25
 """Before the grace is over, those who are still spoken to are told why they are cut."""
+MAX_STREAMS = 1_000
 _MAX_MESSAGE = 64 << 20
 GRPC_OPTIONS = [
     ("grpc.max_receive_message_length", _MAX_MESSAGE),
@@ -62,17 +65,21 @@ class SpeechServer:
         listen_address: str,
         *,
         api: TtsApiSettings | None = None,
-        max_streams: int = 1_000,
+        max_streams: int = MAX_STREAMS,
+        metrics: SpeechMetrics | None = None,
         on_event: Callable[[Event], None] = log_event,
     ) -> None:
         """listen_address: host:port, port 0 takes any. api: of parley.v1.Tts.
 
-        max_streams: RPCs at a time; more are refused. Raises: TritonError for addresses and policies that are none.
+        max_streams: RPCs at a time; more are refused. metrics: count the open calls. Raises: TritonError for addresses and policies that are none.
         """
         self._settings, self._models = triton, models
         self._listen_address = listen_address
         self._api = api or TtsApiSettings()
         self._max_streams = max_streams
+        self._interceptors: list[grpc.aio.ServerInterceptor] = [RefuseMalformed()]
+        if metrics is not None:
+            self._interceptors.append(CountStreams(metrics))
         self.fleet = Fleet(
             triton.uri,
             models=models,
@@ -102,7 +109,7 @@ class SpeechServer:
     async def _start(self) -> str:
         host, _, port = self._listen_address.rpartition(":")
         server = self._server = grpc.aio.server(
-            options=GRPC_OPTIONS, interceptors=[RefuseMalformed()], maximum_concurrent_rpcs=self._max_streams
+            options=GRPC_OPTIONS, interceptors=self._interceptors, maximum_concurrent_rpcs=self._max_streams
         )
         try:
             bound = server.add_insecure_port(self._listen_address)

@@ -71,7 +71,9 @@ class Sessions:
         self._admission = Admission(
             backlog_ms=limits.admit_backlog_ms, lag_ms=limits.admit_lag_ms, busy=limits.admit_busy
         )
-        metrics.watch_admission(lambda: self.admitting, lambda: self._admission.backlog_ms)
+        metrics.watch_admission(
+            lambda: self.admitting, lambda: self._admission.backlog_ms, max_sessions=limits.max_sessions
+        )
 
     async def serve(self, connection: ev.Connection) -> None:
         """Run one session to its end, in a task of the server's own.

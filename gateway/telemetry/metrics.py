@@ -95,6 +95,9 @@ class Metrics:
             "parley_sessions", "Sessions ended, by close reason", ["reason"], registry=registry
         )
         self._active = Gauge("parley_sessions_active", "Sessions open now", registry=registry)
+        self._capacity = Gauge(
+            "parley_sessions_capacity", "Sessions that are taken at a time, at most", registry=registry
+        )
         Gauge("parley_workers", "Gateway processes that serve", registry=registry).set(1)
         self._vad_backlog = Gauge(
             "parley_vad_backlog_seconds",
@@ -207,8 +210,11 @@ class Metrics:
         """Has the number of asyncio tasks read whenever the metrics are."""
         self._tasks.set_function(tasks)
 
-    def watch_admission(self, admitting: Callable[[], bool], backlog_ms: Callable[[], float]) -> None:
-        """Has both read whenever the metrics are. backlog_ms: as it has lasted."""
+    def watch_admission(
+        self, admitting: Callable[[], bool], backlog_ms: Callable[[], float], *, max_sessions: int
+    ) -> None:
+        """Has both read whenever the metrics are. backlog_ms: as it has lasted. max_sessions: of this process."""
+        self._capacity.set(max_sessions)
         self._admitting.set_function(lambda: float(admitting()))
         self._vad_sustained.set_function(lambda: backlog_ms() / 1000)
 

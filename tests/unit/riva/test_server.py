@@ -10,15 +10,22 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from prometheus_client import CollectorRegistry
 from riva.client.proto import riva_asr_pb2 as rasr
 from riva.client.proto import riva_asr_pb2_grpc, riva_tts_pb2_grpc
 from riva.client.proto import riva_tts_pb2 as rtts
 
+from gateway.protocol import tts_pb2
+from gateway.riva.asr import SpeechRecognition
 from gateway.riva.health import SERVICES, Health
 from gateway.riva.models import SpeechModels
 from gateway.riva.server import SpeechServer
+from gateway.riva.streams import KIND_OF, CountStreams
+from gateway.riva.tts import SpeechSynthesis
 from gateway.settings import ModelsSettings, TritonSettings
+from gateway.telemetry.speech_metrics import SpeechMetrics
 from gateway.triton.errors import TritonUnavailable
+from tests.support.fakes import FakeVad
 from tests.unit.riva.parts import FakeAsr, FakeFleet, FakeRepository, FakeTts, Notice, config, model
 
 
@@ -116,3 +123,64 @@ async def test_health_follows_the_models() -> None:
             watch.cancel()
     finally:
         await server.stop(0)
+
+
+async def test_open_calls_are_counted_by_kind() -> None:
+    registry = CollectorRegistry()
+    repository = FakeRepository(model("asr_a"), model("tts_a"))
+    models = SpeechModels(FakeFleet(repository, FakeAsr(), FakeTts(Notice())))
+    server = grpc.aio.server(interceptors=[CountStreams(SpeechMetrics(registry, max_streams=7))])
+    riva_asr_pb2_grpc.add_RivaSpeechRecognitionServicer_to_server(
+        SpeechRecognition(models, FakeVad(), chunk_deadline_s=1), server
+    )
+    riva_tts_pb2_grpc.add_RivaSpeechSynthesisServicer_to_server(SpeechSynthesis(models), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+
+    def now() -> tuple[float | None, float | None]:
+        asr, tts = ({"kind": kind} for kind in ("asr", "tts"))
+        name = "parley_speech_streams_active"
+        return registry.get_sample_value(name, asr), registry.get_sample_value(name, tts)
+
+    assert registry.get_sample_value("parley_speech_streams_capacity") == 7
+    assert now() == (0, 0)
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            asr = riva_asr_pb2_grpc.RivaSpeechRecognitionStub(channel)
+            tts = riva_tts_pb2_grpc.RivaSpeechSynthesisStub(channel)
+            heard = asr.StreamingRecognize()
+            streaming = rasr.StreamingRecognitionConfig(config=config(), interim_results=True)
+            await heard.write(rasr.StreamingRecognizeRequest(streaming_config=streaming))
+            await heard.write(rasr.StreamingRecognizeRequest(audio_content=b"\x00\x40" * 16_000))
+            await heard.read()
+            assert now() == (1, 0)
+            request = rtts.SynthesizeSpeechRequest(text="hello", language_code="en-US", sample_rate_hz=16_000)
+            said = tts.SynthesizeOnline([request])
+            await said.read()
+            while await said.read() is not grpc.aio.EOF:
+                pass
+            assert now() == (1, 0)
+            await heard.done_writing()
+            while await heard.read() is not grpc.aio.EOF:
+                pass
+            assert now() == (0, 0)
+            await tts.Synthesize(request)
+            await asr.Recognize(rasr.RecognizeRequest(config=config(), audio=b"\0\0"))
+    finally:
+        await server.stop(0)
+    assert now() == (0, 0)
+
+
+async def test_every_kind_of_call_for_speech_is_counted() -> None:
+    """The names are those that the services are registered under; a new method for speech is noticed here."""
+    there = {
+        f"/{service.full_name}/{method.name}"
+        for service in (
+            rasr.DESCRIPTOR.services_by_name["RivaSpeechRecognition"],
+            rtts.DESCRIPTOR.services_by_name["RivaSpeechSynthesis"],
+            tts_pb2.DESCRIPTOR.services_by_name["Tts"],
+        )
+        for method in service.methods
+        if "ecognize" in method.name or "ynthesize" in method.name
+    }
+    assert set(KIND_OF) == there

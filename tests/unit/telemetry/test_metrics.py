@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from gateway.telemetry.metrics import STAGES, Metrics, WorkerMetrics
 from gateway.telemetry.model_metrics import ModelLevel, ModelMetrics
+from gateway.telemetry.speech_metrics import SpeechMetrics
 
 TABLE = Path(__file__).parents[3] / "docs" / "reference" / "metrics.md"
 
@@ -35,8 +36,10 @@ def test_the_table_is_true() -> None:
     of_models.unloaded("m", "ttl")
     of_models.first_chunk("m", 1)
     of_models.watch(lambda: [ModelLevel("m", "1", "default", 0)])
+    speech = CollectorRegistry()
+    SpeechMetrics(speech, max_streams=1)
     real = {}
-    for family in [*registry.collect(), *workers.collect(), *models.collect()]:
+    for family in [*registry.collect(), *workers.collect(), *models.collect(), *speech.collect()]:
         name = family.name + ("_total" if family.type == "counter" else "")
         labels = {label for sample in family.samples for label in sample.labels} - {"le"}
         real[name] = (family.type, labels)
@@ -115,3 +118,11 @@ def test_two_registries_live_side_by_side() -> None:
     first.turn_ended("completed")
     assert b'parley_turns_total{outcome="completed"} 0.0' in generate_latest(registry)
     assert second.registry is registry
+
+
+def test_a_gateway_says_how_many_sessions_it_takes() -> None:
+    metrics, registry = make()
+    metrics.watch_admission(lambda: True, lambda: 30.0, max_sessions=120)
+    assert registry.get_sample_value("parley_sessions_capacity") == 120
+    assert registry.get_sample_value("parley_admitting") == 1
+    assert registry.get_sample_value("parley_vad_backlog_sustained_seconds") == 0.03
