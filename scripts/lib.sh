@@ -72,6 +72,27 @@ ensure_flite() {
   apt_install libflite1 || return 1
 }
 
+# Servers that tests start for themselves; RUNLEVEL has the packages start none. A missing one is told, and fails in CI.
+ensure_servers() {
+  local pair missing=""
+  for pair in redis-server:redis-server promtool:prometheus; do
+    command -v "${pair%%:*}" >/dev/null && continue
+    say "installing ${pair##*:} (tests start it)"
+    RUNLEVEL=1 apt_install "${pair##*:}" && command -v "${pair%%:*}" >/dev/null || missing="$missing ${pair##*:}"
+  done
+  [ -z "$missing" ] || leave_out "tests that start$missing (Debian/Ubuntu: apt-get install$missing)"
+}
+
+# A control plane of Kubernetes, helm and kubeconform: built once, kept in the cache.
+ensure_cluster() {
+  "$venv/bin/python" -m tools.cluster.build >/dev/null || leave_out "the chart on a real API server (scripts/cluster-tools says why)"
+}
+
+leave_out() {
+  [ -z "${CI:-}" ] || die "in CI nothing is left out, but this would be: $1"
+  left_out="${left_out:+$left_out; }$1"
+}
+
 uv_path() { # for development only: locks are compiled with uv
   command -v uv && return
   [ -x "$venv/bin/uv" ] || "$venv/bin/python" -m pip install -q --disable-pip-version-check uv >&2

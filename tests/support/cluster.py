@@ -49,7 +49,7 @@ _STOP_S = 10.0
 _CONTROLLERS = (
     "deployment", "replicaset", "statefulset", "daemonset", "job", "cronjob", "endpoints", "endpointslice", "namespace",
     "serviceaccount", "serviceaccount-token", "root-ca-certificate-publisher", "garbage-collector", "disruption",
-    "horizontal-pod-autoscaler", "persistentvolume-binder", "persistentvolumeclaim-protection", "ttl-after-finished",
+    "node-lifecycle", "horizontal-pod-autoscaler", "persistentvolume-binder", "persistentvolumeclaim-protection", "ttl-after-finished",
 )  # fmt: skip
 
 
@@ -119,7 +119,9 @@ class Cluster:
         """Have no further pods on the simulated nodes; `off` ends that."""
         for number in range(self._nodes):
             self.run(
-                self.api.patch(f"/api/v1/nodes/fake-{number}", {"spec": {"unschedulable": None if off else True}})
+                self.api.patch(
+                    f"/api/v1/nodes/fake-{number}", {"spec": {"unschedulable": None if off else True}}
+                )
             )
 
     @contextmanager
@@ -136,7 +138,9 @@ class Cluster:
         finally:
             self.run(self.api.delete(f"/api/v1/namespaces/{name}"))
 
-    def _tool(self, name: str, arguments: Sequence[str], within_s: float, objects: Sequence[Object] = ()) -> str:
+    def _tool(
+        self, name: str, arguments: Sequence[str], within_s: float, objects: Sequence[Object] = ()
+    ) -> str:
         text = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)}) if objects else None
         done = subprocess.run(
             [str(self._tools / "bin" / name), *arguments],
@@ -146,7 +150,9 @@ class Cluster:
             text=True,
             timeout=within_s,
         )
-        assert done.returncode == 0, f"{name} {' '.join(arguments)}: {done.stderr.strip()[-4_000:]}{done.stdout[-2_000:]}"
+        assert done.returncode == 0, (
+            f"{name} {' '.join(arguments)}: {done.stderr.strip()[-4_000:]}{done.stdout[-2_000:]}"
+        )
         return done.stdout
 
     def _start(self) -> None:
@@ -178,10 +184,12 @@ class Cluster:
         self._spawn(
             "kube-controller-manager", f"--kubeconfig={self.kubeconfig}", "--leader-elect=false", "--secure-port=0",
             "--use-service-account-credentials=true", f"--service-account-private-key-file={folder / 'sa.key'}",
-            f"--root-ca-file={certificate}",
+            f"--root-ca-file={certificate}", "--node-monitor-grace-period=1h",
             f"--controllers={','.join(f'{name}-controller' for name in _CONTROLLERS)}",
         )  # fmt: skip
-        self._spawn("kube-scheduler", f"--kubeconfig={self.kubeconfig}", "--leader-elect=false", "--secure-port=0")
+        self._spawn(
+            "kube-scheduler", f"--kubeconfig={self.kubeconfig}", "--leader-elect=false", "--secure-port=0"
+        )
         self._spawn(
             "kwok", f"--kubeconfig={self.kubeconfig}", "--manage-all-nodes=false", "--cidr=10.244.0.0/16",
             "--manage-nodes-with-label-selector=type=kwok", "--node-ip=127.0.0.1", f"--node-port={kwok}",
@@ -219,7 +227,9 @@ class Cluster:
             "/api/v1/namespaces/default/serviceaccounts", lambda found: "default" in found, within_s=_START_S
         )
         await self.api.until(
-            "/api/v1/nodes", lambda found: sum(map(_node_ready, found.values())) >= self._nodes, within_s=_START_S
+            "/api/v1/nodes",
+            lambda found: sum(map(_node_ready, found.values())) >= self._nodes,
+            within_s=_START_S,
         )
 
     def _spawn(self, name: str, *arguments: str) -> None:
@@ -250,7 +260,9 @@ class Cluster:
         config = {
             "apiVersion": "v1",
             "kind": "Config",
-            "clusters": [{"name": "t", "cluster": {"server": self.url, "certificate-authority": str(certificate)}}],
+            "clusters": [
+                {"name": "t", "cluster": {"server": self.url, "certificate-authority": str(certificate)}}
+            ],
             "users": [{"name": "admin", "user": {"token": self.token}}],
             "contexts": [{"name": "t", "context": {"cluster": "t", "user": "admin"}}],
             "current-context": "t",
@@ -296,8 +308,10 @@ def _established(crd: Object) -> bool:
 
 
 def _node_ready(node: Object) -> bool:
-    return any(
-        one["type"] == "Ready" and one["status"] == "True" for one in node.get("status", {}).get("conditions", ())
+    """Ready, and no longer tainted as it is at first."""
+    return not node["spec"].get("taints") and any(
+        one["type"] == "Ready" and one["status"] == "True"
+        for one in node.get("status", {}).get("conditions", ())
     )
 
 

@@ -33,7 +33,9 @@ class ApiError(Exception):
 class Api:
     """Of one identity. Belongs to the loop that made it."""
 
-    def __init__(self, url: str, ca: str, token: str, *, user: str = "", groups: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, url: str, ca: str, token: str, *, user: str = "", groups: tuple[str, ...] = ()
+    ) -> None:
         """url: of the server. ca: PEM. user, groups: whom to impersonate; empty: nobody."""
         self.url, self._ca, self._token = url, ca, token
         headers = [("Authorization", f"Bearer {token}")]
@@ -69,14 +71,14 @@ class Api:
         *,
         content: str = "application/json",
         within_s: float = _DEADLINE_S,
-        **query: str,
+        query: Mapping[str, str] | None = None,
     ) -> Object:
         """Raises: ApiError, OSError, TimeoutError."""
         timeout = aiohttp.ClientTimeout(total=within_s)
         data = None if body is None else json.dumps(body)
         headers = {} if body is None else {"Content-Type": content}
         async with self._http.request(
-            method, path, data=data, headers=headers, params=query, timeout=timeout
+            method, path, data=data, headers=headers, params=query or {}, timeout=timeout
         ) as answer:
             text = await answer.text()
         try:
@@ -100,18 +102,18 @@ class Api:
             raise
 
     async def list(self, path: str, **query: str) -> list[Object]:
-        found = await self.request("GET", path, **query)
+        found = await self.request("GET", path, query=query)
         return list(found["items"] or ())
 
     async def create(self, object: Object, **query: str) -> Object:
         path = (await self.path_of(object)).rpartition("/")[0]
-        return await self.request("POST", path, object, **query)
+        return await self.request("POST", path, object, query=query)
 
     async def apply(self, object: Object, **query: str) -> Object:
         """Server-side apply; `dryRun="All"` validates alone."""
         path = await self.path_of(object)
         options = {"fieldManager": "parley-tests", "force": "true", "fieldValidation": "Strict", **query}
-        return await self.request("PATCH", path, object, content=_APPLY, **options)
+        return await self.request("PATCH", path, object, content=_APPLY, query=options)
 
     async def patch(self, path: str, change: Object, *, strategic: bool = False) -> Object:
         return await self.request("PATCH", path, change, content=_STRATEGIC if strategic else _MERGE)
@@ -119,7 +121,7 @@ class Api:
     async def delete(self, path: str, **query: str) -> None:
         """Is done when there is no such object."""
         try:
-            await self.request("DELETE", path, **query)
+            await self.request("DELETE", path, query=query)
         except ApiError as error:
             if error.status != 404:
                 raise
@@ -147,7 +149,7 @@ class Api:
     ) -> dict[str, Object]:
         """The objects of a collection by name, once `holds` is true of them. Raises: AssertionError."""
         found: dict[str, Object] = {}
-        first = await self.request("GET", path, **query)
+        first = await self.request("GET", path, query=query)
         for one in first["items"] or ():
             found[one["metadata"]["name"]] = one
         if holds(found):

@@ -1,0 +1,27 @@
+"""Fixtures that several rooms share, each started when a test first asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.support.cluster import Cluster
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A real control plane with two simulated nodes of one GPU each; see tests/support/cluster.py."""
+    from tests.support.cluster import Cluster
+
+    with Cluster() as running:
+        yield running
+
+
+@pytest.fixture
+def namespace(cluster: Cluster) -> Iterator[str]:
+    """A fresh namespace, in which Pod Security admits only what is `restricted`."""
+    with cluster.namespace() as name:
+        yield name
