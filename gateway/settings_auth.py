@@ -26,6 +26,9 @@ class AuthSettings(Part):
         description="URL or file of the issuer's keys; empty: what its /.well-known/openid-configuration names",
     )
     jwt_scope_claim: str = Field("scope", description="claim with the token's scopes, a list or one text")
+    jwt_leeway_s: float = Field(
+        30.0, ge=0, le=600, description="how wrong the clocks of issuer and server may be"
+    )
     sealing_key: SecretStr = Field(
         SecretStr(""),
         description="at least 32 characters that all replicas share: seals client secrets and session tokens; "

@@ -1,0 +1,100 @@
+"""Tokens (JWT, RFC 7519) of one issuer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jwt
+
+from gateway.identity.caller import SCOPES, Caller, Denied
+from gateway.identity.key_set import ALGORITHMS, KeySet
+
+DEFAULT_AUDIENCE = "parley"
+_LONGEST = 12 * 1024
+_LONGEST_SUBJECT = 128
+
+
+class Tokens:
+    """Checks them; belongs to one event loop."""
+
+    def __init__(
+        self,
+        issuer: str,
+        audience: str,
+        key_source: str,
+        scope_claim: str,
+        leeway_s: float,
+        clock: Callable[[], float],
+    ) -> None:
+        """As `AuthSettings` has them. clock: the loop's, for the fetching of keys; a token's times are the system's."""
+        self._issuer, self._audience = issuer, audience or DEFAULT_AUDIENCE
+        self._scope_claim, self._leeway_s = scope_claim, leeway_s
+        self._keys = KeySet(issuer, key_source, clock)
+
+    async def caller(self, token: str) -> Caller:
+        """Raises Denied."""
+        algorithm, kid = self._header(token)
+        key = await self._keys.key(kid, algorithm)
+        try:
+            claims: dict[str, Any] = jwt.decode(
+                token,
+                key,
+                algorithms=[algorithm],
+                audience=self._audience,
+                issuer=self._issuer,
+                leeway=self._leeway_s,
+                options={"require": ["exp", "iss", "aud"]},
+            )
+        except jwt.PyJWTError as error:
+            raise _denied(error, self._audience) from None
+        subject = str(claims.get("sub") or claims.get("client_id") or claims.get("azp") or "token")
+        subject = "".join(letter if letter.isprintable() else "?" for letter in subject[:_LONGEST_SUBJECT])
+        return Caller(subject, f"jwt:{subject}", self._scopes(claims))
+
+    async def close(self) -> None:
+        await self._keys.close()
+
+    def _header(self, token: str) -> tuple[str, str | None]:
+        """Algorithm and key id. What needs no signature to be refused never makes us ask the issuer."""
+        if len(token) > _LONGEST:
+            raise Denied("token", f"the token has more than {_LONGEST} characters: ask for a smaller one")
+        try:
+            header = jwt.get_unverified_header(token)
+            claims = jwt.decode(token, options={"verify_signature": False})
+        except jwt.PyJWTError:
+            raise Denied("token", "the token is no JWT: send it as its issuer gave it out") from None
+        if claims.get("iss") != self._issuer:
+            raise Denied(
+                "issuer", f"the token is of another issuer: this server takes those of {self._issuer}"
+            )
+        algorithm, kid = header.get("alg"), header.get("kid")
+        if algorithm not in ALGORITHMS:
+            raise Denied("token", f"the token's algorithm is not taken: sign it with {', '.join(ALGORITHMS)}")
+        return str(algorithm), None if kid is None else str(kid)
+
+    def _scopes(self, claims: dict[str, Any]) -> frozenset[str]:
+        """A list, or one text with spaces; `parley:voice` means `voice`, for issuers that serve others as well."""
+        given = claims.get(self._scope_claim, "")
+        words = given.split() if isinstance(given, str) else given if isinstance(given, list) else []
+        return frozenset(str(word).removeprefix("parley:") for word in words) & frozenset(SCOPES)
+
+
+def _denied(error: jwt.PyJWTError, audience: str) -> Denied:
+    match error:
+        case jwt.ExpiredSignatureError():
+            return Denied("expired", "the token has expired: get a new one from its issuer")
+        case jwt.ImmatureSignatureError():
+            return Denied(
+                "token", "the token is not good yet: check the clocks of its issuer and of this server"
+            )
+        case jwt.InvalidAudienceError():
+            return Denied("audience", f"the token is for others: its `aud` must hold {audience}")
+        case jwt.MissingRequiredClaimError(claim=claim):
+            return Denied(
+                "audience" if claim == "aud" else "token", f"the token has no `{claim}`, which it must have"
+            )
+        case jwt.InvalidSignatureError():
+            return Denied("token", "the token's signature is wrong: send it as its issuer gave it out")
+        case _:
+            return Denied("token", "the token cannot be used: send it as its issuer gave it out")
