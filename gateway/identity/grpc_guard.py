@@ -7,7 +7,7 @@ import inspect
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 import grpc
 import grpc.aio
@@ -18,7 +18,7 @@ from gateway.identity.identity import Identity
 REVOKED = "the API key was revoked: ask its maker for a new one"
 _HEALTH = "/grpc.health.v1.Health/"
 
-Handler = grpc.RpcMethodHandler[Any, Any]
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
 def credential_of(metadata: Iterable[tuple[str, str | bytes]] | None) -> str:
