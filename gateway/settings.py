@@ -33,7 +33,11 @@ from gateway.settings_tls import TlsSettings as TlsSettings
 class AsrSettings(Part):
     """The gateway's recogniser: any Riva-compatible gRPC endpoint (ours, NVIDIA Riva, a Riva NIM)."""
 
-    uri: str = Field("127.0.0.1:50051", description="host:port of the Riva ASR service")
+    uri: str = Field(
+        "127.0.0.1:50051",
+        description="host:port of the Riva ASR service; several with commas between, or dns:///name:port for every "
+        "address of a name",
+    )
     model: str = Field("", description="Riva model name; empty lets the server choose by language")
     language: str = Field("en-US", description="BCP-47 language asked for when a client names none")
     api_key: SecretStr = Field(SecretStr(""), description="sent as `authorization: Bearer …`")
@@ -58,7 +62,10 @@ class TtsSettings(Part):
     """The voice: a Triton decoupled model, or a Riva-compatible TTS service."""
 
     kind: Literal["triton", "riva"] = "triton"
-    uri: str = Field("127.0.0.1:8001", description="host:port: Triton's gRPC, or the Riva TTS service")
+    uri: str = Field(
+        "127.0.0.1:8001",
+        description="host:port: Triton's gRPC, or the Riva TTS service; several as in `asr.uri`",
+    )
     model: str = Field("", description="Triton model name; empty takes the best ready `tts_*`")
     voice: str = Field("", description="voice name; empty takes the model's first")
     language: str = Field("en-US", description="BCP-47")

@@ -19,7 +19,10 @@ from gateway.http2.client_call import StreamCall
 from gateway.listen.asr import RATE, AsrError, HeardWord, Hypothesis
 from gateway.settings import AsrSettings, call_metadata
 from gateway.triton.channel import open_stream_channel
-from gateway.triton.line import Connection, Line
+from gateway.triton.errors import TritonUnavailable
+from gateway.triton.fronts import Fronts, status_of
+from gateway.triton.line import Connection
+from gateway.triton.routing.addresses import Resolve, resolve_host
 
 _CHECK_S = 2.0
 _LOUD_SQUARE = (10 ** (-45.0 / 20) * 32768) ** 2
@@ -41,15 +44,12 @@ _HOPELESS = (
 
 
 class RivaRecognizer:
-    """One channel for all sessions of the process."""
+    """One channel for each address of the service, for all sessions of the process."""
 
-    def __init__(self, settings: AsrSettings) -> None:
+    def __init__(self, settings: AsrSettings, *, resolve: Resolve = resolve_host) -> None:
+        """Raises: TritonError for addresses that are none."""
         self._settings = settings
-        self._line: Line[Any] = Line(
-            settings.uri,
-            lambda: open_stream_channel(settings.uri, ssl=settings.ssl),
-            riva_asr_pb2_grpc.RivaSpeechRecognitionStub,
-        )
+        self._fronts = asr_fronts(settings, resolve)
         self._metadata = call_metadata(settings)
         self._knows_keys = True
 
@@ -57,48 +57,51 @@ class RivaRecognizer:
         self, audio: AsyncIterator[bytes], *, language: str, hints: Sequence[str] = ()
     ) -> AsyncGenerator[Hypothesis, None]:
         """See `Recognizer.recognize`; `language` empty means the one in the settings."""
-        with self._line.use() as connection:
-            call = connection.stubs.StreamingRecognize(metadata=self._metadata)
-            feed = _Feed(call, connection, self._settings)
-            config = riva_asr_pb2.StreamingRecognizeRequest(
-                streaming_config=self._config(language or self._settings.language, hints)
-            )
-            writer = asyncio.create_task(feed.run(config, audio))
-            heard = _Heard()
-            try:
-                while (response := await feed.answer()) is not None:
-                    partial = heard.add(response)
-                    # After the end of audio a complete text is the final, which follows at once.
-                    if partial is not None and not (feed.half_closed and partial.stable == len(partial.text)):
-                        yield partial
-                if not feed.half_closed:
-                    raise AsrError("the speech recogniser ended the stream before the audio did")
-            except grpc.aio.AioRpcError as error:
-                raise self._error(error) from error
-            finally:
-                feed.close()
-                call.cancel()
-                writer.cancel()
-                await asyncio.wait([writer])
+        heard = _Heard()
+        try:
+            async with self._fronts.call() as connection:
+                call = connection.stubs.StreamingRecognize(metadata=self._metadata)
+                feed = _Feed(call, connection, self._settings)
+                config = riva_asr_pb2.StreamingRecognizeRequest(
+                    streaming_config=self._config(language or self._settings.language, hints)
+                )
+                writer = asyncio.create_task(feed.run(config, audio))
+                try:
+                    while (response := await feed.answer()) is not None:
+                        partial = heard.add(response)
+                        # After the end of audio a complete text is the final, which follows at once.
+                        if partial is not None and not (
+                            feed.half_closed and partial.stable == len(partial.text)
+                        ):
+                            yield partial
+                    if not feed.half_closed:
+                        raise AsrError("the speech recogniser ended the stream before the audio did")
+                finally:
+                    feed.close()
+                    call.cancel()
+                    writer.cancel()
+                    await asyncio.wait([writer])
+        except (grpc.aio.AioRpcError, TritonUnavailable) as error:
+            raise self._error(error) from error
         yield heard.final()
 
     async def check(self) -> None:
         """Raises AsrError when no streaming recogniser answers within 2 s."""
         try:
-            with self._line.use() as connection:
+            async with self._fronts.call() as connection:
                 response = await connection.stubs.GetRivaSpeechRecognitionConfig(
                     riva_asr_pb2.RivaSpeechRecognitionConfigRequest(model_name=self._settings.model),
                     metadata=self._metadata,
                     timeout=_CHECK_S,
                 )
-        except grpc.aio.AioRpcError as error:
+        except (grpc.aio.AioRpcError, TritonUnavailable) as error:
             raise self._error(error) from error
         if not any(model.parameters.get("type", "online") == "online" for model in response.model_config):
             raise AsrError(f"the speech service at {self._settings.uri} has no streaming recogniser loaded")
 
     async def close(self) -> None:
         """Cancels what still runs."""
-        await self._line.close()
+        await self._fronts.close()
 
     def _config(self, language: str, hints: Sequence[str]) -> riva_asr_pb2.StreamingRecognitionConfig:
         config = riva_asr_pb2.RecognitionConfig(
@@ -118,9 +121,9 @@ class RivaRecognizer:
             config.speech_contexts.add(phrases=list(hints), boost=_HINT_BOOST)
         return riva_asr_pb2.StreamingRecognitionConfig(config=config, interim_results=True)
 
-    def _error(self, error: grpc.aio.AioRpcError) -> AsrError:
-        code, details = error.code(), (error.details() or "").strip().split("\n", 1)[0][:200]
+    def _error(self, error: grpc.aio.AioRpcError | TritonUnavailable) -> AsrError:
         uri = self._settings.uri
+        code, details = status_of(error)
         if code is grpc.StatusCode.INVALID_ARGUMENT and self._knows_keys and "custom" in details.lower():
             self._knows_keys = False
             return AsrError(
@@ -142,6 +145,17 @@ class RivaRecognizer:
         return AsrError(
             f"the speech recogniser at {uri} failed: {details or code.name}", retryable=code not in _HOPELESS
         )
+
+
+def asr_fronts(settings: AsrSettings, resolve: Resolve) -> Fronts[Any]:
+    """The services that recognise, at the addresses of the settings. Raises: TritonError for addresses that are none."""
+    return Fronts(
+        settings.uri,
+        riva_asr_pb2_grpc.RivaSpeechRecognitionStub,
+        service=riva_asr_pb2.DESCRIPTOR.services_by_name["RivaSpeechRecognition"].full_name,
+        dial=lambda address, name: open_stream_channel(address, ssl=settings.ssl, name=name),
+        resolve=resolve,
+    )
 
 
 class _Feed:

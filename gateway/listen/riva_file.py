@@ -12,15 +12,17 @@ from typing import Any
 
 import grpc
 import grpc.aio
-from riva.client.proto import riva_asr_pb2, riva_asr_pb2_grpc, riva_audio_pb2
+from riva.client.proto import riva_asr_pb2, riva_audio_pb2
 
 from gateway.listen.asr import RATE, AsrError, HeardWord
 from gateway.listen.cuts import Cuts
-from gateway.listen.riva_asr import writer_of
+from gateway.listen.riva_asr import asr_fronts, writer_of
 from gateway.listen.transcriber import AsrModel, Passage, Wanted
 from gateway.settings import AsrSettings, call_metadata
-from gateway.triton.channel import open_stream_channel
-from gateway.triton.line import Connection, Line
+from gateway.triton.errors import TritonUnavailable
+from gateway.triton.fronts import status_of
+from gateway.triton.line import Connection
+from gateway.triton.routing.addresses import Resolve, resolve_host
 
 _CHECK_S = 2.0
 _STABLE = 0.8
@@ -34,50 +36,47 @@ _REFUSALS = (
 
 
 class RivaTranscriber:
-    """A `Transcriber`; one channel for all recordings of the process."""
+    """A `Transcriber`; one channel for each address of the service, for all recordings of the process."""
 
-    def __init__(self, settings: AsrSettings, *, stall_s: float) -> None:
+    def __init__(self, settings: AsrSettings, *, stall_s: float, resolve: Resolve = resolve_host) -> None:
         """stall_s: the service took nothing and said nothing for this long: it is given up."""
         self._settings, self._stall_s = settings, stall_s
-        self._line: Line[Any] = Line(
-            settings.uri,
-            lambda: open_stream_channel(settings.uri, ssl=settings.ssl),
-            riva_asr_pb2_grpc.RivaSpeechRecognitionStub,
-        )
+        self._fronts = asr_fronts(settings, resolve)
         self._metadata = call_metadata(settings)
 
     async def transcribe(self, audio: AsyncIterator[bytes], wanted: Wanted) -> AsyncGenerator[Passage, None]:
         """See `Transcriber.transcribe`."""
-        with self._line.use() as connection:
-            call = connection.stubs.StreamingRecognize(metadata=self._metadata)
-            watched = _Watched(call, connection, self._stall_s)
-            writer = asyncio.create_task(watched.write(self._config(wanted), audio))
-            try:
-                while (response := await watched.answer()) is not None:
-                    for passage in _passages(response):
-                        if passage.final:
-                            watched.cuts.ended(passage.processed_s)
-                        if passage.final or wanted.partials:
-                            yield passage
-                if not watched.half_closed:
-                    raise AsrError("the speech recogniser ended the stream before the recording did")
-            except grpc.aio.AioRpcError as error:
-                raise self._error(error) from error
-            finally:
-                call.cancel()
-                writer.cancel()
-                await asyncio.wait([writer])
+        try:
+            async with self._fronts.call() as connection:
+                call = connection.stubs.StreamingRecognize(metadata=self._metadata)
+                watched = _Watched(call, connection, self._stall_s)
+                writer = asyncio.create_task(watched.write(self._config(wanted), audio))
+                try:
+                    while (response := await watched.answer()) is not None:
+                        for passage in _passages(response):
+                            if passage.final:
+                                watched.cuts.ended(passage.processed_s)
+                            if passage.final or wanted.partials:
+                                yield passage
+                    if not watched.half_closed:
+                        raise AsrError("the speech recogniser ended the stream before the recording did")
+                finally:
+                    call.cancel()
+                    writer.cancel()
+                    await asyncio.wait([writer])
+        except (grpc.aio.AioRpcError, TritonUnavailable) as error:
+            raise self._error(error) from error
 
     async def models(self) -> list[AsrModel]:
         """See `Transcriber.models`."""
         try:
-            with self._line.use() as connection:
+            async with self._fronts.call() as connection:
                 response = await connection.stubs.GetRivaSpeechRecognitionConfig(
                     riva_asr_pb2.RivaSpeechRecognitionConfigRequest(model_name=self._settings.model),
                     metadata=self._metadata,
                     timeout=_CHECK_S,
                 )
-        except grpc.aio.AioRpcError as error:
+        except (grpc.aio.AioRpcError, TritonUnavailable) as error:
             raise self._error(error) from error
         found: dict[str, list[str]] = {}
         for model in response.model_config:
@@ -88,7 +87,7 @@ class RivaTranscriber:
 
     async def close(self) -> None:
         """Cancels what still runs."""
-        await self._line.close()
+        await self._fronts.close()
 
     def _config(self, wanted: Wanted) -> Any:
         settings = self._settings
@@ -109,8 +108,8 @@ class RivaTranscriber:
         streaming = riva_asr_pb2.StreamingRecognitionConfig(config=config, interim_results=wanted.partials)
         return riva_asr_pb2.StreamingRecognizeRequest(streaming_config=streaming)
 
-    def _error(self, error: grpc.aio.AioRpcError) -> AsrError:
-        code, details = error.code(), (error.details() or "").strip().split("\n", 1)[0][:200]
+    def _error(self, error: grpc.aio.AioRpcError | TritonUnavailable) -> AsrError:
+        code, details = status_of(error)
         uri = self._settings.uri
         if code is grpc.StatusCode.UNAVAILABLE:
             return AsrError(f"no speech recogniser answers at {uri}: start it, or set PARLEY_ASR__URI")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
 import grpc
@@ -14,7 +15,10 @@ from gateway.audio.pcm import SampleCarry
 from gateway.settings import TtsSettings, call_metadata
 from gateway.speak.tts import Chunk, TtsError, VoiceModel
 from gateway.triton.channel import open_channel
-from gateway.triton.line import Line
+from gateway.triton.errors import TritonUnavailable
+from gateway.triton.fronts import Fronts, status_of
+from gateway.triton.line import Connection
+from gateway.triton.routing.addresses import Resolve, resolve_host
 
 _CHECK_S = 2.0
 _REFUSALS = (
@@ -32,14 +36,17 @@ _NO_SUCH_VOICE = ("not available on server", "Unavailable model requested")
 
 
 class RivaSynthesizer:
-    """One channel for all sessions of the process; one SynthesizeOnline call per sentence."""
+    """One channel for each address of the service, for all sessions; one SynthesizeOnline call per sentence."""
 
-    def __init__(self, settings: TtsSettings) -> None:
+    def __init__(self, settings: TtsSettings, *, resolve: Resolve = resolve_host) -> None:
+        """Raises: TritonError for addresses that are none."""
         self._settings = settings
-        self._line: Line[Any] = Line(
+        self._fronts: Fronts[Any] = Fronts(
             settings.uri,
-            lambda: open_channel(settings.uri, ssl=settings.ssl),
             riva_tts_pb2_grpc.RivaSpeechSynthesisStub,
+            service=riva_tts_pb2.DESCRIPTOR.services_by_name["RivaSpeechSynthesis"].full_name,
+            dial=lambda address, name: open_channel(address, ssl=settings.ssl, name=name),
+            resolve=resolve,
         )
         self._metadata = call_metadata(settings)
 
@@ -65,40 +72,60 @@ class RivaSynthesizer:
         )
         carry = SampleCarry()
         empty = True
-        wait_ms = settings.first_chunk_ms
-        loop = asyncio.get_running_loop()
-        since = loop.time()
-        with self._line.use() as connection:
-            # A stream of one request: older services take a single one, which looks the same on the wire.
-            call = connection.stubs.SynthesizeOnline([request], metadata=self._metadata)
+        tries = 0
+        while True:
+            tries += 1
             try:
-                while True:
-                    async with asyncio.timeout(wait_ms / 1000):
-                        response = await call.read()
-                    if response is grpc.aio.EOF:
-                        break
-                    connection.heard()
-                    since = loop.time()
-                    if response is None:  # gRPC's word for bytes that it cannot parse
-                        raise TtsError(f"what {settings.uri} sent is not the Riva TTS API")
-                    pcm = carry.feed(response.audio)
-                    if pcm:
-                        empty, wait_ms = False, settings.chunk_ms
-                        yield Chunk(pcm, settings.sample_rate)
-            except TimeoutError:
-                connection.silent_since(since)
-                raise TtsError(
-                    f"the speech synthesiser at {settings.uri} fell silent: no audio for {wait_ms} ms"
-                ) from None
-            except grpc.aio.AioRpcError as error:
-                raise self._error(error) from error
-            finally:
-                call.cancel()
+                async with (
+                    self._fronts.call() as connection,
+                    aclosing(self._audio(connection, request)) as audio,
+                ):
+                    async for piece in audio:
+                        pcm = carry.feed(piece)
+                        if pcm:
+                            empty = False
+                            yield Chunk(pcm, settings.sample_rate)
+                break
+            except (grpc.aio.AioRpcError, TritonUnavailable) as error:
+                # Of several services another takes a sentence of which nothing has been heard.
+                lost = isinstance(error, grpc.aio.AioRpcError) and error.code() is grpc.StatusCode.UNAVAILABLE
+                if not (lost and empty and tries < len(self._fronts.servers)):
+                    raise self._error(error) from error
         if empty:
             raise TtsError(
                 f"the speech synthesiser at {settings.uri} made no audio: try another voice or language",
                 unwell=False,
             )
+
+    async def _audio(
+        self, connection: Connection[Any], request: riva_tts_pb2.SynthesizeSpeechRequest
+    ) -> AsyncGenerator[bytes, None]:
+        """What one call makes of a sentence. Raises AioRpcError, TtsError."""
+        wait_ms = self._settings.first_chunk_ms
+        loop = asyncio.get_running_loop()
+        since = loop.time()
+        # A stream of one request: older services take a single one, which looks the same on the wire.
+        call = connection.stubs.SynthesizeOnline([request], metadata=self._metadata)
+        try:
+            while True:
+                async with asyncio.timeout(wait_ms / 1000):
+                    response = await call.read()
+                if response is grpc.aio.EOF:
+                    return
+                connection.heard()
+                since = loop.time()
+                if response is None:  # gRPC's word for bytes that it cannot parse
+                    raise TtsError(f"what {self._settings.uri} sent is not the Riva TTS API")
+                if response.audio:
+                    wait_ms = self._settings.chunk_ms
+                    yield response.audio
+        except TimeoutError:
+            connection.silent_since(since)
+            raise TtsError(
+                f"the speech synthesiser at {self._settings.uri} fell silent: no audio for {wait_ms} ms"
+            ) from None
+        finally:
+            call.cancel()
 
     async def check(self) -> None:
         """Raises TtsError when no voice answers within 2 s."""
@@ -134,22 +161,22 @@ class RivaSynthesizer:
 
     async def _configs(self) -> list[Any]:
         try:
-            with self._line.use() as connection:
+            async with self._fronts.call() as connection:
                 response = await connection.stubs.GetRivaSynthesisConfig(
                     riva_tts_pb2.RivaSynthesisConfigRequest(model_name=self._settings.model),
                     metadata=self._metadata,
                     timeout=_CHECK_S,
                 )
-        except grpc.aio.AioRpcError as error:
+        except (grpc.aio.AioRpcError, TritonUnavailable) as error:
             raise self._error(error) from error
         return list(response.model_config)
 
     async def close(self) -> None:
         """Cancels what still runs."""
-        await self._line.close()
+        await self._fronts.close()
 
-    def _error(self, error: grpc.aio.AioRpcError) -> TtsError:
-        code, details = error.code(), (error.details() or "").strip().split("\n", 1)[0][:200]
+    def _error(self, error: grpc.aio.AioRpcError | TritonUnavailable) -> TtsError:
+        code, details = status_of(error)
         uri = self._settings.uri
         if code is grpc.StatusCode.UNAVAILABLE:
             return TtsError(f"no speech synthesiser answers at {uri}: start it, or set PARLEY_TTS__URI")

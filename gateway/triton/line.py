@@ -26,9 +26,16 @@ class Line(Generic[T]):
     connection. Those in progress keep theirs.
     """
 
-    def __init__(self, address: str, dial: Callable[[], Channel], stubs: Callable[[Any], T]) -> None:
-        """address: as the log names it. stubs: what is called on a channel."""
-        self._address, self._dial, self._stubs = address, dial, stubs
+    def __init__(
+        self,
+        address: str,
+        dial: Callable[[], Channel],
+        stubs: Callable[[Any], T],
+        *,
+        on_silent: Callable[[], None] = lambda: None,
+    ) -> None:
+        """address: as the log names it. stubs: what is called on a channel. on_silent: called when it dials anew."""
+        self._address, self._dial, self._stubs, self._on_silent = address, dial, stubs, on_silent
         self._closing: set[asyncio.Task[None]] = set()
         self._retired: set[Connection[T]] = set()
         self._now = self._connection()
@@ -58,6 +65,7 @@ class Line(Generic[T]):
         self._now = self._connection()
         self._retired.add(old)
         self._let_go(old)
+        self._on_silent()
 
     def _connection(self) -> Connection[T]:
         channel = self._dial()

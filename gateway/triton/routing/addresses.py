@@ -1,4 +1,4 @@
-"""Where the Tritons are: a list of addresses, or names that stand for several."""
+"""Where the Tritons are, or the speech services: a list of addresses, or names that stand for several."""
 
 from __future__ import annotations
 
@@ -43,19 +43,22 @@ class Place:
     """What its certificate is for, where that is not the address's own host; else ""."""
 
 
-def parse_targets(text: str) -> list[Target]:
-    """ "a:8001,b:8001", "dns:///triton.default.svc:8001", "triton:8001". Raises: TritonError."""
+def parse_targets(text: str, what: str = "Triton") -> list[Target]:
+    """ "a:8001,b:8001", "dns:///triton.default.svc:8001", "triton:8001". what: listens there, for people.
+
+    Raises: TritonError.
+    """
     items = [item.strip() for item in text.split(",") if item.strip()]
     if not items:
-        raise TritonError("no address of a Triton is given: write host:port")
-    return list(dict.fromkeys(map(_target, items)))
+        raise TritonError(f"no address of a {what} is given: write host:port")
+    return list(dict.fromkeys(_target(item, what) for item in items))
 
 
 async def find_places(
-    targets: Sequence[Target], resolve: Resolve, before: dict[Target, list[Place]]
+    targets: Sequence[Target], resolve: Resolve, before: dict[Target, list[Place]], what: str = "Triton"
 ) -> dict[Target, list[Place]]:
     """The servers of each target now. One that cannot be resolved keeps those it had `before`."""
-    found = await asyncio.gather(*(_places(target, resolve, before.get(target)) for target in targets))
+    found = await asyncio.gather(*(_places(target, resolve, before.get(target), what) for target in targets))
     return dict(zip(targets, found, strict=True))
 
 
@@ -66,7 +69,7 @@ async def resolve_host(host: str, port: int) -> list[str]:
     return [str(info[4][0]) for info in infos]
 
 
-def _target(item: str) -> Target:
+def _target(item: str, what: str) -> Target:
     plain = item.removeprefix(_EACH)
     each = plain != item
     if (not each and "/" in plain) or plain.startswith("unix:"):
@@ -74,13 +77,13 @@ def _target(item: str) -> Target:
     host, _, port = plain.rpartition(":")
     if not host or not port.isdigit() or not 0 < int(port) < 65536:
         raise TritonError(
-            f"{item} is no address of a Triton: write host:port, several with commas between, or {_EACH}name:port"
+            f"{item} is no address of a {what}: write host:port, several with commas between, or {_EACH}name:port"
         )
     fixed = _is_ip(host.strip("[]")) or host == "localhost"
     return Target(plain, "" if fixed else host, int(port), each and not fixed)
 
 
-async def _places(target: Target, resolve: Resolve, before: list[Place] | None) -> list[Place]:
+async def _places(target: Target, resolve: Resolve, before: list[Place] | None, what: str) -> list[Place]:
     as_written = [Place(target.text, "")]
     if not target.host:
         return as_written
@@ -89,7 +92,7 @@ async def _places(target: Target, resolve: Resolve, before: list[Place] | None) 
             found = _one_family(await resolve(target.host, target.port))
     except (OSError, UnicodeError) as error:  # a TimeoutError is an OSError
         log.warning(
-            "the name of the Triton at %s is not resolved: %s", target.text, error or "no answer from DNS"
+            "the name of the %s at %s is not resolved: %s", what, target.text, error or "no answer from DNS"
         )
         found = []
     if not found:

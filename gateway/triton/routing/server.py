@@ -1,4 +1,4 @@
-"""One Triton of several, as those who use it see it."""
+"""One Triton, or one speech service, of several, as those who use it see it."""
 
 from __future__ import annotations
 
@@ -48,6 +48,8 @@ class Server(Generic[T]):
         self.problem: Exception | None = None
         """Why it cannot be attended to."""
         self.health = Health.UP
+        self.resting = False
+        """It has said that it takes no new calls, those in progress may end: it is about to go, or its models are."""
         self.removed = False
         """It is not listed any more: those who have it may end in peace, and nobody new gets it."""
         self.users = 0
@@ -56,12 +58,12 @@ class Server(Generic[T]):
         self._verdict: asyncio.Future[None] | None = None
 
     def __repr__(self) -> str:
-        return f"<Server {self.address} {self.health}{' removed' if self.removed else ''} users={self.users}>"
+        return f"<Server {self.address} {self.health}{' removed' if self.removed else ''}{' resting' if self.resting else ''} users={self.users}>"
 
     @property
     def takes_calls(self) -> bool:
         """As far as is known now: a suspect counts."""
-        return self.attended and not self.removed and self.health is not Health.LOST
+        return self.attended and not self.removed and not self.resting and self.health is not Health.LOST
 
     def suspect(self) -> None:
         self.health = Health.SUSPECT

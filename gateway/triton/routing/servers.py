@@ -1,9 +1,10 @@
-"""Several Tritons: who takes a call, who is shunned, and where the list of them comes from."""
+"""Several Tritons, or speech services: who takes a call, who is shunned, and where the list of them comes from."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
@@ -19,7 +20,7 @@ from gateway.triton.routing.server import Health, Models, Server
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 Pick = Callable[[Sequence[Server[T]]], Server[T] | None]
-Attend = Callable[[Server[T]], AbstractAsyncContextManager[Models]]
+Attend = Callable[[Server[T]], AbstractAsyncContextManager[Models | None]]
 
 _AGAIN_S = 30.0
 """Names are resolved anew this often, and when a server is lost."""
@@ -45,6 +46,7 @@ class Servers(Generic[T]):
         probe: Callable[[Server[T]], Awaitable[bool]],
         attend: Attend[T] | None = None,
         resolve: Resolve = resolve_host,
+        what: str = "Triton",
     ) -> None:
         """addresses: "a:8001,b:8001", "dns:///triton.default.svc:8001", or a name that stands for several.
 
@@ -56,9 +58,9 @@ class Servers(Generic[T]):
             model manager. One that raises is entered again after a pause.
         Raises: TritonError for addresses that are none.
         """
-        self._targets = parse_targets(addresses)
+        self._targets = parse_targets(addresses, what)
         self._dial, self._stubs, self._probe = dial, stubs, probe
-        self._attend, self._resolve = attend, resolve
+        self._attend, self._resolve, self._what = attend, resolve, what
         self.figures = Figures()
         """Of what goes to these servers."""
         self._places: dict[Target, list[Place]] = {}
@@ -73,7 +75,7 @@ class Servers(Generic[T]):
         self._starting = asyncio.Lock()
         self._names = any(target.host for target in self._targets)
         self._started = not self._names and attend is None
-        self._turn = 0
+        self._turn = random.randrange(1 << 16)  # processes that start together begin with different ones
         if self._started:
             self._take({target: [Place(target.text, "")] for target in self._targets})
 
@@ -107,15 +109,34 @@ class Servers(Generic[T]):
         """
         return Use(self, wanted, wait_s)
 
+    def doubt(self, server: Server[T]) -> None:
+        """A call to it has failed: whether it is lost is being found out, and new calls go to others meanwhile."""
+        if server.removed:
+            return
+        if len(self.listed) > 1:
+            self._doubt(server)
+        elif self._names:
+            self._lost.set()
+
+    def rest(self, server: Server[T], resting: bool) -> None:
+        """It has said that it takes no new calls, or that it does again."""
+        if server.resting == resting:
+            return
+        server.resting = resting
+        log.info(
+            "the %s at %s %s",
+            self._what,
+            server.address,
+            "takes no new calls" if resting else "takes calls again",
+        )
+        self._tell()
+
     async def failed(self, server: Server[T], error: BaseException) -> None:
         """A call to it has ended so; returns when it is known whether it is lost. `use` says it by itself."""
         if type(error) not in (TritonUnavailable, TritonTimeout) or server.removed:
             return  # others are what a model or its manager says of itself
-        if len(self.listed) > 1:
-            self._doubt(server)
-            await server.verdict()
-        elif self._names:
-            self._lost.set()
+        self.doubt(server)
+        await server.verdict()
 
     async def start(self) -> None:
         """Find the servers and attend to them; `use` does it where nobody has.
@@ -125,7 +146,7 @@ class Servers(Generic[T]):
         async with self._starting:
             if self._started:
                 return
-            self._take(await find_places(self._targets, self._resolve, self._places))
+            self._take(await find_places(self._targets, self._resolve, self._places, self._what))
             for server in self.listed:
                 await server.verdict()
             problems = [server.problem for server in self.listed if server.problem is not None]
@@ -190,11 +211,11 @@ class Servers(Generic[T]):
         except TimeoutError:
             pass
         if isinstance(wanted, str) and wanted:
-            raise TritonUnavailable(f"the Triton at {wanted} cannot be reached")
+            raise TritonUnavailable(f"the {self._what} at {wanted} cannot be reached")
         there = ", ".join(server.address for server in self.listed)
         if not there and self._names:
             there = ", ".join(target.text for target in self._targets) + ", whose name leads nowhere"
-        raise TritonUnavailable(f"no Triton takes the call, of {there}")
+        raise TritonUnavailable(f"no {self._what} takes the call, of {there}")
 
     def _may_come(self, wanted: str | Pick[T]) -> bool:
         if isinstance(wanted, str) and wanted:  # nobody waits for one that is lost: others are asked for
@@ -214,11 +235,8 @@ class Servers(Generic[T]):
             TritonUnavailable,
             TritonTimeout,
         ):  # not what a model or its manager says of itself
-            if len(self.listed) > 1:
-                self._doubt(server)
-                await server.verdict()
-            elif self._names:
-                self._lost.set()
+            self.doubt(server)
+            await server.verdict()
 
     def _doubt(self, server: Server[T]) -> None:
         """Find out whether it is lost. One task for each server, however many calls have failed."""
@@ -230,7 +248,7 @@ class Servers(Generic[T]):
         try:
             if await self._answers(server):
                 return  # it was the call, or the model
-            log.warning("the Triton at %s is lost: calls go to the others", server.address)
+            log.warning("the %s at %s is lost: calls go to the others", self._what, server.address)
             server.losses += 1
             server.judge(Health.LOST)
             self.figures.forget_server(server.address)
@@ -240,7 +258,7 @@ class Servers(Generic[T]):
             while True:
                 await asyncio.sleep(min(pause_s, _LONGEST_PAUSE_S))
                 if await self._answers(server):
-                    log.info("the Triton at %s is back", server.address)
+                    log.info("the %s at %s is back", self._what, server.address)
                     return
                 pause_s *= 2
         finally:
@@ -270,7 +288,7 @@ class Servers(Generic[T]):
             except TimeoutError:
                 pass
             self._lost.clear()
-            self._take(await find_places(self._targets, self._resolve, self._places))
+            self._take(await find_places(self._targets, self._resolve, self._places, self._what))
             await asyncio.sleep(_NOT_SOONER_S)
 
     def _take(self, found: dict[Target, list[Place]]) -> None:
@@ -285,17 +303,22 @@ class Servers(Generic[T]):
                 known.removed = False
         for server in list(self._servers.values()):
             if server.address not in places and not server.removed:
-                log.info("the Triton at %s is not listed any more: no new calls", server.address)
+                log.info("the %s at %s is not listed any more: no new calls", self._what, server.address)
                 server.removed = True
                 self._stop_trying(server)
                 self._let_go(server)
         self._tell()
 
     def _add(self, place: Place) -> None:
-        line = Line(place.address, lambda: self._dial(place.address, place.name), self._stubs)
+        line = Line(
+            place.address,
+            lambda: self._dial(place.address, place.name),
+            self._stubs,
+            on_silent=lambda: self.doubt(server),
+        )
         server = self._servers[place.address] = Server(place.address, place.name, line)
         if self._started:
-            log.info("calls go to the Triton at %s too", place.address)
+            log.info("calls go to the %s at %s too", self._what, place.address)
         if self._attend is not None:
             server.attended = False
             server.suspect()
@@ -313,7 +336,7 @@ class Servers(Generic[T]):
             except Exception as error:
                 server.problem, server.attended = error, False
                 server.judge(Health.UP)
-                log.warning("the Triton at %s cannot be used: %s", server.address, error)
+                log.warning("the %s at %s cannot be used: %s", self._what, server.address, error)
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
