@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from gateway.app.audio import OpenAiAudioService
 from gateway.app.listeners import listen_http
+from gateway.app.memory import make_memory
 from gateway.app.synthesizer import watched_synthesizer
 from gateway.breaker import Breaker
 from gateway.settings import Settings
@@ -93,7 +94,11 @@ class Gateway:
         metrics.watch_vad(lambda: vad.backlog_ms)
         loop = asyncio.get_running_loop()
         metrics.watch_tasks(lambda: len(asyncio.all_tasks(loop)))
-        sessions = Sessions(settings, recognizer, llm, synthesizer, vad, metrics, registry=self._others)
+        memory, forget = make_memory(settings, metrics.resume)
+        self._closers.append(forget)
+        sessions = Sessions(
+            settings, recognizer, llm, synthesizer, vad, metrics, registry=self._others, memory=memory
+        )
         checks = {"asr": recognizer.check, "llm": llm.check, "tts": synthesizer.check}
         self.shown = Own(checks, registry, sessions.snapshot, lambda: sessions.admitting)
         self.metrics, self.sessions = registry, sessions

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import secrets
 import socket
 from collections.abc import Mapping
 from typing import Any
@@ -87,6 +88,9 @@ class Workers:
         public, self._http = await listen_http(build_public(beside), listen.http)
         self._servers.append(public)
         told = dict(self._overrides)
+        if not self._settings.auth.sealing_key.get_secret_value():
+            # one for all of them: what one worker has sealed, another has to open
+            told["auth"] = dict(told.get("auth", {})) | {"sealing_key": secrets.token_urlsafe(32)}
         told["listen"] = dict(told.get("listen", {})) | {"grpc": self._grpc}
         options = ["--log-json"] if self._log_json else []
         self._workers = [

@@ -295,10 +295,16 @@ class Start(_message.Message):
     OUTPUT_FIELD_NUMBER: _builtins.int
     SETTINGS_FIELD_NUMBER: _builtins.int
     LEAD_MS_FIELD_NUMBER: _builtins.int
+    RESUME_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """empty: the server makes one; a live session of that id is replaced"""
     lead_ms: _builtins.int
     """playout lead asked for, 0 to 1000"""
+    resume: _builtins.bytes
+    """Set, also to nothing, by a client that keeps the tokens of `resume_token`; no other client gets any. With the
+    newest token of an earlier session, the session goes on with its id, its settings and its history, here or at
+    another replica. A token that is none, not the caller's, or expired gives a `warning` and a fresh session.
+    """
     @_builtins.property
     def input(self) -> Global___AudioFormat: ...
     @_builtins.property
@@ -313,14 +319,20 @@ class Start(_message.Message):
         output: Global___AudioFormat | None = ...,
         settings: Global___Settings | None = ...,
         lead_ms: _builtins.int | None = ...,
+        resume: _builtins.bytes | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_lead_ms", b"_lead_ms", "input", b"input", "lead_ms", b"lead_ms", "output", b"output", "settings", b"settings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_lead_ms", b"_lead_ms", "_resume", b"_resume", "input", b"input", "lead_ms", b"lead_ms", "output", b"output", "resume", b"resume", "settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lead_ms", b"_lead_ms", "input", b"input", "lead_ms", b"lead_ms", "output", b"output", "session_id", b"session_id", "settings", b"settings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lead_ms", b"_lead_ms", "_resume", b"_resume", "input", b"input", "lead_ms", b"lead_ms", "output", b"output", "resume", b"resume", "session_id", b"session_id", "settings", b"settings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__lead_ms: _TypeAlias = _typing.Literal["lead_ms"]  # noqa: Y015
     _WhichOneofArgType__lead_ms: _TypeAlias = _typing.Literal["_lead_ms", b"_lead_ms"]  # noqa: Y015
+    _WhichOneofReturnType__resume: _TypeAlias = _typing.Literal["resume"]  # noqa: Y015
+    _WhichOneofArgType__resume: _TypeAlias = _typing.Literal["_resume", b"_resume"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__lead_ms) -> _WhichOneofReturnType__lead_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__resume) -> _WhichOneofReturnType__resume | None: ...
 
 Global___Start: _TypeAlias = Start  # noqa: Y015
 
@@ -576,9 +588,12 @@ class Ready(_message.Message):
     OUTPUT_FIELD_NUMBER: _builtins.int
     LANGUAGE_FIELD_NUMBER: _builtins.int
     VOICE_FIELD_NUMBER: _builtins.int
+    RESUMED_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     language: _builtins.str
     voice: _builtins.str
+    resumed: _builtins.bool
+    """the history of an earlier session is there"""
     @_builtins.property
     def input(self) -> Global___AudioFormat: ...
     @_builtins.property
@@ -591,14 +606,42 @@ class Ready(_message.Message):
         output: Global___AudioFormat | None = ...,
         language: _builtins.str = ...,
         voice: _builtins.str = ...,
+        resumed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "output", b"output"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "language", b"language", "output", b"output", "session_id", b"session_id", "voice", b"voice"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "language", b"language", "output", b"output", "resumed", b"resumed", "session_id", b"session_id", "voice", b"voice"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Ready: _TypeAlias = Ready  # noqa: Y015
+
+@_typing.final
+class ResumeToken(_message.Message):
+    """To be kept in place of the one before, and sent in `start.resume` when the line is lost, or after a `closed` that is
+    retryable. Opaque and sealed: bounded by `resume.max_bytes` of the server. It comes after `ready`, whenever the
+    history has changed, and before `closed`.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    GOOD_FOR_S_FIELD_NUMBER: _builtins.int
+    token: _builtins.bytes
+    good_for_s: _builtins.int
+    def __init__(
+        self,
+        *,
+        token: _builtins.bytes = ...,
+        good_for_s: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["good_for_s", b"good_for_s", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeToken: _TypeAlias = ResumeToken  # noqa: Y015
 
 @_typing.final
 class StateChanged(_message.Message):
@@ -970,6 +1013,7 @@ class ServerMessage(_message.Message):
     CLOSED_FIELD_NUMBER: _builtins.int
     PING_FIELD_NUMBER: _builtins.int
     PONG_FIELD_NUMBER: _builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def ready(self) -> Global___Ready: ...
     @_builtins.property
@@ -1002,6 +1046,8 @@ class ServerMessage(_message.Message):
     def ping(self) -> Global___Ping: ...
     @_builtins.property
     def pong(self) -> Global___Pong: ...
+    @_builtins.property
+    def resume_token(self) -> Global___ResumeToken: ...
     def __init__(
         self,
         *,
@@ -1021,12 +1067,13 @@ class ServerMessage(_message.Message):
         closed: Global___Closed | None = ...,
         ping: Global___Ping | None = ...,
         pong: Global___Pong | None = ...,
+        resume_token: Global___ResumeToken | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["closed", b"closed", "error", b"error", "flushed", b"flushed", "message", b"message", "ping", b"ping", "pong", b"pong", "ready", b"ready", "reply_audio", b"reply_audio", "reply_done", b"reply_done", "reply_started", b"reply_started", "reply_text", b"reply_text", "speech_started", b"speech_started", "speech_stopped", b"speech_stopped", "state", b"state", "tool_call", b"tool_call", "transcript", b"transcript", "warning", b"warning"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["closed", b"closed", "error", b"error", "flushed", b"flushed", "message", b"message", "ping", b"ping", "pong", b"pong", "ready", b"ready", "reply_audio", b"reply_audio", "reply_done", b"reply_done", "reply_started", b"reply_started", "reply_text", b"reply_text", "resume_token", b"resume_token", "speech_started", b"speech_started", "speech_stopped", b"speech_stopped", "state", b"state", "tool_call", b"tool_call", "transcript", b"transcript", "warning", b"warning"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["closed", b"closed", "error", b"error", "flushed", b"flushed", "message", b"message", "ping", b"ping", "pong", b"pong", "ready", b"ready", "reply_audio", b"reply_audio", "reply_done", b"reply_done", "reply_started", b"reply_started", "reply_text", b"reply_text", "speech_started", b"speech_started", "speech_stopped", b"speech_stopped", "state", b"state", "tool_call", b"tool_call", "transcript", b"transcript", "warning", b"warning"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["closed", b"closed", "error", b"error", "flushed", b"flushed", "message", b"message", "ping", b"ping", "pong", b"pong", "ready", b"ready", "reply_audio", b"reply_audio", "reply_done", b"reply_done", "reply_started", b"reply_started", "reply_text", b"reply_text", "resume_token", b"resume_token", "speech_started", b"speech_started", "speech_stopped", b"speech_stopped", "state", b"state", "tool_call", b"tool_call", "transcript", b"transcript", "warning", b"warning"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["ready", "state", "speech_started", "speech_stopped", "transcript", "reply_started", "reply_text", "reply_audio", "reply_done", "flushed", "tool_call", "warning", "error", "closed", "ping", "pong"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["ready", "state", "speech_started", "speech_stopped", "transcript", "reply_started", "reply_text", "reply_audio", "reply_done", "flushed", "tool_call", "warning", "error", "closed", "ping", "pong", "resume_token"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 

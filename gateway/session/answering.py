@@ -38,7 +38,10 @@ class Answering:
         self.replies = 0
         self._core, self._guard = core, guard
         self._user_is_speaking, self._on_over = user_is_speaking, on_over
-        self._history = History(core.instructions, max_turns=core.settings.llm.history_turns)
+        self.history = History(core.instructions, max_turns=core.settings.llm.history_turns)
+        """What was said, as it was heard."""
+        self.on_history: Callable[[], None] = lambda: None
+        """The history is another."""
         self._says: deque[ev.Say] = deque()
         self._questions: deque[Turn] = deque(maxlen=_SAYS_WAITING)
         self._tools: dict[str, asyncio.Future[str]] = {}
@@ -69,12 +72,12 @@ class Answering:
         return self.reply is not None or bool(self._says) or bool(self._questions)
 
     def set_instructions(self) -> None:
-        self._history.set_system(self._core.instructions)
+        self.history.set_system(self._core.instructions)
 
     def warm_up(self) -> None:
         """The session begins: its first prompt should find everything ready."""
         core = self._core
-        prefix = self._history.messages() if core.settings.llm.warm_prefix else ()
+        prefix = self.history.messages() if core.settings.llm.warm_prefix else ()
         core.parts.llm.warm_up(prefix, self._offers())
 
     # ---- starting -----------------------------------------------------------------------------
@@ -140,7 +143,7 @@ class Answering:
 
     async def _think(self, reply: Reply, question: str) -> AsyncGenerator[str, None]:
         """LLM text; tool calls are put to the client and their results back to the LLM."""
-        messages = self._history.messages(pending_user=question)
+        messages = self.history.messages(pending_user=question)
         offers = self._offers()
         while True:
             requests: list[ToolRequest] = []
@@ -156,7 +159,9 @@ class Answering:
             await reply.is_wanted.wait()
             exchange = History("", 1)
             for request in requests:
-                exchange.tool(request, await self._call_tool(request))
+                output = await self._call_tool(request)
+                exchange.tool(request, output)
+                reply.consulted.append((request, output))
             messages = [*messages, *exchange.messages()]
 
     def _offers(self) -> list[ToolOffer]:
@@ -197,7 +202,8 @@ class Answering:
         """The first frame is about to leave: from here on the reply can be interrupted."""
         reply.announced = True
         reply.marks.first_audio = self._core.now()
-        self._history.user(reply.question)
+        self.history.user(reply.question)
+        self.on_history()
         self._core.send(ev.ReplyStarted(reply.reply_id, reply.turn_id, self.playout.generation))
         self._core.enter(ev.State.SPEAKING)
         for stage, ms in reply.marks.timings_ms().items():
@@ -277,14 +283,17 @@ class Answering:
     def _finish(self, reply: Reply, outcome: ev.Outcome, heard_ms: int) -> None:
         heard, unheard = reply.split_heard(heard_ms)
         if not reply.announced:
-            self._history.user(reply.question)
+            self.history.user(reply.question)
             if outcome in (ev.Outcome.COMPLETED, ev.Outcome.FAILED):
                 self._core.send(ev.ReplyStarted(reply.reply_id, reply.turn_id, self.playout.generation))
         apology = self._core.settings.llm.apology
         if outcome is ev.Outcome.FAILED and not reply.announced and reply.question and apology:
             self._says.appendleft(ev.Say(apology))
         self.discard()
-        self._history.assistant(heard, interrupted=outcome in (ev.Outcome.INTERRUPTED, ev.Outcome.CANCELLED))
+        for request, output in reply.consulted:
+            self.history.tool(request, output)
+        self.history.assistant(heard, interrupted=outcome in (ev.Outcome.INTERRUPTED, ev.Outcome.CANCELLED))
+        self.on_history()
         if reply.announced or outcome in (ev.Outcome.COMPLETED, ev.Outcome.FAILED):
             timings = reply.marks.timings_ms()
             self._core.send(ev.ReplyDone(reply.reply_id, outcome, heard, unheard, heard_ms, timings))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 P = ParamSpec("P")
 
 INTERNAL = ev.Closed("internal", "the session failed; connect again", retryable=True)
+REPLACED = ev.Closed("replaced", "the session was opened again elsewhere")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,20 @@ class Core:
         except TtsError as error:
             self.chosen = before
             self.refuse(str(error))
+
+    def restore(self, before: ev.Configure) -> None:
+        """The choices of an earlier session, where this client's `Hello` makes none of its own."""
+        wished = self._wish()
+        mine = self.hello.configure
+        self.chosen = ev.Configure(
+            **{
+                name: getattr(before, name) if getattr(mine, name) is None else getattr(mine, name)
+                for name in ev.Configure.__slots__
+            }
+        )
+        if self._wish() != wished:
+            with contextlib.suppress(TtsError):  # nothing is held yet; the first sentence says what is wrong
+                self.speech.change(self._wish(), switch=True)
 
     def _wish(self) -> Wish:
         chosen = self.chosen

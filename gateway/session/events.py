@@ -151,6 +151,18 @@ class Ready:
     """BCP-47 in force."""
     voice: str
     """Voice in force; empty is the model's default."""
+    resumed: bool = False
+    """The history of an earlier session is there."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeToken:
+    """Goes on with this conversation on another connection (`Hello.resume`); each takes the place of the one before."""
+
+    token: bytes
+    """Opaque and sealed; at most `resume.max_bytes`."""
+    good_for_s: int
+    """From now on, s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,6 +328,7 @@ class Closed:
 
 ServerEvent = (
     Ready
+    | ResumeToken
     | StateChanged
     | SpeechStarted
     | SpeechStopped
@@ -346,6 +359,10 @@ class Hello:
     """Instructions, language, voice, turn settings."""
     lead_ms: int | None = None
     """Playout lead (ms) a transport asks for; None is the setting."""
+    caller: str = ""
+    """Who calls, where credentials are asked for; only they can resume the session."""
+    resume: bytes | None = None
+    """The newest `ResumeToken` of an earlier session; empty: none yet, but send some; None: the client keeps none."""
 
 
 class Connection(Protocol):

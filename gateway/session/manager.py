@@ -12,7 +12,9 @@ from gateway.listen.asr import Recognizer
 from gateway.listen.vad import Vad
 from gateway.session import events as ev
 from gateway.session.admission import BEAT_S, FEW, Admission
-from gateway.session.core import Parts
+from gateway.session.core import REPLACED, Parts
+from gateway.session.memory import Memory
+from gateway.session.remembered import Remembered
 from gateway.session.session import Session
 from gateway.settings import Settings
 from gateway.speak.ticker import Ticker
@@ -24,7 +26,6 @@ log = logging.getLogger(__name__)
 
 _FLUSH_S = 2.0
 """Longest wait for a client to take the last events."""
-_REPLACED = ev.Closed("replaced", "the session was opened again elsewhere")
 
 
 class Refused(Exception):
@@ -58,12 +59,14 @@ class Sessions:
         metrics: Metrics,
         *,
         registry: Registry | None = None,
+        memory: Memory | None = None,
     ) -> None:
+        """memory: how sessions go on elsewhere; None: they do not."""
         self._settings, self._metrics, self._vad = settings, metrics, vad
         ticker = Ticker(settings.playout.tick_ms)
         self._parts = Parts(settings, recognizer, llm, synthesizer, vad, metrics, ticker)
         self._live: dict[str, tuple[Session, asyncio.Task[None]]] = {}
-        self._registry = registry
+        self._registry, self._memory = registry, memory
         self._serials: dict[Session, int] = {}
         self._next_serial = itertools.count(1)
         self._draining = False
@@ -108,18 +111,28 @@ class Sessions:
         """The session was opened again in another process: this one's ends, if it is still that one."""
         live = self._live.get(session_id)
         if live is not None and self._serials.get(live[0]) == serial:
-            live[0].end(_REPLACED)
+            live[0].end(REPLACED)
 
     async def _start(self, connection: ev.Connection) -> asyncio.Task[None]:
-        session_id = connection.hello.session_id or uuid4().hex
+        hello = connection.hello
+        token = self._memory.open(hello) if self._memory is not None else None
+        known = token if isinstance(token, Remembered) else None
+        session_id = known.session_id if known is not None else hello.session_id or uuid4().hex
         old = self._live.get(session_id)
         self._refuse_or_pass(replaces=old is not None)
-        session = Session(session_id, connection, self._parts)
+        session = Session(
+            session_id,
+            connection,
+            self._parts,
+            memory=self._memory,
+            token=token,
+            predecessor=old[0] if old is not None and known is not None else None,
+        )
         task = asyncio.create_task(self._run(session, connection), name=f"session {session_id}")
         # Replaced in the table first: of two newcomers at once, the later one wins and ends the other.
         self._live[session_id] = (session, task)
         if old is not None:
-            old[0].end(_REPLACED)
+            old[0].end(REPLACED)
         self._metrics.session_started()
         if self._registry is not None:
             self._serials[session] = serial = next(self._next_serial)

@@ -17,7 +17,7 @@ from gateway.settings import PlayoutSettings
 from gateway.speak.hold import VoiceHold
 from gateway.speak.playout import Track
 from gateway.speak.tts import TtsError
-from gateway.think.llm import LlmError
+from gateway.think.llm import LlmError, ToolRequest
 from gateway.think.sentences import SentenceSplitter, spoken
 
 _PIECES_AHEAD = 8
@@ -97,6 +97,8 @@ class Reply:
     """Pieces whose audio started to be sent."""
     announced: bool = False
     """`ReplyStarted` was sent."""
+    consulted: list[tuple[ToolRequest, str]] = field(default_factory=list)
+    """The tools that the model has called for it, and what they answered."""
     is_wanted: asyncio.Event = field(default_factory=asyncio.Event)
     """Set unless it answers a guess."""
 

@@ -14,6 +14,8 @@ from gateway.session import events as ev
 from gateway.session.answering import Answering
 from gateway.session.core import INTERNAL, Core, Parts
 from gateway.session.hearing import Hearing
+from gateway.session.memory import Keeper, Memory, Predecessor
+from gateway.session.remembered import Remembered, Unusable
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +24,8 @@ _AHEAD_OF_REAL_TIME_S = 2.0
 _HELD_UP_S = 30.0
 """Audio that comes late, since the line stood still or we did, is not ahead of anything: so much of it is read
 as fast as it comes. Were it not, whatever is late once would stay late for the rest of the call."""
+_GAP_S = 10.0
+"""A client that had no line for a while may send so much of what its user said meanwhile, s."""
 _EVENT_S, _ASKED_S = 0.02, 0.2
 """What any other event counts for, on a clock of its own: a hundred at once, then fifty a second. Words
 to answer or to speak make work elsewhere: ten at once, then five a second."""
@@ -30,7 +34,18 @@ to answer or to speak make work elsewhere: ten at once, then five a second."""
 class Session:
     """Make it on the running loop; run it with `run()`, once."""
 
-    def __init__(self, session_id: str, connection: ev.Connection, parts: Parts) -> None:
+    def __init__(
+        self,
+        session_id: str,
+        connection: ev.Connection,
+        parts: Parts,
+        *,
+        memory: Memory | None = None,
+        token: Remembered | Unusable | None = None,
+        predecessor: Predecessor | None = None,
+    ) -> None:
+        """memory: None remembers nothing. token: what the client wants resumed. predecessor: the live session of this
+        id that was told to end."""
         self.session_id = session_id
         self._connection, self._settings = connection, parts.settings
         self._core = core = Core(session_id, connection, parts)
@@ -41,6 +56,14 @@ class Session:
             core, guard, user_is_speaking=lambda: self._hearing.user_is_speaking, on_over=self._reply_over
         )
         self._hearing.answering = self._answering
+        self._keeper: Keeper | None = None
+        if memory is not None and connection.hello.resume is not None:
+            self._keeper = Keeper(memory, core, self._dump)
+            self._answering.on_history = self._keeper.changed
+        self._token, self._predecessor = token, predecessor
+        self._hung_up = False
+        self.over = asyncio.Event()
+        """Set once nothing of it changes any more."""
         self._hearing.on_quiet = self._look_at_drain
         core.on_state = self._on_state
         self._idle: asyncio.TimerHandle | None = None
@@ -58,7 +81,7 @@ class Session:
         core, closed = self._core, INTERNAL
         limit = core.later(self._settings.session.max_duration_s, self._duration_over)
         try:
-            self._begin()
+            self._begin(resumed=await self._resume())
             async with asyncio.TaskGroup() as group:
                 core.group = group
                 core.spawn(self._read())
@@ -71,7 +94,10 @@ class Session:
         finally:
             limit.cancel()
             core.end(closed)
-            self._clean_up(closed)
+            self._let_go()
+            if self._keeper is not None:
+                await self._keeper.close(closed, wanted=self._hung_up)
+            core.send(closed)
         return closed
 
     def end(self, closed: ev.Closed) -> None:
@@ -92,16 +118,40 @@ class Session:
             "age_s": round(self._core.now() - self._started_s, 1),
         }
 
-    def _begin(self) -> None:
+    def remember(self) -> Remembered:
+        """What another session needs to go on with this one."""
+        return self._keeper.now() if self._keeper is not None else self._dump(1, 0)
+
+    def _dump(self, epoch: int, serial: int) -> Remembered:
+        chosen, caller = self._core.chosen, self._connection.hello.caller
+        return Remembered(self.session_id, caller, epoch, serial, chosen, self._answering.history.dump())
+
+    async def _resume(self) -> bool:
+        """Whether the history of an earlier session is there now."""
+        token, predecessor = self._token, self._predecessor
+        self._token = self._predecessor = None
+        if self._keeper is None or (found := await self._keeper.recall(token, predecessor)) is None:
+            return False
+        self._core.restore(found.chosen)
+        self._answering.set_instructions()
+        self._answering.history.restore(found.turns)
+        self._audio_clock.forgive(_GAP_S)
+        return True
+
+    def _begin(self, *, resumed: bool) -> None:
         core, hello = self._core, self._connection.hello
         core.send(
-            ev.Ready(self.session_id, hello.input_rate, hello.output_rate, core.asr_language, core.voice)
+            ev.Ready(
+                self.session_id, hello.input_rate, hello.output_rate, core.asr_language, core.voice, resumed
+            )
         )
+        if self._keeper is not None:
+            self._keeper.changed()
         core.enter(ev.State.LISTENING)
         self._answering.warm_up()
         self._touch()
 
-    def _clean_up(self, closed: ev.Closed) -> None:
+    def _let_go(self) -> None:
         if self._idle is not None:
             self._idle.cancel()
         self._answering.cancel(ev.Outcome.CANCELLED)
@@ -109,7 +159,7 @@ class Session:
         self._core.speech.release()
         if self._core.state is not ev.State.TERMINATED:
             self._core.enter(ev.State.TERMINATED)
-        self._core.send(closed)
+        self.over.set()
 
     # ---- what ends it ----------------------------------------------------------------------------
 
@@ -185,6 +235,7 @@ class Session:
         except ConnectionError as error:
             self.end(ev.Closed("client", str(error) or "the connection was lost"))
         else:
+            self._hung_up = True
             await self._hearing.judged()  # the last words may be on their way through the detector
             self._hearing.commit()
             self.drain(ev.Closed("client", "the client ended its side"))
@@ -214,6 +265,8 @@ class Session:
             case ev.Configure():
                 core.configure(event)
                 self._answering.set_instructions()
+                if self._keeper is not None:
+                    self._keeper.changed()
             case ev.Commit():
                 if not self._hearing.commit():
                     core.send(ev.Warning("nothing_to_commit", "no speech was heard since the last turn"))
@@ -224,6 +277,7 @@ class Session:
             case ev.ToolResult(call_id, output):
                 self._answering.tool_result(call_id, output)
             case ev.Close(reason):
+                self._hung_up = True
                 self.end(ev.Closed("client", reason))
             case ev.AudioIn():
                 pass  # handled where it is read
@@ -236,6 +290,10 @@ class _Clock:
         """held_up_s: how much of the time in which nothing came may be made up for later."""
         self._core, self._held_up_s = core, held_up_s
         self._at_s = core.now()
+
+    def forgive(self, seconds: float) -> None:
+        """So much may come at once."""
+        self._at_s = self._core.now() - min(seconds, self._held_up_s)
 
     def spend(self, seconds: float) -> float:
         """Something worth so much time was read; returns how long (s) not to read on, if that is positive."""

@@ -137,6 +137,19 @@ class Metrics:
             "Time in which the event loop's thread ran, or waited for a core to run on",
             registry=registry,
         )
+        self._resumes = Counter(
+            "parley_resumes",
+            "Sessions opened with the token of an earlier one, by what came of it",
+            ["outcome"],
+            registry=registry,
+        )
+        self._store_failures = Counter(
+            "parley_history_store_failures",
+            "Times that the store of histories did not answer, and the client kept its history",
+            registry=registry,
+        )
+        for outcome in ("resumed", "expired", "refused", "lost"):
+            self._resumes.labels(outcome)
         # there from the start, so that a rate over them needs no first event
         for reason in ("full", "overloaded", "shutting_down"):
             self._refused.labels(reason)
@@ -192,6 +205,14 @@ class Metrics:
     def session_refused(self, reason: str) -> None:
         """Counts a session that was not started. reason: full, overloaded or shutting_down."""
         self._refused.labels(reason).inc()
+
+    def resume(self, outcome: str) -> None:
+        """Counts a session opened with a token. outcome: resumed, expired, refused or lost; `store_failed` counts
+        a failure of the store instead."""
+        if outcome == "store_failed":
+            self._store_failures.inc()
+        else:
+            self._resumes.labels(outcome).inc()
 
     def loop_beat(self, lag_s: float, busy_s: float) -> None:
         """One reading of how late the event loop is, and how long it was busy since the last one."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from gateway.think.llm import Message, ToolRequest
 
@@ -69,6 +71,15 @@ class History:
             for _ in range(max(1, self._max_turns // 4)):
                 self._turns.popleft()
 
+    def dump(self) -> list[list[dict[str, Any]]]:
+        """The turns, oldest first, as plain values that JSON can hold; for `restore`. The system prompt is no part."""
+        return [[_plain(entry) for entry in turn] for turn in self._turns]
+
+    def restore(self, turns: Iterable[list[dict[str, Any]]]) -> None:
+        """In place of what is there, what `dump` gave. Raises KeyError, TypeError, ValueError for anything else."""
+        restored = [[_entry(**plain) for plain in turn] for turn in turns]
+        self._turns = deque(restored[-self._max_turns :])
+
     def messages(self, pending_user: str = "") -> list[Message]:
         """The prompt; `pending_user` is added as the user's words without being kept.
 
@@ -91,6 +102,24 @@ class History:
             else:
                 messages.append(message)
         return messages
+
+
+def _plain(entry: _Entry) -> dict[str, Any]:
+    message = entry.message
+    plain: dict[str, Any] = {"role": message.role, "text": message.content}
+    if entry.interrupted:
+        plain["cut"] = True
+    if message.tool_call_id:
+        plain["answers"] = message.tool_call_id
+    if message.tool_calls:
+        plain["calls"] = [[call.call_id, call.name, call.arguments] for call in message.tool_calls]
+    return plain
+
+
+def _entry(
+    role: str, text: str, cut: bool = False, answers: str = "", calls: Iterable[Iterable[str]] = ()
+) -> _Entry:
+    return _Entry(Message(role, text, answers, tuple(ToolRequest(*call) for call in calls)), cut)
 
 
 def _is_answered(turn: list[_Entry]) -> bool:

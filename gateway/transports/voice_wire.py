@@ -64,6 +64,7 @@ def hello(message: pb.ClientMessage, max_text_chars: int) -> Opening:
             output_rate=output_rate,
             configure=_configure(start.settings, max_text_chars),
             lead_ms=lead,
+            resume=start.resume if start.HasField("resume") else None,
         ),
         input_opus,
         output_opus,
@@ -305,6 +306,7 @@ def _ready(e: ev.Ready) -> pb.ServerMessage:
             output=pb.AudioFormat(encoding=pb.PCM16, sample_rate=e.output_rate),
             language=e.language,
             voice=e.voice,
+            resumed=e.resumed,
         )
     )
 
@@ -333,6 +335,9 @@ def _reply_done(e: ev.ReplyDone) -> pb.ServerMessage:
 
 _TO_WIRE: dict[type[Any], Callable[[Any], pb.ServerMessage]] = {
     ev.Ready: _ready,
+    ev.ResumeToken: lambda e: pb.ServerMessage(
+        resume_token=pb.ResumeToken(token=e.token, good_for_s=e.good_for_s)
+    ),
     ev.StateChanged: lambda e: pb.ServerMessage(
         state=pb.StateChanged(state=pb.State.Value(e.state.value)),
     ),
@@ -364,7 +369,10 @@ _TO_WIRE: dict[type[Any], Callable[[Any], pb.ServerMessage]] = {
 }
 
 _FROM_WIRE: dict[str, Callable[[Any], ev.ServerEvent | Ping | Pong]] = {
-    "ready": lambda m: ev.Ready(m.session_id, m.input.sample_rate, m.output.sample_rate, m.language, m.voice),
+    "ready": lambda m: ev.Ready(
+        m.session_id, m.input.sample_rate, m.output.sample_rate, m.language, m.voice, m.resumed
+    ),
+    "resume_token": lambda m: ev.ResumeToken(m.token, m.good_for_s),
     "state": lambda m: ev.StateChanged(ev.State(pb.State.Name(m.state))),
     "speech_started": lambda m: ev.SpeechStarted(m.turn_id, m.at_ms),
     "speech_stopped": lambda m: ev.SpeechStopped(m.turn_id, m.at_ms),

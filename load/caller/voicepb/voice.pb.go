@@ -522,12 +522,16 @@ func (x *Settings) GetSwitchModel() bool {
 }
 
 type Start struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	SessionId     string                 `protobuf:"bytes,1,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"` // empty: the server makes one; a live session of that id is replaced
-	Input         *AudioFormat           `protobuf:"bytes,2,opt,name=input,proto3" json:"input,omitempty"`
-	Output        *AudioFormat           `protobuf:"bytes,3,opt,name=output,proto3" json:"output,omitempty"`
-	Settings      *Settings              `protobuf:"bytes,4,opt,name=settings,proto3" json:"settings,omitempty"`
-	LeadMs        *int32                 `protobuf:"varint,5,opt,name=lead_ms,json=leadMs,proto3,oneof" json:"lead_ms,omitempty"` // playout lead asked for, 0 to 1000
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	SessionId string                 `protobuf:"bytes,1,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"` // empty: the server makes one; a live session of that id is replaced
+	Input     *AudioFormat           `protobuf:"bytes,2,opt,name=input,proto3" json:"input,omitempty"`
+	Output    *AudioFormat           `protobuf:"bytes,3,opt,name=output,proto3" json:"output,omitempty"`
+	Settings  *Settings              `protobuf:"bytes,4,opt,name=settings,proto3" json:"settings,omitempty"`
+	LeadMs    *int32                 `protobuf:"varint,5,opt,name=lead_ms,json=leadMs,proto3,oneof" json:"lead_ms,omitempty"` // playout lead asked for, 0 to 1000
+	// Set, also to nothing, by a client that keeps the tokens of `resume_token`; no other client gets any. With the
+	// newest token of an earlier session, the session goes on with its id, its settings and its history, here or at
+	// another replica. A token that is none, not the caller's, or expired gives a `warning` and a fresh session.
+	Resume        []byte `protobuf:"bytes,6,opt,name=resume,proto3,oneof" json:"resume,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -595,6 +599,13 @@ func (x *Start) GetLeadMs() int32 {
 		return *x.LeadMs
 	}
 	return 0
+}
+
+func (x *Start) GetResume() []byte {
+	if x != nil {
+		return x.Resume
+	}
+	return nil
 }
 
 type Text struct {
@@ -1254,6 +1265,7 @@ type Ready struct {
 	Output        *AudioFormat           `protobuf:"bytes,3,opt,name=output,proto3" json:"output,omitempty"`
 	Language      string                 `protobuf:"bytes,4,opt,name=language,proto3" json:"language,omitempty"`
 	Voice         string                 `protobuf:"bytes,5,opt,name=voice,proto3" json:"voice,omitempty"`
+	Resumed       bool                   `protobuf:"varint,6,opt,name=resumed,proto3" json:"resumed,omitempty"` // the history of an earlier session is there
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1323,6 +1335,68 @@ func (x *Ready) GetVoice() string {
 	return ""
 }
 
+func (x *Ready) GetResumed() bool {
+	if x != nil {
+		return x.Resumed
+	}
+	return false
+}
+
+// To be kept in place of the one before, and sent in `start.resume` when the line is lost, or after a `closed` that is
+// retryable. Opaque and sealed: bounded by `resume.max_bytes` of the server. It comes after `ready`, whenever the
+// history has changed, and before `closed`.
+type ResumeToken struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Token         []byte                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	GoodForS      int32                  `protobuf:"varint,2,opt,name=good_for_s,json=goodForS,proto3" json:"good_for_s,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResumeToken) Reset() {
+	*x = ResumeToken{}
+	mi := &file_parley_v1_voice_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResumeToken) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResumeToken) ProtoMessage() {}
+
+func (x *ResumeToken) ProtoReflect() protoreflect.Message {
+	mi := &file_parley_v1_voice_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResumeToken.ProtoReflect.Descriptor instead.
+func (*ResumeToken) Descriptor() ([]byte, []int) {
+	return file_parley_v1_voice_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ResumeToken) GetToken() []byte {
+	if x != nil {
+		return x.Token
+	}
+	return nil
+}
+
+func (x *ResumeToken) GetGoodForS() int32 {
+	if x != nil {
+		return x.GoodForS
+	}
+	return 0
+}
+
 type StateChanged struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	State         State                  `protobuf:"varint,1,opt,name=state,proto3,enum=parley.v1.State" json:"state,omitempty"`
@@ -1332,7 +1406,7 @@ type StateChanged struct {
 
 func (x *StateChanged) Reset() {
 	*x = StateChanged{}
-	mi := &file_parley_v1_voice_proto_msgTypes[17]
+	mi := &file_parley_v1_voice_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1344,7 +1418,7 @@ func (x *StateChanged) String() string {
 func (*StateChanged) ProtoMessage() {}
 
 func (x *StateChanged) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_voice_proto_msgTypes[17]
+	mi := &file_parley_v1_voice_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1357,7 +1431,7 @@ func (x *StateChanged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateChanged.ProtoReflect.Descriptor instead.
 func (*StateChanged) Descriptor() ([]byte, []int) {
-	return file_parley_v1_voice_proto_rawDescGZIP(), []int{17}
+	return file_parley_v1_voice_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *StateChanged) GetState() State {
@@ -1377,7 +1451,7 @@ type SpeechStarted struct {
 
 func (x *SpeechStarted) Reset() {
 	*x = SpeechStarted{}
-	mi := &file_parley_v1_voice_proto_msgTypes[18]
+	mi := &file_parley_v1_voice_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1389,7 +1463,7 @@ func (x *SpeechStarted) String() string {
 func (*SpeechStarted) ProtoMessage() {}
 
 func (x *SpeechStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_voice_proto_msgTypes[18]
+	mi := &file_parley_v1_voice_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1402,7 +1476,7 @@ func (x *SpeechStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SpeechStarted.ProtoReflect.Descriptor instead.
 func (*SpeechStarted) Descriptor() ([]byte, []int) {
-	return file_parley_v1_voice_proto_rawDescGZIP(), []int{18}
+	return file_parley_v1_voice_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *SpeechStarted) GetTurnId() string {
@@ -1429,7 +1503,7 @@ type SpeechStopped struct {
 
 func (x *SpeechStopped) Reset() {
 	*x = SpeechStopped{}
-	mi := &file_parley_v1_voice_proto_msgTypes[19]
+	mi := &file_parley_v1_voice_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1441,7 +1515,7 @@ func (x *SpeechStopped) String() string {
 func (*SpeechStopped) ProtoMessage() {}
 
 func (x *SpeechStopped) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_voice_proto_msgTypes[19]
+	mi := &file_parley_v1_voice_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1454,7 +1528,7 @@ func (x *SpeechStopped) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SpeechStopped.ProtoReflect.Descriptor instead.
 func (*SpeechStopped) Descriptor() ([]byte, []int) {
-	return file_parley_v1_voice_proto_rawDescGZIP(), []int{19}
+	return file_parley_v1_voice_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *SpeechStopped) GetTurnId() string {
@@ -1482,7 +1556,7 @@ type Word struct {
 
 func (x *Word) Reset() {
 	*x = Word{}
-	mi := &file_parley_v1_voice_proto_msgTypes[20]
+	mi := &file_parley_v1_voice_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1494,7 +1568,7 @@ func (x *Word) String() string {
 func (*Word) ProtoMessage() {}
 
 func (x *Word) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_voice_proto_msgTypes[20]
+	mi := &file_parley_v1_voice_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1507,7 +1581,7 @@ func (x *Word) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Word.ProtoReflect.Descriptor instead.
 func (*Word) Descriptor() ([]byte, []int) {
-	return file_parley_v1_voice_proto_rawDescGZIP(), []int{20}
+	return file_parley_v1_voice_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Word) GetText() string {
@@ -1544,7 +1618,7 @@ type Transcript struct {
 
 func (x *Transcript) Reset() {
 	*x = Transcript{}
-	mi := &file_parley_v1_voice_proto_msgTypes[21]
+	mi := &file_parley_v1_voice_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1556,7 +1630,7 @@ func (x *Transcript) String() string {
 func (*Transcript) ProtoMessage() {}
 
 func (x *Transcript) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_voice_proto_msgTypes[21]
+	mi := &file_parley_v1_voice_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1569,7 +1643,7 @@ func (x *Transcript) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Transcript.ProtoReflect.Descriptor instead.
 func (*Transcript) Descriptor() ([]byte, []int) {
-	return file_parley_v1_voice_proto_rawDescGZIP(), []int{21}
+	return file_parley_v1_voice_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Transcript) GetTurnId() string {
@@ -1618,7 +1692,7 @@ type ReplyStarted struct {
 
 func (x *ReplyStarted) Reset() {
 	*x = ReplyStarted{}
-	mi := &file_parley_v1_voice_proto_msgTypes[22]
+	mi := &file_parley_v1_voice_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1630,7 +1704,7 @@ func (x *ReplyStarted) String() string {
 func (*ReplyStarted) ProtoMessage() {}
 
 func (x *ReplyStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_voice_proto_msgTypes[22]
+	mi := &file_parley_v1_voice_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1643,7 +1717,7 @@ func (x *ReplyStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplyStarted.ProtoReflect.Descriptor instead.
 func (*ReplyStarted) Descriptor() ([]byte, []int) {
-	return file_parley_v1_voice_proto_rawDescGZIP(), []int{22}
+	return file_parley_v1_voice_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ReplyStarted) GetReplyId() string {
@@ -1677,7 +1751,7 @@ type ReplyText struct {
 
 func (x *ReplyText) Reset() {
 	*x = ReplyText{}
-	mi := &file_parley_v1_voice_proto_msgTypes[23]
+	mi := &file_parley_v1_voice_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1689,7 +1763,7 @@ func (x *ReplyText) String() string {
 func (*ReplyText) ProtoMessage() {}
 
 func (x *ReplyText) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_voice_proto_msgTypes[23]
+	mi := &file_parley_v1_voice_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1702,7 +1776,7 @@ func (x *ReplyText) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplyText.ProtoReflect.Descriptor instead.
 func (*ReplyText) Descriptor() ([]byte, []int) {
-	return file_parley_v1_voice_proto_rawDescGZIP(), []int{23}
+	return file_parley_v1_voice_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ReplyText) GetReplyId() string {
@@ -1732,7 +1806,7 @@ type ReplyAudio struct {
 
 func (x *ReplyAudio) Reset() {
 	*x = ReplyAudio{}
-	mi := &file_parley_v1_voice_proto_msgTypes[24]
+	mi := &file_parley_v1_voice_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1744,7 +1818,7 @@ func (x *ReplyAudio) String() string {
 func (*ReplyAudio) ProtoMessage() {}
 
 func (x *ReplyAudio) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_voice_proto_msgTypes[24]
+	mi := &file_parley_v1_voice_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1757,7 +1831,7 @@ func (x *ReplyAudio) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplyAudio.ProtoReflect.Descriptor instead.
 func (*ReplyAudio) Descriptor() ([]byte, []int) {
-	return file_parley_v1_voice_proto_rawDescGZIP(), []int{24}
+	return file_parley_v1_voice_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ReplyAudio) GetReplyId() string {
@@ -1809,7 +1883,7 @@ type ReplyDone struct {
 
 func (x *ReplyDone) Reset() {
 	*x = ReplyDone{}
-	mi := &file_parley_v1_voice_proto_msgTypes[25]
+	mi := &file_parley_v1_voice_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1821,7 +1895,7 @@ func (x *ReplyDone) String() string {
 func (*ReplyDone) ProtoMessage() {}
 
 func (x *ReplyDone) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_voice_proto_msgTypes[25]
+	mi := &file_parley_v1_voice_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1834,7 +1908,7 @@ func (x *ReplyDone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplyDone.ProtoReflect.Descriptor instead.
 func (*ReplyDone) Descriptor() ([]byte, []int) {
-	return file_parley_v1_voice_proto_rawDescGZIP(), []int{25}
+	return file_parley_v1_voice_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ReplyDone) GetReplyId() string {
@@ -1889,7 +1963,7 @@ type Flushed struct {
 
 func (x *Flushed) Reset() {
 	*x = Flushed{}
-	mi := &file_parley_v1_voice_proto_msgTypes[26]
+	mi := &file_parley_v1_voice_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1901,7 +1975,7 @@ func (x *Flushed) String() string {
 func (*Flushed) ProtoMessage() {}
 
 func (x *Flushed) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_voice_proto_msgTypes[26]
+	mi := &file_parley_v1_voice_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1914,7 +1988,7 @@ func (x *Flushed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Flushed.ProtoReflect.Descriptor instead.
 func (*Flushed) Descriptor() ([]byte, []int) {
-	return file_parley_v1_voice_proto_rawDescGZIP(), []int{26}
+	return file_parley_v1_voice_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Flushed) GetGeneration() int64 {
@@ -1942,7 +2016,7 @@ type ToolCall struct {
 
 func (x *ToolCall) Reset() {
 	*x = ToolCall{}
-	mi := &file_parley_v1_voice_proto_msgTypes[27]
+	mi := &file_parley_v1_voice_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1954,7 +2028,7 @@ func (x *ToolCall) String() string {
 func (*ToolCall) ProtoMessage() {}
 
 func (x *ToolCall) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_voice_proto_msgTypes[27]
+	mi := &file_parley_v1_voice_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1967,7 +2041,7 @@ func (x *ToolCall) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ToolCall.ProtoReflect.Descriptor instead.
 func (*ToolCall) Descriptor() ([]byte, []int) {
-	return file_parley_v1_voice_proto_rawDescGZIP(), []int{27}
+	return file_parley_v1_voice_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ToolCall) GetCallId() string {
@@ -2001,7 +2075,7 @@ type Notice struct {
 
 func (x *Notice) Reset() {
 	*x = Notice{}
-	mi := &file_parley_v1_voice_proto_msgTypes[28]
+	mi := &file_parley_v1_voice_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2013,7 +2087,7 @@ func (x *Notice) String() string {
 func (*Notice) ProtoMessage() {}
 
 func (x *Notice) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_voice_proto_msgTypes[28]
+	mi := &file_parley_v1_voice_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2026,7 +2100,7 @@ func (x *Notice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Notice.ProtoReflect.Descriptor instead.
 func (*Notice) Descriptor() ([]byte, []int) {
-	return file_parley_v1_voice_proto_rawDescGZIP(), []int{28}
+	return file_parley_v1_voice_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Notice) GetCode() string {
@@ -2054,7 +2128,7 @@ type Closed struct {
 
 func (x *Closed) Reset() {
 	*x = Closed{}
-	mi := &file_parley_v1_voice_proto_msgTypes[29]
+	mi := &file_parley_v1_voice_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2066,7 +2140,7 @@ func (x *Closed) String() string {
 func (*Closed) ProtoMessage() {}
 
 func (x *Closed) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_voice_proto_msgTypes[29]
+	mi := &file_parley_v1_voice_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2079,7 +2153,7 @@ func (x *Closed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Closed.ProtoReflect.Descriptor instead.
 func (*Closed) Descriptor() ([]byte, []int) {
-	return file_parley_v1_voice_proto_rawDescGZIP(), []int{29}
+	return file_parley_v1_voice_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Closed) GetReason() string {
@@ -2123,6 +2197,7 @@ type ServerMessage struct {
 	//	*ServerMessage_Closed
 	//	*ServerMessage_Ping
 	//	*ServerMessage_Pong
+	//	*ServerMessage_ResumeToken
 	Message       isServerMessage_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2130,7 +2205,7 @@ type ServerMessage struct {
 
 func (x *ServerMessage) Reset() {
 	*x = ServerMessage{}
-	mi := &file_parley_v1_voice_proto_msgTypes[30]
+	mi := &file_parley_v1_voice_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2142,7 +2217,7 @@ func (x *ServerMessage) String() string {
 func (*ServerMessage) ProtoMessage() {}
 
 func (x *ServerMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_voice_proto_msgTypes[30]
+	mi := &file_parley_v1_voice_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2155,7 +2230,7 @@ func (x *ServerMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServerMessage.ProtoReflect.Descriptor instead.
 func (*ServerMessage) Descriptor() ([]byte, []int) {
-	return file_parley_v1_voice_proto_rawDescGZIP(), []int{30}
+	return file_parley_v1_voice_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ServerMessage) GetMessage() isServerMessage_Message {
@@ -2309,6 +2384,15 @@ func (x *ServerMessage) GetPong() *Pong {
 	return nil
 }
 
+func (x *ServerMessage) GetResumeToken() *ResumeToken {
+	if x != nil {
+		if x, ok := x.Message.(*ServerMessage_ResumeToken); ok {
+			return x.ResumeToken
+		}
+	}
+	return nil
+}
+
 type isServerMessage_Message interface {
 	isServerMessage_Message()
 }
@@ -2377,6 +2461,10 @@ type ServerMessage_Pong struct {
 	Pong *Pong `protobuf:"bytes,16,opt,name=pong,proto3,oneof"`
 }
 
+type ServerMessage_ResumeToken struct {
+	ResumeToken *ResumeToken `protobuf:"bytes,17,opt,name=resume_token,json=resumeToken,proto3,oneof"`
+}
+
 func (*ServerMessage_Ready) isServerMessage_Message() {}
 
 func (*ServerMessage_State) isServerMessage_Message() {}
@@ -2408,6 +2496,8 @@ func (*ServerMessage_Closed) isServerMessage_Message() {}
 func (*ServerMessage_Ping) isServerMessage_Message() {}
 
 func (*ServerMessage_Pong) isServerMessage_Message() {}
+
+func (*ServerMessage_ResumeToken) isServerMessage_Message() {}
 
 var File_parley_v1_voice_proto protoreflect.FileDescriptor
 
@@ -2453,16 +2543,18 @@ const file_parley_v1_voice_proto_rawDesc = "" +
 	"\x06_voiceB\b\n" +
 	"\x06_toolsB\b\n" +
 	"\x06_modelB\t\n" +
-	"\a_policy\"\xdf\x01\n" +
+	"\a_policy\"\x87\x02\n" +
 	"\x05Start\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tR\tsessionId\x12,\n" +
 	"\x05input\x18\x02 \x01(\v2\x16.parley.v1.AudioFormatR\x05input\x12.\n" +
 	"\x06output\x18\x03 \x01(\v2\x16.parley.v1.AudioFormatR\x06output\x12/\n" +
 	"\bsettings\x18\x04 \x01(\v2\x13.parley.v1.SettingsR\bsettings\x12\x1c\n" +
-	"\alead_ms\x18\x05 \x01(\x05H\x00R\x06leadMs\x88\x01\x01B\n" +
+	"\alead_ms\x18\x05 \x01(\x05H\x00R\x06leadMs\x88\x01\x01\x12\x1b\n" +
+	"\x06resume\x18\x06 \x01(\fH\x01R\x06resume\x88\x01\x01B\n" +
 	"\n" +
-	"\b_lead_ms\"\x1a\n" +
+	"\b_lead_msB\t\n" +
+	"\a_resume\"\x1a\n" +
 	"\x04Text\x12\x12\n" +
 	"\x04text\x18\x01 \x01(\tR\x04text\"C\n" +
 	"\x03Say\x12\x12\n" +
@@ -2498,14 +2590,19 @@ const file_parley_v1_voice_proto_rawDesc = "" +
 	" \x01(\v2\x11.parley.v1.HangUpH\x00R\x06hangUp\x12%\n" +
 	"\x04ping\x18\v \x01(\v2\x0f.parley.v1.PingH\x00R\x04ping\x12%\n" +
 	"\x04pong\x18\f \x01(\v2\x0f.parley.v1.PongH\x00R\x04pongB\t\n" +
-	"\amessage\"\xb6\x01\n" +
+	"\amessage\"\xd0\x01\n" +
 	"\x05Ready\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tR\tsessionId\x12,\n" +
 	"\x05input\x18\x02 \x01(\v2\x16.parley.v1.AudioFormatR\x05input\x12.\n" +
 	"\x06output\x18\x03 \x01(\v2\x16.parley.v1.AudioFormatR\x06output\x12\x1a\n" +
 	"\blanguage\x18\x04 \x01(\tR\blanguage\x12\x14\n" +
-	"\x05voice\x18\x05 \x01(\tR\x05voice\"6\n" +
+	"\x05voice\x18\x05 \x01(\tR\x05voice\x12\x18\n" +
+	"\aresumed\x18\x06 \x01(\bR\aresumed\"A\n" +
+	"\vResumeToken\x12\x14\n" +
+	"\x05token\x18\x01 \x01(\fR\x05token\x12\x1c\n" +
+	"\n" +
+	"good_for_s\x18\x02 \x01(\x05R\bgoodForS\"6\n" +
 	"\fStateChanged\x12&\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x10.parley.v1.StateR\x05state\"=\n" +
 	"\rSpeechStarted\x12\x17\n" +
@@ -2569,7 +2666,7 @@ const file_parley_v1_voice_proto_rawDesc = "" +
 	"\x06Closed\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x1c\n" +
-	"\tretryable\x18\x03 \x01(\bR\tretryable\"\xd5\x06\n" +
+	"\tretryable\x18\x03 \x01(\bR\tretryable\"\x92\a\n" +
 	"\rServerMessage\x12(\n" +
 	"\x05ready\x18\x01 \x01(\v2\x10.parley.v1.ReadyH\x00R\x05ready\x12/\n" +
 	"\x05state\x18\x02 \x01(\v2\x17.parley.v1.StateChangedH\x00R\x05state\x12A\n" +
@@ -2592,7 +2689,8 @@ const file_parley_v1_voice_proto_rawDesc = "" +
 	"\x05error\x18\r \x01(\v2\x11.parley.v1.NoticeH\x00R\x05error\x12+\n" +
 	"\x06closed\x18\x0e \x01(\v2\x11.parley.v1.ClosedH\x00R\x06closed\x12%\n" +
 	"\x04ping\x18\x0f \x01(\v2\x0f.parley.v1.PingH\x00R\x04ping\x12%\n" +
-	"\x04pong\x18\x10 \x01(\v2\x0f.parley.v1.PongH\x00R\x04pongB\t\n" +
+	"\x04pong\x18\x10 \x01(\v2\x0f.parley.v1.PongH\x00R\x04pong\x12;\n" +
+	"\fresume_token\x18\x11 \x01(\v2\x16.parley.v1.ResumeTokenH\x00R\vresumeTokenB\t\n" +
 	"\amessage*9\n" +
 	"\bEncoding\x12\x18\n" +
 	"\x14ENCODING_UNSPECIFIED\x10\x00\x12\t\n" +
@@ -2630,7 +2728,7 @@ func file_parley_v1_voice_proto_rawDescGZIP() []byte {
 }
 
 var file_parley_v1_voice_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_parley_v1_voice_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_parley_v1_voice_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_parley_v1_voice_proto_goTypes = []any{
 	(Encoding)(0),         // 0: parley.v1.Encoding
 	(State)(0),            // 1: parley.v1.State
@@ -2652,21 +2750,22 @@ var file_parley_v1_voice_proto_goTypes = []any{
 	(*Pong)(nil),          // 17: parley.v1.Pong
 	(*ClientMessage)(nil), // 18: parley.v1.ClientMessage
 	(*Ready)(nil),         // 19: parley.v1.Ready
-	(*StateChanged)(nil),  // 20: parley.v1.StateChanged
-	(*SpeechStarted)(nil), // 21: parley.v1.SpeechStarted
-	(*SpeechStopped)(nil), // 22: parley.v1.SpeechStopped
-	(*Word)(nil),          // 23: parley.v1.Word
-	(*Transcript)(nil),    // 24: parley.v1.Transcript
-	(*ReplyStarted)(nil),  // 25: parley.v1.ReplyStarted
-	(*ReplyText)(nil),     // 26: parley.v1.ReplyText
-	(*ReplyAudio)(nil),    // 27: parley.v1.ReplyAudio
-	(*ReplyDone)(nil),     // 28: parley.v1.ReplyDone
-	(*Flushed)(nil),       // 29: parley.v1.Flushed
-	(*ToolCall)(nil),      // 30: parley.v1.ToolCall
-	(*Notice)(nil),        // 31: parley.v1.Notice
-	(*Closed)(nil),        // 32: parley.v1.Closed
-	(*ServerMessage)(nil), // 33: parley.v1.ServerMessage
-	nil,                   // 34: parley.v1.ReplyDone.TimingsMsEntry
+	(*ResumeToken)(nil),   // 20: parley.v1.ResumeToken
+	(*StateChanged)(nil),  // 21: parley.v1.StateChanged
+	(*SpeechStarted)(nil), // 22: parley.v1.SpeechStarted
+	(*SpeechStopped)(nil), // 23: parley.v1.SpeechStopped
+	(*Word)(nil),          // 24: parley.v1.Word
+	(*Transcript)(nil),    // 25: parley.v1.Transcript
+	(*ReplyStarted)(nil),  // 26: parley.v1.ReplyStarted
+	(*ReplyText)(nil),     // 27: parley.v1.ReplyText
+	(*ReplyAudio)(nil),    // 28: parley.v1.ReplyAudio
+	(*ReplyDone)(nil),     // 29: parley.v1.ReplyDone
+	(*Flushed)(nil),       // 30: parley.v1.Flushed
+	(*ToolCall)(nil),      // 31: parley.v1.ToolCall
+	(*Notice)(nil),        // 32: parley.v1.Notice
+	(*Closed)(nil),        // 33: parley.v1.Closed
+	(*ServerMessage)(nil), // 34: parley.v1.ServerMessage
+	nil,                   // 35: parley.v1.ReplyDone.TimingsMsEntry
 }
 var file_parley_v1_voice_proto_depIdxs = []int32{
 	0,  // 0: parley.v1.AudioFormat.encoding:type_name -> parley.v1.Encoding
@@ -2690,32 +2789,33 @@ var file_parley_v1_voice_proto_depIdxs = []int32{
 	3,  // 18: parley.v1.Ready.input:type_name -> parley.v1.AudioFormat
 	3,  // 19: parley.v1.Ready.output:type_name -> parley.v1.AudioFormat
 	1,  // 20: parley.v1.StateChanged.state:type_name -> parley.v1.State
-	23, // 21: parley.v1.Transcript.words:type_name -> parley.v1.Word
+	24, // 21: parley.v1.Transcript.words:type_name -> parley.v1.Word
 	2,  // 22: parley.v1.ReplyDone.outcome:type_name -> parley.v1.Outcome
-	34, // 23: parley.v1.ReplyDone.timings_ms:type_name -> parley.v1.ReplyDone.TimingsMsEntry
+	35, // 23: parley.v1.ReplyDone.timings_ms:type_name -> parley.v1.ReplyDone.TimingsMsEntry
 	19, // 24: parley.v1.ServerMessage.ready:type_name -> parley.v1.Ready
-	20, // 25: parley.v1.ServerMessage.state:type_name -> parley.v1.StateChanged
-	21, // 26: parley.v1.ServerMessage.speech_started:type_name -> parley.v1.SpeechStarted
-	22, // 27: parley.v1.ServerMessage.speech_stopped:type_name -> parley.v1.SpeechStopped
-	24, // 28: parley.v1.ServerMessage.transcript:type_name -> parley.v1.Transcript
-	25, // 29: parley.v1.ServerMessage.reply_started:type_name -> parley.v1.ReplyStarted
-	26, // 30: parley.v1.ServerMessage.reply_text:type_name -> parley.v1.ReplyText
-	27, // 31: parley.v1.ServerMessage.reply_audio:type_name -> parley.v1.ReplyAudio
-	28, // 32: parley.v1.ServerMessage.reply_done:type_name -> parley.v1.ReplyDone
-	29, // 33: parley.v1.ServerMessage.flushed:type_name -> parley.v1.Flushed
-	30, // 34: parley.v1.ServerMessage.tool_call:type_name -> parley.v1.ToolCall
-	31, // 35: parley.v1.ServerMessage.warning:type_name -> parley.v1.Notice
-	31, // 36: parley.v1.ServerMessage.error:type_name -> parley.v1.Notice
-	32, // 37: parley.v1.ServerMessage.closed:type_name -> parley.v1.Closed
+	21, // 25: parley.v1.ServerMessage.state:type_name -> parley.v1.StateChanged
+	22, // 26: parley.v1.ServerMessage.speech_started:type_name -> parley.v1.SpeechStarted
+	23, // 27: parley.v1.ServerMessage.speech_stopped:type_name -> parley.v1.SpeechStopped
+	25, // 28: parley.v1.ServerMessage.transcript:type_name -> parley.v1.Transcript
+	26, // 29: parley.v1.ServerMessage.reply_started:type_name -> parley.v1.ReplyStarted
+	27, // 30: parley.v1.ServerMessage.reply_text:type_name -> parley.v1.ReplyText
+	28, // 31: parley.v1.ServerMessage.reply_audio:type_name -> parley.v1.ReplyAudio
+	29, // 32: parley.v1.ServerMessage.reply_done:type_name -> parley.v1.ReplyDone
+	30, // 33: parley.v1.ServerMessage.flushed:type_name -> parley.v1.Flushed
+	31, // 34: parley.v1.ServerMessage.tool_call:type_name -> parley.v1.ToolCall
+	32, // 35: parley.v1.ServerMessage.warning:type_name -> parley.v1.Notice
+	32, // 36: parley.v1.ServerMessage.error:type_name -> parley.v1.Notice
+	33, // 37: parley.v1.ServerMessage.closed:type_name -> parley.v1.Closed
 	16, // 38: parley.v1.ServerMessage.ping:type_name -> parley.v1.Ping
 	17, // 39: parley.v1.ServerMessage.pong:type_name -> parley.v1.Pong
-	18, // 40: parley.v1.Voice.Converse:input_type -> parley.v1.ClientMessage
-	33, // 41: parley.v1.Voice.Converse:output_type -> parley.v1.ServerMessage
-	41, // [41:42] is the sub-list for method output_type
-	40, // [40:41] is the sub-list for method input_type
-	40, // [40:40] is the sub-list for extension type_name
-	40, // [40:40] is the sub-list for extension extendee
-	0,  // [0:40] is the sub-list for field type_name
+	20, // 40: parley.v1.ServerMessage.resume_token:type_name -> parley.v1.ResumeToken
+	18, // 41: parley.v1.Voice.Converse:input_type -> parley.v1.ClientMessage
+	34, // 42: parley.v1.Voice.Converse:output_type -> parley.v1.ServerMessage
+	42, // [42:43] is the sub-list for method output_type
+	41, // [41:42] is the sub-list for method input_type
+	41, // [41:41] is the sub-list for extension type_name
+	41, // [41:41] is the sub-list for extension extendee
+	0,  // [0:41] is the sub-list for field type_name
 }
 
 func init() { file_parley_v1_voice_proto_init() }
@@ -2740,7 +2840,7 @@ func file_parley_v1_voice_proto_init() {
 		(*ClientMessage_Ping)(nil),
 		(*ClientMessage_Pong)(nil),
 	}
-	file_parley_v1_voice_proto_msgTypes[30].OneofWrappers = []any{
+	file_parley_v1_voice_proto_msgTypes[31].OneofWrappers = []any{
 		(*ServerMessage_Ready)(nil),
 		(*ServerMessage_State)(nil),
 		(*ServerMessage_SpeechStarted)(nil),
@@ -2757,6 +2857,7 @@ func file_parley_v1_voice_proto_init() {
 		(*ServerMessage_Closed)(nil),
 		(*ServerMessage_Ping)(nil),
 		(*ServerMessage_Pong)(nil),
+		(*ServerMessage_ResumeToken)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2764,7 +2865,7 @@ func file_parley_v1_voice_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_parley_v1_voice_proto_rawDesc), len(file_parley_v1_voice_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   32,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from gateway.session import events as ev
 from gateway.session.manager import Sessions
+from gateway.session.memory import Memory
 from gateway.settings import Settings
 from gateway.telemetry.metrics import Metrics
 from tests.support.fakes import FakeConnection, FakeLlm, FakeRecognizer, FakeTts, FakeVad, silence, speech
@@ -20,13 +21,15 @@ from tests.support.virtual_time import run_virtual, settle
 class World:
     """The parts that sessions of one test share."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, *, memory: Memory | None = None, **settings: Any) -> None:
         defaults: dict[str, Any] = {"echo": {"enabled": False}, "gate": {"enabled": False}}
         self.settings = Settings(**{**defaults, **settings})
         self.asr, self.llm, self.tts, self.vad = FakeRecognizer(), FakeLlm(), FakeTts(), FakeVad()
         self.registry = CollectorRegistry()
         self.metrics = Metrics(self.registry)
-        self.sessions = Sessions(self.settings, self.asr, self.llm, self.tts, self.vad, self.metrics)
+        self.sessions = Sessions(
+            self.settings, self.asr, self.llm, self.tts, self.vad, self.metrics, memory=memory
+        )
         self._running: list[asyncio.Task[None]] = []
 
     async def connect(self, hello: ev.Hello | None = None) -> FakeConnection:
