@@ -11,6 +11,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Protocol
 
 import grpc
@@ -20,6 +21,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from gateway.http2.call import Call, CallOver
 from gateway.http2.server import GrpcServer
+from gateway.identity import current
 from gateway.session.events import Connection
 from gateway.settings import SessionSettings
 from gateway.transports import voice_wire as wire
@@ -170,9 +172,11 @@ class VoiceServer:
                 "the stream ended without a message; send `start` first",
             )
         try:
-            return wire.hello(parsed(raw, self._settings), self._settings.max_text_chars)
+            opening = wire.hello(parsed(raw, self._settings), self._settings.max_text_chars)
         except (wire.BadMessage, TooLarge) as error:
             await call.abort(status_of(error), str(error))
+        caller = current.get()
+        return opening if caller is None else replace(opening, hello=replace(opening.hello, caller=caller.id))
 
     async def _tell_outcome(self, serving: asyncio.Task[None], call: Call) -> None:
         if not serving.done() or serving.cancelled():

@@ -35,7 +35,9 @@ async def histories(
 
 @pytest.mark.parametrize("how", [{}, {"password": "open sesame"}, {"tls": True}])
 async def test_the_last_who_claimed_a_session_is_the_one_who_writes(tmp_path: Path, how: Any) -> None:
-    async with redis_server(tmp_path, **how) as server, histories(server) as here, histories(server) as there:
+    async with redis_server(tmp_path, **how) as server, histories(
+        server, timeout_ms=5_000
+    ) as here, histories(server, timeout_ms=5_000) as there:
         assert await here.claim("ada", "s", 0) == (1, None)
         assert await here.write("ada", "s", 1, b"first", 60.0)
         assert await there.claim("ada", "s", 0) == (2, b"first")
@@ -53,11 +55,11 @@ async def test_what_is_kept_expires_by_itself_and_keys_show_nothing(tmp_path: Pa
         await here.claim("ada", "session-7", 0)
         await here.write("ada", "session-7", 1, b"x", 5.0)
         watch = Redis.from_url(server.url)
-        (key,) = await watch.keys("*")
-        assert key.startswith(b"mine:session:")
-        assert b"session-7" not in key
-        assert b"ada" not in key
-        assert 0 < await watch.pttl(key) <= 5_000
+        key = str(await watch.keys("*"))
+        assert key.startswith("[b'mine:session:")
+        assert "session-7" not in key
+        assert "ada" not in key
+        assert 0 < await watch.pttl(key[3:-2]) <= 5_000
         await watch.aclose()
 
 

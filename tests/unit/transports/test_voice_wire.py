@@ -13,6 +13,7 @@ from gateway.transports import voice_wire as wire
 LIMIT = 100
 
 SERVER_EVENTS: list[ev.ServerEvent] = [
+    ev.ResumeToken(b"sealed", 600),
     ev.Ready("s1", 16_000, 24_000, "en-US", "slt"),
     *[ev.StateChanged(state) for state in ev.State],
     ev.SpeechStarted("t1", 120),
