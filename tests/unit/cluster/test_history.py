@@ -35,9 +35,11 @@ async def histories(
 
 @pytest.mark.parametrize("how", [{}, {"password": "open sesame"}, {"tls": True}])
 async def test_the_last_who_claimed_a_session_is_the_one_who_writes(tmp_path: Path, how: Any) -> None:
-    async with redis_server(tmp_path, **how) as server, histories(
-        server, timeout_ms=5_000
-    ) as here, histories(server, timeout_ms=5_000) as there:
+    async with (
+        redis_server(tmp_path, **how) as server,
+        histories(server, timeout_ms=5_000) as here,
+        histories(server, timeout_ms=5_000) as there,
+    ):
         assert await here.claim("ada", "s", 0) == (1, None)
         assert await here.write("ada", "s", 1, b"first", 60.0)
         assert await there.claim("ada", "s", 0) == (2, b"first")
