@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# $TOOLS: uv, setuptools and the maker of the bill of materials. For the building stage alone.
+. "$(dirname "$0")/lib.sh"
+"$PYTHON" -m venv "$TOOLS"
+"$TOOLS/bin/python" -m pip install -q --disable-pip-version-check --no-cache-dir --no-deps --require-hashes \
+  --only-binary :all: -r "$SOURCE/requirements/image.lock"
