@@ -21,4 +21,5 @@ apt_install() { # packages...
 # its pyproject.toml has rules for uv that made the locks, and would change what they say.
 uv_install() {
   cd / && "$TOOLS/bin/uv" pip install -q --python "$PREFIX/bin/python" --no-deps --only-binary :all: --link-mode copy "$@"
+  rm -f "$PREFIX/.lock" # uv's own, which all may write
 }

@@ -35,9 +35,8 @@ BUNDLED = {
 def licence(package: metadata.Distribution) -> str:
     """What the metadata says: the SPDX expression, else the classifiers, else the short free text."""
     said = package.metadata
-    expression = said.get("License-Expression")
-    if expression:
-        return expression
+    if "License-Expression" in said:
+        return said["License-Expression"]
     classified = [
         line.rpartition(" :: ")[2]
         for line in said.get_all("Classifier") or []
@@ -45,7 +44,7 @@ def licence(package: metadata.Distribution) -> str:
     ]
     if classified:
         return ", ".join(classified)
-    free = (said.get("License") or "").strip().splitlines()
+    free = (said["License"] if "License" in said else "").strip().splitlines()
     return free[0][:80] if free else "not stated"
 
 
@@ -90,7 +89,9 @@ def main(folder: Path) -> int:
         rows.append(f"| {package.name} | {package.version} | {what} | {note} | {len(files)} |")
         if is_copyleft(what):
             copyleft.append(f"{package.name} {package.version}: {what}")
-        copyleft += [f"{package.name} {package.version}, {name}: {said}" for name, said in inside if is_copyleft(said)]
+        copyleft += [
+            f"{package.name} {package.version}, {name}: {said}" for name, said in inside if is_copyleft(said)
+        ]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "README.md").write_text(
         "# What is inside, and whose it is\n\n"
@@ -99,7 +100,9 @@ def main(folder: Path) -> int:
         "|---|---|---|---|---|\n" + "\n".join(rows) + "\n"
     )
     (folder / "copyleft.txt").write_text("\n".join(copyleft) + "\n")
-    print(f"{len(rows)} packages, {texts} licence texts, {len(copyleft)} parts under copyleft", file=sys.stderr)
+    print(
+        f"{len(rows)} packages, {texts} licence texts, {len(copyleft)} parts under copyleft", file=sys.stderr
+    )
     return 0
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# papers.sh PURL_NAME: $PREFIX/licenses (whose work is inside, under which licence) and $PREFIX/sbom.json (CycloneDX).
+# $PREFIX/licenses (whose work is inside, under which licence) and $PREFIX/sbom.json (CycloneDX).
 . "$(dirname "$0")/lib.sh"
 "$PREFIX/bin/python" -I "$(dirname "$0")/licences.py" "$PREFIX/licenses"
 cp "$SOURCE/LICENSE" "$PREFIX/licenses/parley.txt"

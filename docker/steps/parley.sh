@@ -7,6 +7,3 @@ mkdir "$work/src"
 cp -r "$SOURCE/pyproject.toml" "$SOURCE/README.md" "$SOURCE/LICENSE" "$SOURCE/gateway" "$work/src"
 "$TOOLS/bin/uv" build -q --wheel --no-build-isolation --python "$TOOLS/bin/python" -o "$work/dist" "$work/src"
 uv_install "$work"/dist/parley-*.whl
-# The image's root is read-only: what Python would compile at the first start is compiled now.
-"$PREFIX/bin/python" -m compileall -q -j 0 --invalidation-mode unchecked-hash "$PREFIX/lib" ||
-  say "some modules do not compile with this Python; they are never imported"

@@ -1,12 +1,10 @@
 #!/usr/bin/env bash
-# triton.sh wheel|container [MODEL...]: the backends, the models and a `tritonserver` that finds them, at $PREFIX.
+# triton.sh wheel|container: the backends, the models of $MODELS and a `tritonserver` that finds them, at $PREFIX.
 #   wheel      the server of the nvidia-pytriton wheel that packages.sh has installed: CPU
 #   container  the server that is in NVIDIA's image at $SERVER (/opt/tritonserver): GPU
-# Without names all models come that have no part under the GPL; a name brings one that has: tts_espeak.
 . "$(dirname "$0")/lib.sh"
-kind=${1:-}; shift || true
-models=("$@")
-[ "${#models[@]}" -gt 0 ] || models=(asr_pocketsphinx tts_flite)
+read -ra models <<< "${MODELS:-}"
+[ "${#models[@]}" -gt 0 ] || die "name the models, as in: MODELS='asr_pocketsphinx tts_flite' triton.sh wheel"
 
 mkdir -p "$PREFIX/model_repository" "$PREFIX/backends" "$PREFIX/empty"
 cp "$SOURCE/model_repository/catalogue.yaml" "$PREFIX/model_repository"
@@ -16,7 +14,7 @@ for model in "${models[@]}"; do
 done
 find "$PREFIX/model_repository" -name __pycache__ -prune -exec rm -rf {} +
 
-case "$kind" in
+case "${1:-}" in
 wheel)
   site=$("$PREFIX/bin/python" -c 'import sysconfig; print(sysconfig.get_path("platlib"))')
   version=$("$PREFIX/bin/python" -c 'import sysconfig; print(sysconfig.get_python_version())')
