@@ -1,0 +1,78 @@
+{{/* What follows from the values; "true" or "". */}}
+
+{{- define "parley.asrFromRiva" -}}
+{{- if and (ne .Values.riva.mode "none") .Values.riva.asr }}true{{ end -}}
+{{- end -}}
+{{- define "parley.ttsFromRiva" -}}
+{{- if and (ne .Values.riva.mode "none") .Values.riva.tts }}true{{ end -}}
+{{- end -}}
+{{- define "parley.ownSpeech" -}}
+{{- if not (and (include "parley.asrFromRiva" .) (include "parley.ttsFromRiva" .)) }}true{{ end -}}
+{{- end -}}
+{{- define "parley.speechPods" -}}
+{{- if and (include "parley.ownSpeech" .) (ne .Values.speech.topology "sidecar") }}true{{ end -}}
+{{- end -}}
+{{- define "parley.speechSidecar" -}}
+{{- if and (include "parley.ownSpeech" .) (eq .Values.speech.topology "sidecar") }}true{{ end -}}
+{{- end -}}
+{{- define "parley.sharedTriton" -}}
+{{- if and (include "parley.ownSpeech" .) (eq .Values.speech.topology "shared") }}true{{ end -}}
+{{- end -}}
+{{/* The gateway streams voices from Triton itself. */}}
+{{- define "parley.ttsFromTriton" -}}
+{{- if and (not (include "parley.ttsFromRiva" .)) (eq .Values.speech.tts "triton") }}true{{ end -}}
+{{- end -}}
+{{/* Whether Triton's gRPC must be reached from outside its pod. */}}
+{{- define "parley.tritonOpen" -}}
+{{- if or (eq .Values.speech.topology "shared") (and (include "parley.ttsFromTriton" .) (eq .Values.speech.topology "pod")) }}true{{ end -}}
+{{- end -}}
+
+{{- define "parley.makesKeys" -}}
+{{- if and .Values.auth.enabled (not .Values.auth.existingSecret) }}true{{ end -}}
+{{- end -}}
+{{- define "parley.keysSecret" -}}
+{{- default (include "parley.part" (list . "api-keys")) .Values.auth.existingSecret -}}
+{{- end -}}
+{{- define "parley.hashesSecret" -}}
+{{- default (include "parley.part" (list . "key-hashes")) .Values.auth.existingHashesSecret -}}
+{{- end -}}
+{{- define "parley.tlsSecret" -}}
+{{- default (include "parley.part" (list . "tls")) .Values.tls.existingSecret -}}
+{{- end -}}
+
+{{- define "parley.llmUrl" -}}
+{{- if eq .Values.llm.mode "external" -}}{{ .Values.llm.external.baseUrl }}
+{{- else if eq .Values.llm.mode "standIn" -}}{{ if .Values.tls.enabled }}https{{ else }}http{{ end }}://{{ include "parley.host" (list . "llm") }}:8090/v1
+{{- else -}}http://{{ include "parley.host" (list . "llm") }}:8000/v1{{- end -}}
+{{- end -}}
+{{- define "parley.llmModel" -}}
+{{- if .Values.llm.model -}}{{ .Values.llm.model }}
+{{- else if eq .Values.llm.mode "standIn" -}}stand-in
+{{- else if eq .Values.llm.mode "external" -}}
+{{- fail "llm.mode external needs llm.model: the name that the server at llm.external.baseUrl knows its model by" -}}
+{{- else -}}{{ .Values.llm.nim.servedModel }}{{- end -}}
+{{- end -}}
+
+{{/* Port of a URL: (list "https://x/v1") */}}
+{{- define "parley.urlPort" -}}
+{{- $url := urlParse . -}}
+{{- $port := regexFind ":[0-9]+$" $url.host | trimPrefix ":" -}}
+{{- if $port -}}{{ $port }}{{- else if has $url.scheme (list "https" "rediss") -}}443{{- else -}}80{{- end -}}
+{{- end -}}
+
+{{/* Least pods that are asked for: (dict of a part with replicas and autoscaling) */}}
+{{- define "parley.leastReplicas" -}}
+{{- if .autoscaling.enabled }}{{ .autoscaling.minReplicas }}{{ else }}{{ .replicas }}{{ end -}}
+{{- end -}}
+
+{{/* A quantity of memory in MiB, rounded down: Ki, Mi, Gi, Ti or bytes. */}}
+{{- define "parley.mebibytes" -}}
+{{- $text := toString . -}}
+{{- if hasSuffix "Ti" $text -}}{{ mulf (trimSuffix "Ti" $text | float64) 1048576 | floor | int64 }}
+{{- else if hasSuffix "Gi" $text -}}{{ mulf (trimSuffix "Gi" $text | float64) 1024 | floor | int64 }}
+{{- else if hasSuffix "Mi" $text -}}{{ trimSuffix "Mi" $text | float64 | floor | int64 }}
+{{- else if hasSuffix "Ki" $text -}}{{ divf (trimSuffix "Ki" $text | float64) 1024 | floor | int64 }}
+{{- else if hasSuffix "G" $text -}}{{ mulf (trimSuffix "G" $text | float64) 953.674 | floor | int64 }}
+{{- else if hasSuffix "M" $text -}}{{ mulf (trimSuffix "M" $text | float64) 0.953674 | floor | int64 }}
+{{- else -}}{{ divf ($text | float64) 1048576 | floor | int64 }}{{- end -}}
+{{- end -}}

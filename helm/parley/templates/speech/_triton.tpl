@@ -1,0 +1,143 @@
+{{- define "parley.tritonContainer" -}}
+{{- $v := .Values -}}{{- $t := $v.speech.triton -}}{{- $r := $v.speech.modelRepository -}}
+{{- $host := trimAll "[]" $v.listenHost -}}
+- name: triton
+  image: {{ include "parley.image" (list . $t.image) | quote }}
+  imagePullPolicy: {{ $t.image.pullPolicy }}
+  command: [tritonserver]
+  args:
+    - --model-repository={{ include "parley.repository" . }}
+    # Parley's front loads and unloads; nothing is polled.
+    - --model-control-mode=explicit
+    - --strict-readiness=false
+    - --model-load-thread-count={{ int $t.loadThreads }}
+    - --grpc-address={{ ternary $host "127.0.0.1" (eq (include "parley.tritonOpen" .) "true") }}
+    - --grpc-port=8001
+    - --http-address={{ $host }}
+    - --http-port=8000
+    - --metrics-address={{ $host }}
+    - --metrics-port=8002
+    - --allow-gpu-metrics={{ gt (int $t.gpu.count) 0 }}
+    - --metrics-interval-ms=1000
+    - --exit-timeout-secs={{ int $t.exitSeconds }}
+    - --backend-config=python,shm-default-byte-size={{ int64 $t.shm.perModelBytes }}
+    # Clients may ping an open call more often than a stock server likes.
+    - --grpc-http2-min-recv-ping-interval-without-data=5000
+    - --grpc-http2-max-ping-strikes=0
+    - --log-verbose={{ int $t.logVerbose }}
+    {{- if gt (int $t.gpu.count) 0 }}
+    - --pinned-memory-pool-byte-size={{ mul (int64 $t.pinnedPoolMb) 1048576 }}
+    {{- range $gpu := until (int $t.gpu.count) }}
+    - --cuda-memory-pool-byte-size={{ $gpu }}:{{ mul (int64 $t.cudaPoolMb) 1048576 }}
+    {{- end }}
+    {{- end }}
+    {{- if $t.repositoryKeySecret }}
+    - --grpc-restricted-protocol=model-repository:$(TRITON_REPOSITORY_KEY)
+    - --http-restricted-api=model-repository:$(TRITON_REPOSITORY_KEY)
+    {{- end }}
+    {{- if and $v.tls.enabled $v.tls.triton }}
+    - --grpc-use-ssl=true
+    - --grpc-server-cert=/etc/parley/tls/tls.crt
+    - --grpc-server-key=/etc/parley/tls/tls.key
+    {{- if eq $v.tls.clientAuth "required" }}
+    - --grpc-use-ssl-mutual=true
+    - --grpc-root-cert=/etc/parley/tls/ca.crt
+    {{- end }}
+    {{- end }}
+    {{- with $t.extraArgs }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  env:
+    # Python models write caches beside them otherwise, on a root that is read only.
+    - {name: HOME, value: /tmp}
+    {{- with $t.repositoryKeySecret }}
+    {{- include "parley.secretEnv" (dict "TRITON_REPOSITORY_KEY" (list . "repository-key")) | nindent 4 }}
+    {{- end }}
+    {{- if eq $r.kind "objectStore" }}
+    {{- include "parley.storeEnv" . | nindent 4 }}
+    {{- end }}
+    {{- with $t.extraEnv }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  {{- if eq $r.kind "objectStore" }}
+  {{- include "parley.storeEnvFrom" . | nindent 2 }}
+  {{- end }}
+  ports:
+    - {name: triton-grpc, containerPort: 8001}
+    - {name: triton-http, containerPort: 8000}
+    - {name: triton-metrics, containerPort: 8002}
+  {{- include "parley.probes" (dict "values" $t "port" "triton-http" "scheme" "HTTP" "live" "/v2/health/live" "ready" "/v2/health/ready") | nindent 2 }}
+  lifecycle:
+    preStop:
+      exec:
+        # SIGTERM makes Triton refuse messages on open streams at once: it comes when nobody speaks any more.
+        command: [parley, drain, triton, --triton, "127.0.0.1:8001", --timeout, {{ $v.speech.drainSeconds | int | quote }}]
+  securityContext:
+    {{- toYaml $v.speech.securityContext | nindent 4 }}
+  resources:
+    {{- include "parley.resources" (dict "resources" $t.resources "gpu" $t.gpu) | nindent 4 }}
+  volumeMounts:
+    - {name: triton-tmp, mountPath: /tmp}
+    - {name: shm, mountPath: /dev/shm}
+    {{- if has $r.kind (list "pvc" "sync") }}
+    {{- include "parley.modelMount" . | nindent 4 }}
+    {{- end }}
+    {{- if and $v.tls.enabled $v.tls.triton }}
+    - {name: tls, mountPath: /etc/parley/tls, readOnly: true}
+    {{- end }}
+    {{- include "parley.engineMount" . | nindent 4 }}
+{{- end -}}
+
+{{- define "parley.tritonVolumes" -}}
+{{- $v := .Values -}}{{- $r := $v.speech.modelRepository -}}
+- name: triton-tmp
+  emptyDir: {}
+- name: shm
+  emptyDir: {medium: Memory, sizeLimit: {{ $v.speech.triton.shm.size }}}
+{{- if eq $r.kind "pvc" }}
+- name: models
+  persistentVolumeClaim: {claimName: {{ default (include "parley.part" (list . "models")) $r.existingClaim }}, readOnly: true}
+{{- else if eq $r.kind "sync" }}
+- name: models
+  emptyDir: {sizeLimit: {{ $r.cacheSize }}}
+{{- end }}
+{{- if $v.speech.engineCache.enabled }}
+- name: engines
+  persistentVolumeClaim: {claimName: {{ default (include "parley.part" (list . "engines")) $v.speech.engineCache.existingClaim }}}
+{{- end }}
+{{- end -}}
+
+{{/* Engines run on the kind of GPU they were built for alone: a folder for each kind of slice; Parley's keys do the rest. */}}
+{{- define "parley.engineMount" -}}
+{{- if .Values.speech.engineCache.enabled }}
+- name: engines
+  mountPath: /var/cache/parley/engines
+  subPath: {{ default "whole" .Values.speech.triton.gpu.mig }}
+{{- end }}
+{{- end -}}
+
+{{/* Where the repository is copied from elsewhere, and checked. */}}
+{{- define "parley.modelInit" -}}
+{{- $v := .Values -}}{{- $r := $v.speech.modelRepository -}}
+{{- if eq $r.kind "sync" }}
+initContainers:
+  - name: models
+    {{- include "parley.image-of-parley" . | nindent 4 }}
+    command: [parley, models, sync, {{ $r.source | quote }}, /models]
+    {{- if include "parley.storeEnv" . }}
+    env:
+      {{- include "parley.storeEnv" . | nindent 6 }}
+    {{- end }}
+    {{- include "parley.storeEnvFrom" . | nindent 4 }}
+    securityContext:
+      {{- toYaml $v.speech.securityContext | nindent 6 }}
+    resources:
+      {{- toYaml $v.speech.resources | nindent 6 }}
+    volumeMounts:
+      - {name: models, mountPath: /models}
+      - {name: tmp, mountPath: /tmp}
+      {{- with $v.speech.extraVolumeMounts }}
+      {{- toYaml . | nindent 6 }}
+      {{- end }}
+{{- end }}
+{{- end -}}
