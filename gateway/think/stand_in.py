@@ -58,12 +58,17 @@ def build_app(settings: StandInSettings, *, now: Callable[[], datetime]) -> Star
 
     return Starlette(
         routes=[
+            Route("/healthz", _healthz),
             Route("/v1/models", _models),
             Route("/v1/chat/completions", _Completions(settings, now, stats), methods=["POST"]),
             Route("/stand-in/stats", show_stats),
         ],
         exception_handlers={404: _nothing_here, 405: _other_method},
     )
+
+
+async def _healthz(_: Request) -> Response:
+    return JSONResponse({"status": "ok"})
 
 
 async def _models(_: Request) -> Response:

@@ -62,6 +62,11 @@ async def test_models() -> None:
         assert [model.id async for model in server.client.models.list()] == ["stand-in"]
 
 
+async def test_health() -> None:
+    async with standing_in() as server:
+        assert await server.raw("GET", "/healthz") == (200, '{"status":"ok"}')
+
+
 async def test_whole_reply() -> None:
     async with standing_in() as server:
         reply = await server.client.chat.completions.create(model="stand-in", messages=COUNT)
