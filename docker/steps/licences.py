@@ -44,7 +44,7 @@ def licence(package: metadata.Distribution) -> str:
     ]
     if classified:
         return ", ".join(classified)
-    free = (said["License"] if "License" in said else "").strip().splitlines()
+    free = said["License"].strip().splitlines() if "License" in said else []
     return free[0][:80] if free else "not stated"
 
 
