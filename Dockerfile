@@ -4,12 +4,13 @@
 ARG BASE=docker.io/library/debian:bookworm-slim@sha256:88200866dfff7ea7f5cbcb6ec7c8a701889efe6fe859fe64d6990e4b07ea4171
 
 FROM ${BASE} AS build
-ARG LOCKS="gateway cloud"
+ARG LOCKS="gateway cloud" MODELS="asr_pocketsphinx tts_flite"
 RUN --mount=type=bind,source=docker/steps,target=/steps /steps/system.sh build
 RUN --mount=type=bind,target=/src --mount=type=secret,id=pip,target=/etc/pip.conf /src/docker/steps/tools.sh
 RUN --mount=type=bind,target=/src --mount=type=secret,id=uv,target=/etc/uv/uv.toml /src/docker/steps/packages.sh
 RUN --mount=type=bind,target=/src /src/docker/steps/parley.sh
 RUN --mount=type=bind,source=docker/steps,target=/steps /steps/bytecode.sh
+RUN --mount=type=bind,target=/src /src/docker/steps/models.sh
 RUN --mount=type=bind,target=/src /src/docker/steps/papers.sh
 
 FROM ${BASE}

@@ -1,7 +1,7 @@
 """Every setting of Parley, in one typed tree.
 
 Sources, the first that has a value wins: keyword arguments, `PARLEY_*` environment variables
-(`PARLEY_ASR__URI`, nested by a double underscore), the YAML file named by `PARLEY_CONFIG`, the
+(`PARLEY_ASR__URI`, nested by a double underscore), files so called in the folder that `PARLEY_SECRETS` names, the YAML file named by `PARLEY_CONFIG`, the
 defaults below. Times are milliseconds (`_ms`) or seconds (`_s`), levels dB or dBFS (`_db`, `_dbfs`).
 """
 
@@ -19,6 +19,7 @@ from pydantic_settings import (
 )
 
 from gateway.settings_auth import AuthSettings as AuthSettings
+from gateway.settings_files import secret_files
 from gateway.settings_lifetime import RedisSettings as RedisSettings
 from gateway.settings_lifetime import ResumeSettings as ResumeSettings
 from gateway.settings_models import ModelsSettings as ModelsSettings
@@ -326,7 +327,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        sources: list[PydanticBaseSettingsSource] = [init_settings, env_settings]
+        sources: list[PydanticBaseSettingsSource] = [init_settings, env_settings, *secret_files(settings_cls)]
         path = os.environ.get("PARLEY_CONFIG")
         if path:
             sources.append(YamlConfigSettingsSource(settings_cls, yaml_file=path))

@@ -1,18 +1,9 @@
 #!/usr/bin/env bash
-# triton.sh wheel|container: the backends, the models of $MODELS and a `tritonserver` that finds them, at $PREFIX.
+# triton.sh wheel|container: the backends and a `tritonserver` that finds them, at $PREFIX.
 #   wheel      the server of the nvidia-pytriton wheel that packages.sh has installed: CPU
 #   container  the server that is in NVIDIA's image at $SERVER (/opt/tritonserver): GPU
 . "$(dirname "$0")/lib.sh"
-read -ra models <<< "${MODELS:-}"
-[ "${#models[@]}" -gt 0 ] || die "name the models, as in: MODELS='asr_pocketsphinx tts_flite' triton.sh wheel"
-
-mkdir -p "$PREFIX/model_repository" "$PREFIX/backends" "$PREFIX/empty"
-cp "$SOURCE/model_repository/catalogue.yaml" "$PREFIX/model_repository"
-for model in "${models[@]}"; do
-  [ -f "$SOURCE/model_repository/$model/config.pbtxt" ] || die "there is no model $model in model_repository"
-  cp -r "$SOURCE/model_repository/$model" "$PREFIX/model_repository"
-done
-find "$PREFIX/model_repository" -name __pycache__ -prune -exec rm -rf {} +
+mkdir -p "$PREFIX/backends" "$PREFIX/empty"
 
 case "${1:-}" in
 wheel)

@@ -43,6 +43,9 @@ def load_settings(**overrides: Any) -> Settings:
     config = os.environ.get("PARLEY_CONFIG")
     if config and not os.path.isfile(config):
         raise Fault(f"PARLEY_CONFIG names {config}, which is no file", USAGE)
+    folder = os.environ.get("PARLEY_SECRETS")
+    if folder and not os.path.isdir(folder):
+        raise Fault(f"PARLEY_SECRETS names {folder}, which is no folder", USAGE)
     try:
         return Settings(**overrides)
     except ValidationError as error:

@@ -105,9 +105,9 @@ def test_only_what_images_are_made_of_goes_into_the_build() -> None:
     [
         ("packages.sh", (), {}, "name the locks"),
         ("packages.sh", (), {"LOCKS": "gateway nosuch"}, "there is no requirements/nosuch.lock"),
-        ("triton.sh", ("wheel",), {}, "name the models"),
-        ("triton.sh", ("wheel",), {"MODELS": "tts_nosuch"}, "there is no model tts_nosuch"),
-        ("triton.sh", ("elsewhere",), {"MODELS": "tts_flite"}, "say which server"),
+        ("models.sh", (), {}, "name the models"),
+        ("models.sh", (), {"MODELS": "tts_nosuch"}, "there is no model tts_nosuch"),
+        ("triton.sh", ("elsewhere",), {}, "say which server"),
         ("system.sh", (), {}, "say for what"),
     ],
 )

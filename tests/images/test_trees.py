@@ -22,20 +22,22 @@ from packaging.requirements import Requirement
 from tests.support.image_trees import ROOT, Tree, build, interpreter, is_other_user, step
 from tests.support.stack import skip_without_triton
 
+_MODELS = "asr_pocketsphinx tts_flite"
+
 
 @pytest.fixture(scope="module")
 def gateway() -> Iterator[Tree]:
     with tempfile.TemporaryDirectory(prefix="parley-image-") as folder:
-        yield build(Path(folder), "gateway cloud", ("bytecode.sh",), ("papers.sh",))
+        yield build(
+            Path(folder), "gateway cloud", ("bytecode.sh",), ("models.sh",), ("papers.sh",), models=_MODELS
+        )
 
 
 @pytest.fixture(scope="module")
 def triton() -> Iterator[Tree]:
     skip_without_triton()
     with tempfile.TemporaryDirectory(prefix="parley-image-") as folder:
-        yield build(
-            Path(folder), "embedded cloud", ("triton.sh", "wheel"), models="asr_pocketsphinx tts_flite"
-        )
+        yield build(Path(folder), "embedded cloud", ("triton.sh", "wheel"), ("models.sh",), models=_MODELS)
 
 
 def _plain(name: str) -> str:
@@ -189,6 +191,15 @@ def test_a_triton_from_the_tree_alone_serves_its_models(gateway: Tree, triton: T
     assert process.returncode == 0, log.read_text()[-2000:]
 
 
+def test_models_are_chosen_by_name(tmp_path: Path) -> None:
+    done = step("models.sh", prefix=tmp_path, MODELS="tts_espeak")
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in (tmp_path / "model_repository").iterdir()} == {
+        "catalogue.yaml",
+        "tts_espeak",
+    }
+
+
 def test_a_container_of_nvidias_keeps_its_own_backends(gateway: Tree, tmp_path: Path) -> None:
     """The step for the GPU image, with a server that says how it was called."""
     server = tmp_path / "tritonserver"
@@ -200,9 +211,8 @@ def test_a_container_of_nvidias_keeps_its_own_backends(gateway: Tree, tmp_path: 
     prefix = tmp_path / "parley"
     (prefix / "bin").mkdir(parents=True)
     (prefix / "bin" / "python3").symlink_to(interpreter())
-    done = step("triton.sh", "container", prefix=prefix, MODELS="tts_espeak", SERVER=str(server))
+    done = step("triton.sh", "container", prefix=prefix, SERVER=str(server))
     assert done.returncode == 0, done.stderr
-    assert [path.name for path in (prefix / "model_repository").iterdir() if path.is_dir()] == ["tts_espeak"]
     said = subprocess.run(
         [prefix / "bin" / "tritonserver", "--load-model=tts_espeak"],
         capture_output=True,

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, SecretStr, ValidationError
 
+from gateway.cli.common import Fault, load_settings
 from gateway.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -102,3 +103,40 @@ def test_an_unknown_key_in_a_section_is_refused(monkeypatch: pytest.MonkeyPatch)
 def test_secrets_do_not_print() -> None:
     settings = Settings(llm={"api_key": SecretStr("sk-planted")})
     assert "sk-planted" not in repr(settings) + str(settings.model_dump())
+
+
+def test_secrets_may_be_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "PARLEY_LLM__API_KEY").write_text("of-a-file\n")
+    (tmp_path / "PARLEY_ASR__API_KEY").write_text("\n")
+    (tmp_path / "PARLEY_TTS__METADATA").write_text('{"function-id": "f"}')
+    (tmp_path / "somebody-elses").write_text("x")
+    config = tmp_path / "config.yaml"
+    config.write_text("asr: {api_key: of-the-config}\nllm: {api_key: of-the-config}\n")
+    monkeypatch.setenv("PARLEY_CONFIG", str(config))
+    monkeypatch.setenv("PARLEY_SECRETS", str(tmp_path))
+    settings = Settings()
+    assert settings.llm.api_key.get_secret_value() == "of-a-file"
+    assert settings.asr.api_key.get_secret_value() == "of-the-config", "an empty file says nothing"
+    assert settings.tts.metadata["function-id"].get_secret_value() == "f"
+    monkeypatch.setenv("PARLEY_LLM__API_KEY", "of-the-environment")
+    assert Settings().llm.api_key.get_secret_value() == "of-the-environment"
+
+
+@pytest.mark.parametrize("name", ["nosuch", "PARLEY_LLM__API_KEY"])
+def test_a_folder_of_secrets_that_is_none_is_said(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "PARLEY_LLM__API_KEY").write_bytes(b"key")
+    monkeypatch.setenv("PARLEY_SECRETS", str(tmp_path / name))
+    with pytest.raises(Fault, match="which is no folder"):
+        load_settings()
+
+
+def test_a_secret_that_fits_no_setting_is_refused_without_its_value(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "PARLEY_LLM__API_KEYS").write_text("hidden-text")
+    monkeypatch.setenv("PARLEY_SECRETS", str(tmp_path))
+    with pytest.raises(Fault, match="PARLEY_LLM__API_KEYS") as refused:
+        load_settings()
+    assert "hidden-text" not in str(refused.value)
