@@ -14,6 +14,7 @@ _COMMANDS = {
     "serve": "start one part: gateway, speech or llm",
     "talk": "hold a conversation: microphone, WAV file or text",
     "models": "list, load and unload the models of a Triton",
+    "drain": "let a part end its work before it is stopped: the preStop hook of its container",
     "doctor": "say what is missing on this machine, and what runs",
 }
 

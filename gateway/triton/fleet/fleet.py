@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -82,6 +83,9 @@ class Fleet:
         self._catalogues: dict[str, Catalogue] = {}
         """By server address."""
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._holds: weakref.WeakSet[Hold] = weakref.WeakSet()
+        self._drains_end: dict[str, asyncio.TimerHandle] = {}
+        """By server address."""
         self._looks = Looks(self.look, self.run)
         self.drains = Drains(deadline_s=drain_s)
         self.admission = Admission()
@@ -113,6 +117,8 @@ class Fleet:
 
     async def close(self) -> None:
         """Streams that were given up are read to their end first."""
+        for timer in self._drains_end.values():
+            timer.cancel()
         while self._tasks:
             for task in self._tasks:
                 task.cancel()
@@ -123,7 +129,9 @@ class Fleet:
     def hold(self, want: Want, *, policy: str = "", notify: Notify | None = None) -> Hold:
         """For one session; nothing is leased before `take()`. Raises: PolicyError."""
         self._policies.get(policy)
-        return Hold(self, want, policy, notify)
+        hold = Hold(self, want, policy, notify)
+        self._holds.add(hold)
+        return hold
 
     def policy(self, name: str, want: Want) -> Policy:
         """By name. Without a policy file a default model is taken before all others that do as well what is wanted.
@@ -172,6 +180,10 @@ class Fleet:
 
     async def look(self) -> None:
         """What each Triton has now, whoever changed it. Raises: TritonError when none of them answers."""
+        resting = [one.models for one in self.servers.listed if one.resting and one.attended]
+        aside = [self.run(one.look()) for one in resting if isinstance(one, ModelManager)]
+        for task in aside:  # whether they are to be used again; nobody needs to wait for that
+            task.add_done_callback(_seen)
         found = await asyncio.gather(
             *(one.look() for one in self.managers().values()), return_exceptions=True
         )
@@ -205,6 +217,18 @@ class Fleet:
         task.add_done_callback(self._tasks.discard)
         return task
 
+    def _note_draining(self, server: Server[Calls], left_s: float) -> None:
+        """Somebody drains it: sessions let go of it, and their next requests go elsewhere; those under way end there."""
+        timer = self._drains_end.pop(server.address, None)
+        if timer is not None:
+            timer.cancel()
+        self.servers.rest(server, left_s > 0)
+        if left_s > 0:
+            for hold in list(self._holds):
+                hold.yield_lease(server)
+            loop = asyncio.get_running_loop()  # nothing may be said by then that tells of the end
+            self._drains_end[server.address] = loop.call_later(left_s, self._note_draining, server, 0.0)
+
     async def _probe(self, server: Server[Calls]) -> bool:
         with server.line.use() as connection:
             since = asyncio.get_running_loop().time()
@@ -220,7 +244,11 @@ class Fleet:
         try:
             repository = Repository(channel, self._key)
             leases = await open_leases(
-                channel, key=self._key, label=self._label, lease_s=self._models.lease_s
+                channel,
+                key=self._key,
+                label=self._label,
+                lease_s=self._models.lease_s,
+                on_draining=lambda left_s: self._note_draining(server, left_s),
             )
             try:
                 catalogue = Catalogue(self._repositories, repository, packs=self._models.voice_packs)
@@ -245,6 +273,11 @@ class Fleet:
                 await leases.close()
         finally:
             await channel.close()
+
+
+def _seen(looking: asyncio.Task[None]) -> None:
+    if not looking.cancelled():
+        looking.exception()
 
 
 def _suits(each: Candidate) -> tuple[bool, Fit]:

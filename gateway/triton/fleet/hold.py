@@ -19,7 +19,8 @@ from gateway.triton.routing.languages import voice_of
 from gateway.triton.routing.session_rule import Pinned
 
 if TYPE_CHECKING:
-    from gateway.triton.fleet.fleet import Fleet
+    from gateway.triton.fleet.fleet import Calls, Fleet
+    from gateway.triton.routing.server import Server
 
 _TRIES = 4
 """Models, or servers, that may slip away between the choice and the lease."""
@@ -111,6 +112,12 @@ class Hold:
             asyncio.get_running_loop().call_later(linger_s, self._let_go)
         else:
             self._let_go()
+
+    def yield_lease(self, server: Server[Calls]) -> None:
+        """Its server is about to end: what is under way there has leases of its own, and the next `take()` moves."""
+        for seat in (self._seat, self._next):
+            if seat is not None and seat.server is server:
+                seat.lease.release()
 
     async def recover(self, error: TritonError) -> None:
         """A request failed because the model or its server is not there any more: the next `take()` has another."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import grpc.aio
 
@@ -25,9 +26,17 @@ class TritonLeases(Holder):
     """
 
     def __init__(
-        self, channel: grpc.aio.Channel, *, key: str = "", label: str = "", lease_s: float = 15.0
+        self,
+        channel: grpc.aio.Channel,
+        *,
+        key: str = "",
+        label: str = "",
+        lease_s: float = 15.0,
+        on_draining: Callable[[float], None] = lambda left_s: None,
     ) -> None:
-        super().__init__(TritonWire(channel, key=key, grace_s=lease_s), label=label, lease_s=lease_s)
+        """on_draining: see `Holder`."""
+        wire = TritonWire(channel, key=key, grace_s=lease_s)
+        super().__init__(wire, label=label, lease_s=lease_s, on_draining=on_draining)
 
 
 async def open_leases(
@@ -37,13 +46,14 @@ async def open_leases(
     label: str = "",
     lease_s: float = 15.0,
     to_change: bool = False,
+    on_draining: Callable[[float], None] = lambda left_s: None,
 ) -> Leases:
     """Started leases: shared where this Triton can keep the table, else of this process alone.
 
-    to_change: a Triton whose models cannot be changed is an error, too.
+    on_draining: see `Holder`. to_change: a Triton whose models cannot be changed is an error, too.
     Raises: TritonError when the table is neither there nor can be brought in just now.
     """
-    shared = TritonLeases(channel, key=key, label=label, lease_s=lease_s)
+    shared = TritonLeases(channel, key=key, label=label, lease_s=lease_s, on_draining=on_draining)
     try:
         await shared.start()
     except LeasesUnsupported as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,8 +50,17 @@ class Holder:
     overtake another, and none that is lost does harm. The task lives while there is something to say.
     """
 
-    def __init__(self, wire: Wire, *, label: str = "", lease_s: float = 15.0) -> None:
-        self._wire = wire
+    def __init__(
+        self,
+        wire: Wire,
+        *,
+        label: str = "",
+        lease_s: float = 15.0,
+        on_draining: Callable[[float], None] = lambda left_s: None,
+    ) -> None:
+        """on_draining: told with every answer for how long this Triton gets no new work; 0: it does."""
+        self._wire, self._on_draining = wire, on_draining
+        self._drains_until: float | None = None
         self._label = label
         self._lease_s = lease_s
         self._holder = secrets.token_hex(8)
@@ -150,6 +160,11 @@ class Holder:
         self._looks = True
         answer = await self._next_answer()
         return {name: _record(name, raw) for name, raw in answer["records"].items()}
+
+    async def drain(self, for_s: float) -> None:
+        """Tell all who share this Triton to bring it no new work for so long; 0: to bring it again."""
+        self._drains_until = _now() + for_s
+        await self._next_answer()
 
     async def start(self) -> None:
         await self._next_answer()
@@ -256,6 +271,7 @@ class Holder:
             return
         self._said, self._unsure_since = at, None
         self._note_table(answer)
+        self._on_draining(float(answer.get("draining_s", 0.0)))
         self._ends = {name: end for name, end in self._ends.items() if ends.get(name) is not end}
         self._granted = told - set(answer["unloading"])
         for name in wants:
@@ -271,7 +287,7 @@ class Holder:
     ) -> dict[str, Any]:
         self._seq += 1
         self.words += 1
-        return {
+        word: dict[str, Any] = {
             "holder": self._holder,
             "label": self._label,
             "seq": self._seq,
@@ -283,6 +299,9 @@ class Holder:
             "begins": [begin.said() for begin in begins or []],
             "records": records,
         }
+        if self._drains_until is not None:  # with each word: a table may be new
+            word["drain_s"] = max(0.0, self._drains_until - _now())
+        return word
 
     def _settle_want(self, model: str, refusal: dict[str, Any] | None) -> None:
         want, waiting = self._wants.pop(model), self._waiting.pop(model, 0)

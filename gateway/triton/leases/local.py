@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Callable
 from typing import Any
 
 from gateway.triton.errors import TritonError
@@ -34,5 +35,12 @@ class LocalLeases(Holder):
     wire: one table for several of them, as if each were a process.
     """
 
-    def __init__(self, wire: LocalWire | None = None, *, label: str = "", lease_s: float = 15.0) -> None:
-        super().__init__(wire or LocalWire(), label=label, lease_s=lease_s)
+    def __init__(
+        self,
+        wire: LocalWire | None = None,
+        *,
+        label: str = "",
+        lease_s: float = 15.0,
+        on_draining: Callable[[float], None] = lambda left_s: None,
+    ) -> None:
+        super().__init__(wire or LocalWire(), label=label, lease_s=lease_s, on_draining=on_draining)

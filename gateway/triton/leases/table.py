@@ -23,6 +23,7 @@ _MOST_HOLDERS = 4_096
 _MOST_MODELS = 4_096
 """Models nobody holds, changes or has loaded are forgotten first, the longest untouched before others."""
 _LONGEST_NAME = 256
+_LONGEST_DRAIN_S = 86_400.0
 _CHANGE_WAIT_S = 0.5
 """When to ask again while somebody changes the model: nobody knows how long that takes."""
 
@@ -67,15 +68,19 @@ class Table:
         self.holders: dict[str, Holder] = {}
         self.models: dict[str, Model] = {}
         self._quiet_until = now + grace_s
+        self._drains_until = now
+        """Until then this Triton is about to end: it gets no new work."""
 
     def tell(self, message: dict[str, Any], now: float) -> dict[str, Any]:
         """One word of a process, and the answer. Everything in it takes effect, or nothing does.
 
         message: holder, label, seq (grows), lease_s; holds {model: sessions} and changes {model: change}
             it has now, all of them; ends [{model, change, ok, why, reason, load_s, ago_s}], told so long
-            after; wants [model], to be held; begins [{model, change, force, max_loads}]; records: true asks for them.
+            after; wants [model], to be held; begins [{model, change, force, max_loads}]; records: true asks for them;
+            drain_s: this Triton is about to end, and gets no new work for so long (0: it is not after all).
         Reply: table; wants {model: null or refusal}; begins [null or refusal]; unloading, the held
-            models that are being unloaded; lost, the changes that somebody else has; records.
+            models that are being unloaded; lost, the changes that somebody else has; records; draining_s, for how
+            long there is no new work for it (0: there is).
             A refusal is {kind: "in_use" or "not_now", text, leases, wait_s}.
         Raises: ValueError for a message that cannot be read.
         """
@@ -90,6 +95,9 @@ class Table:
                 raise ValueError(f"more than {_MOST_HOLDERS} processes hold leases")
             known = self.holders[word.holder] = Holder(word.label)
         known.label, known.seq, known.seen, known.lease_s = word.label, word.seq, now, word.lease_s
+        if word.drain_s is not None:
+            self._drains_until = now + word.drain_s
+        reply["draining_s"] = max(0.0, self._drains_until - now)
         for end in word.ends:
             self._end(word.holder, end, now)
         reply["lost"] = self._assert_changes(word.holder, word.changes, now)
@@ -285,6 +293,8 @@ class _Word:
                 for one in message.get("begins", [])
             ]
             self.records = bool(message.get("records", False))
+            drain_s = message.get("drain_s")
+            self.drain_s = None if drain_s is None else min(max(float(drain_s), 0.0), _LONGEST_DRAIN_S)
         except (KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"this is no word of a process: {error!r}") from None
 

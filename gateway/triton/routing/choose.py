@@ -1,7 +1,7 @@
 """Which of the models that fit serves a request: pure functions over what is known at the moment.
 
 First a filter: family, language, capabilities, rate. What is left is ranked: language, resident, preferred tags,
-queue, first chunk, default, name. `docs/guides/routing.md` has the order as an operator reads it.
+queue, sessions on the server, first chunk, default, name. `docs/guides/routing.md` has the order as an operator reads it.
 """
 
 from __future__ import annotations
@@ -72,6 +72,8 @@ class Candidate:
     resident: bool = True
     """It takes requests at once."""
     load: Load = IDLE
+    held: int = 0
+    """Sessions and calls that this process has on the server."""
     standing: Standing | None = None
     """Given by `rank`."""
 
@@ -261,6 +263,7 @@ def _key(each: Candidate, policy: Policy) -> tuple[Any, ...]:
         each.load.unwell,  # one failure is no reason to load something else: whether it is dead is being found out
         tuple(tag not in standing.tags for tag in policy.prefer_tags),
         each.load.queue,
+        each.held,  # sessions stay where they begin: those that begin while all is quiet are spread too
         standing.p50_s,
         not each.info.default,
         not each.resident,

@@ -235,8 +235,10 @@ async def town(*disks: Disk, addresses: str = "127.0.0.1:1") -> AsyncIterator[To
     def dial(address: str, **options: Any) -> Channel:
         return Channel(its.machines[address])
 
-    async def open_leases(channel: Channel, *, key: str, label: str, lease_s: float) -> LocalLeases:
-        leases = LocalLeases(channel.machine.wire, label=label, lease_s=lease_s)
+    async def open_leases(
+        channel: Channel, *, key: str, label: str, lease_s: float, on_draining: Callable[[float], None]
+    ) -> LocalLeases:
+        leases = LocalLeases(channel.machine.wire, label=label, lease_s=lease_s, on_draining=on_draining)
         if not channel.machine.triton.up:
             raise TritonUnavailable("the lease table: connection refused")
         await leases.start()

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from gateway.triton.errors import TritonUnavailable
+from gateway.triton.leases.local import LocalLeases
 from gateway.triton.manager.types import NotNow
 from gateway.triton.routing.choose import Want
+from tests.support.virtual_time import settle
 from tests.unit.triton.fleet.parts import (
     SPEECH,
     Ears,
@@ -166,4 +168,60 @@ async def test_models_that_cannot_be_had_end_a_take_with_the_reason() -> None:
         here.only.triton.start()
         await asyncio.sleep(5.0)
         assert await say(hold) == {1}, "it was held: it is loaded again"
+        hold.release()
+
+
+@virtual
+async def test_sessions_leave_a_triton_that_is_drained_and_what_is_under_way_ends_there() -> None:
+    addresses = ["127.0.0.1:1", "127.0.0.1:2"]
+    async with town(voice("tts_a"), addresses=",".join(addresses)) as here:
+        fleet = await here.fleet("tts_a", tts="tts_a")
+        holds = [fleet.hold(SPEECH) for _ in range(6)]
+        for hold in holds:
+            await hold.take()
+        sides = {address: [h for h in holds if h._taken().server.address == address] for address in addresses}
+        drained, other = (here.machines[address] for address in addresses)
+        assert [len(those) for those in sides.values()] == [3, 3]
+        leaving = sides[addresses[0]]
+        speaking = asyncio.create_task(say(leaving[0], 80))
+        await asyncio.sleep(1.0)
+        drain = LocalLeases(drained.wire, label="drain")
+        await drain.drain(60.0)
+        await asyncio.sleep(5.5)  # a third of the lease time, and then a second's linger
+        await settle()
+        assert drained.holders("tts_a") == 0
+        assert drained.holders("tts_a@1") == 1  # the sentence
+        before = len(other.asked)
+        await say(leaving[1])
+        assert len(other.asked) == before + 1
+        fresh = fleet.hold(SPEECH)
+        await fresh.take()
+        assert fresh._taken().server.address == addresses[1]
+        assert await speaking == {1}
+        await given_back(drained, "tts_a", "tts_a@1")
+        # Called off: it is used again by those who come now.
+        await drain.drain(0.0)
+        await drain.close()
+        await fleet.look()
+        await settle()
+        assert {server.address for server in fleet.servers.available()} == set(addresses)
+        for hold in (*holds, fresh):
+            hold.release()
+
+
+@virtual
+async def test_a_drain_that_nobody_ends_runs_out() -> None:
+    async with town(voice("tts_a")) as here:
+        fleet = await here.fleet("tts_a", tts="tts_a")
+        drain = LocalLeases(here.only.wire, label="drain")
+        await drain.drain(20.0)
+        await drain.close()
+        await fleet.look()
+        with pytest.raises(TritonUnavailable, match="no Triton takes calls"):
+            await fleet.look()
+        hold = fleet.hold(SPEECH)
+        with pytest.raises(TritonUnavailable):
+            await hold.take()
+        await asyncio.sleep(20.5)
+        assert await say(hold) == {1}
         hold.release()

@@ -352,3 +352,18 @@ def test_a_table_that_forgets_keeps_what_is_being_changed() -> None:
     table.tell(word("a", 1, begins=[begin("changing", LOAD)]), 0.0)
     table.tell(word("b", 1, ends=[end(f"m{n}", UNLOAD) for n in range(4_200)]), 1.0)
     assert table.records(1.0)["changing"]["change"] == LOAD
+
+
+def test_all_are_told_of_a_drain_until_it_ends_or_is_called_off() -> None:
+    table = Table(0.0, name="t")
+    assert table.tell(word("a", 1), 0.0)["draining_s"] == 0
+    assert table.tell(word("drain", 1, drain_s=30), 1.0)["draining_s"] == 30
+    answer = table.tell(word("a", 2, holds={"m": 1}, wants=["n"]), 11.0)
+    assert answer["draining_s"] == 20
+    assert answer["wants"] == {"n": None}  # what is under way may need another model, to its end
+    assert table.tell(word("a", 3), 31.0)["draining_s"] == 0
+    table.tell(word("drain", 2, drain_s=30), 32.0)
+    assert table.tell(word("drain", 3, drain_s=0), 33.0)["draining_s"] == 0
+    assert table.tell(word("drain", 4, drain_s=1e9), 33.0)["draining_s"] == 86_400
+    with pytest.raises(ValueError, match="no word of a process"):
+        table.tell(word("drain", 5, drain_s=[]), 34.0)
