@@ -28,6 +28,7 @@ from gateway.settings_models import TtsApiSettings as TtsApiSettings
 from gateway.settings_openai import OpenAiAudioSettings as OpenAiAudioSettings
 from gateway.settings_part import Part
 from gateway.settings_telemetry import TelemetrySettings as TelemetrySettings
+from gateway.settings_tls import ClientTls as ClientTls
 from gateway.settings_tls import TlsSettings as TlsSettings
 
 
@@ -43,6 +44,7 @@ class AsrSettings(Part):
     language: str = Field("en-US", description="BCP-47 language asked for when a client names none")
     api_key: SecretStr = Field(SecretStr(""), description="sent as `authorization: Bearer …`")
     ssl: bool = Field(False, description="use TLS towards the service")
+    tls: ClientTls = ClientTls()
     metadata: dict[str, SecretStr] = Field(
         {}, description='further gRPC metadata, as JSON: {"function-id": …}'
     )
@@ -71,7 +73,8 @@ class TtsSettings(Part):
     voice: str = Field("", description="voice name; empty takes the model's first")
     language: str = Field("en-US", description="BCP-47")
     api_key: SecretStr = Field(SecretStr(""), description="sent as `authorization: Bearer …` (riva)")
-    ssl: bool = False
+    ssl: bool = Field(False, description="use TLS towards it")
+    tls: ClientTls = ClientTls()
     metadata: dict[str, SecretStr] = Field({}, description="further gRPC metadata, as JSON (riva)")
     sample_rate: int = Field(22_050, ge=8_000, le=48_000, description="Hz asked for (riva)")
     first_chunk_ms: int = Field(5_000, gt=0, description="longest wait for a sentence's first chunk")
@@ -89,7 +92,10 @@ def call_metadata(service: AsrSettings | TtsSettings) -> list[tuple[str, str]]:
 class LlmSettings(Part):
     """Any OpenAI-compatible chat endpoint: NIM, vLLM, Ollama, the stand-in."""
 
-    base_url: str = Field("http://127.0.0.1:8090/v1", description="base URL ending in /v1")
+    base_url: str = Field(
+        "http://127.0.0.1:8090/v1", description="base URL ending in /v1; https:// speaks TLS"
+    )
+    tls: ClientTls = ClientTls()
     api_key: SecretStr = SecretStr("")
     model: str = "stand-in"
     temperature: float = 0.7

@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import Field, SecretStr
 
 from gateway.settings_part import Listed, Part
+from gateway.settings_tls import ClientTls
 
 
 class TritonSettings(Part):
@@ -17,6 +18,7 @@ class TritonSettings(Part):
         description="host:port of Triton's gRPC endpoint; several with commas, or a name that stands for several",
     )
     ssl: bool = Field(False, description="use TLS towards Triton")
+    tls: ClientTls = ClientTls()
     repositories: Listed[str] = Field(
         ("model_repository",),
         description="model repositories: folders, or s3://, gs:// and as:// URLs as Triton writes them",

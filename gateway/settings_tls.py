@@ -25,7 +25,8 @@ class TlsSettings(Part):
 
 
 class ClientTls(Part):
-    """TLS towards one part; `ssl` beside it switches it on."""
+    """TLS towards one part; `ssl` beside it, or https:// in its URL, switches it on. Files are looked at again when
+    they change: new connections use them, open calls go on."""
 
     ca: Path | None = Field(
         None, description="PEM bundle that signs the part's certificate; empty: the system's"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from pydantic import BaseModel, SecretStr
 
 from gateway.settings import Settings
@@ -18,6 +20,16 @@ def _default(value: object) -> str:
         )
     text = str(value)
     return f"`{text}`" if text and text != "None" else "*(empty)*"
+
+
+def _rows(prefix: str, part: BaseModel) -> Iterator[str]:
+    for key, sub in type(part).model_fields.items():
+        variable, value = f"{prefix}__{key.upper()}", getattr(part, key)
+        if isinstance(value, BaseModel):
+            yield from _rows(variable, value)
+        else:
+            meaning = (sub.description or "").replace("|", "\\|")
+            yield f"| `{variable}` | {_default(value)} | {meaning} |"
 
 
 def page() -> str:
@@ -42,11 +54,7 @@ def page() -> str:
         if about and about[0] and not about[0].startswith("Usage docs"):
             lines += [about[0], ""]
         lines += ["| variable | default | meaning |", "|---|---|---|"]
-        for key, sub in type(part).model_fields.items():
-            meaning = (sub.description or "").replace("|", "\\|")
-            lines.append(
-                f"| `PARLEY_{name.upper()}__{key.upper()}` | {_default(getattr(part, key))} | {meaning} |"
-            )
+        lines += _rows(f"PARLEY_{name.upper()}", part)
     lines += ["", "## everything else", "", "| variable | default | meaning |", "|---|---|---|"]
     lines += [f"| `{variable}` | {_default(value)} | {meaning} |" for variable, value, meaning in flat]
     return "\n".join(lines) + "\n"

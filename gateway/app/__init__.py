@@ -6,6 +6,7 @@ One file a service: each has `start()`, which returns once it listens, `endpoint
 
 from gateway.app.address import split_address
 from gateway.app.audio import OpenAiAudioService
+from gateway.app.exposure import check_exposure, warn_exposure
 from gateway.app.gateway import Gateway
 from gateway.app.listeners import listen_http
 from gateway.app.process import Service, run_loop, serve_forever
@@ -18,8 +19,10 @@ __all__ = [
     "Service",
     "Speech",
     "StandInLlm",
+    "check_exposure",
     "listen_http",
     "run_loop",
     "serve_forever",
     "split_address",
+    "warn_exposure",
 ]

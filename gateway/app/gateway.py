@@ -8,7 +8,8 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from gateway.app.audio import OpenAiAudioService
-from gateway.app.listeners import listen_http
+from gateway.app.exposure import warn_exposure
+from gateway.app.listeners import grpc_tls, listen_http
 from gateway.app.memory import make_memory
 from gateway.app.synthesizer import watched_synthesizer
 from gateway.breaker import Breaker
@@ -38,9 +39,9 @@ class Gateway:
         self.grpc = ""
         """host:port once started."""
         self.http = ""
-        """http:// URL of the public address once started."""
+        """URL of the public address once started."""
         self.admin = ""
-        """http:// URL of the operators' address once started."""
+        """URL of the operators' address once started."""
         self.shown: Own
         """What the HTTP pages show. There once started, as the next two."""
         self.metrics: CollectorRegistry
@@ -48,7 +49,9 @@ class Gateway:
         self._closers: list[Callable[[], Awaitable[None]]] = []
 
     async def start(self) -> None:
-        """Raises OSError when an address cannot be had; nothing is left behind then."""
+        """Raises OSError when an address cannot be had, or may not be (see `exposure`); nothing is left behind then."""
+        if self._others is None:
+            await warn_exposure(self._settings, ("grpc", "http", "admin"))
         try:
             await self._start()
         except BaseException:
@@ -111,13 +114,26 @@ class Gateway:
                 audio = OpenAiAudioService(settings, synthesizer, self.shown.admitting)
                 self._closers.append(audio.close)
                 beside = audio.beside
-            admin, self.admin = await listen_http(build_admin(self.shown), settings.listen.admin)
+            admin, self.admin = await listen_http(
+                build_admin(self.shown),
+                settings.listen.admin,
+                settings.tls,
+                "the admin address",
+                of_operators=True,
+            )
             self._closers.append(admin.stop)
-            http, self.http = await listen_http(build_public(beside), settings.listen.http)
+            http, self.http = await listen_http(
+                build_public(beside), settings.listen.http, settings.tls, "the HTTP address"
+            )
             self._closers.append(http.stop)
 
         voice = VoiceServer(
-            sessions, settings.session, settings.listen.grpc, metrics.dropped, shared_port=shared
+            sessions,
+            settings.session,
+            settings.listen.grpc,
+            metrics.dropped,
+            shared_port=shared,
+            tls=grpc_tls(settings.tls),
         )
         self.grpc = await voice.start()
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from gateway.app.exposure import warn_exposure
 from gateway.app.listeners import listen_http
-from gateway.settings import Settings
+from gateway.settings import Settings, TlsSettings
 from gateway.telemetry.http_server import HttpServer
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ class Speech:
         self._http_url = ""
 
     async def start(self) -> None:
-        """Raises OSError when an address cannot be had; nothing is left behind then."""
+        """Raises OSError when an address cannot be had, or may not be; nothing is left behind then."""
+        await warn_exposure(self._settings, ("riva", "speech_http"))
         from prometheus_client import CollectorRegistry
 
         from gateway.riva.server import MAX_STREAMS, SpeechServer
@@ -41,12 +43,13 @@ class Speech:
             api=settings.tts_api,
             metrics=SpeechMetrics(registry, max_streams=MAX_STREAMS),
             on_event=observer,
+            tls=settings.tls,
         )
         observer.watch(self._server.fleet)
         self._address = await self._server.start()
         try:
             self._http, self._http_url = await start_speech_http(
-                settings.listen.speech_http, {"triton": self._server.check}, registry
+                settings.listen.speech_http, {"triton": self._server.check}, registry, settings.tls
             )
         except BaseException:
             await self._server.stop(0)
@@ -63,12 +66,16 @@ class Speech:
 
 
 async def start_speech_http(
-    address: str, checks: Mapping[str, Callable[[], Awaitable[None]]], registry: CollectorRegistry
+    address: str,
+    checks: Mapping[str, Callable[[], Awaitable[None]]],
+    registry: CollectorRegistry,
+    tls: TlsSettings,
 ) -> tuple[HttpServer, str]:
-    """`/healthz`, `/readyz` and `/metrics` of the speech process; the server and its http:// URL.
+    """`/healthz`, `/readyz` and `/metrics` of the speech process; the server and its URL.
 
     checks, registry: as `pages.build_pages` takes them. Raises OSError when the address cannot be had.
     """
     from gateway.telemetry.pages import build_pages
 
-    return await listen_http(build_pages(checks, registry), address)
+    pages = build_pages(checks, registry)
+    return await listen_http(pages, address, tls, "the speech process' HTTP address", of_operators=True)

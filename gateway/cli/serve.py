@@ -61,6 +61,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
 
     for part in (gateway, speech, llm):
+        part.add_argument(
+            "--insecure", action="store_true", help="listen on other than loopback without any credentials"
+        )
         part.add_argument("--log-json", action="store_true", help="log lines as JSON")
         part.add_argument("--supervisor-fd", type=int, help=argparse.SUPPRESS)
     parser.set_defaults(run=_run)
@@ -158,6 +161,7 @@ def _overrides(options: argparse.Namespace) -> dict[str, Any]:
         choose("listen", "llm", options.listen)
         choose("stand_in", "first_token_ms", options.first_token_ms)
         choose("stand_in", "tokens_per_s", options.tokens_per_s)
+    choose("auth", "insecure", options.insecure or None)
     return chosen
 
 

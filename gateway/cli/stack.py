@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gateway.app import split_address
+from gateway.app import check_exposure, split_address
 from gateway.cli.child import READY_S, Child
 from gateway.cli.common import Fault
 from gateway.settings import ListenSettings, Settings
@@ -58,6 +58,12 @@ class Stack:
             self.log_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise Fault(f"cannot write logs to {self.log_dir}: {error.strerror}") from None
+        parts_listen = [key for key in _NAMES if key != "llm" or self.own_llm]
+        try:
+            for sentence in await check_exposure(self._settings, parts_listen):
+                self._say(sentence)
+        except OSError as error:
+            raise Fault(str(error)) from None
         listen = self._free_addresses()
         parts = ["gateway", "speech", *(["llm"] if self.own_llm else [])]
         self.children = [
@@ -148,11 +154,15 @@ class Stack:
             gateway["llm"] = {"base_url": f"http://{listen['llm']}/v1"}
         if "drain_s" not in given.session.model_fields_set:
             gateway["session"] = {"drain_s": _DRAIN_S}
-        return {
+        told: dict[str, dict[str, Any]] = {
             "gateway": gateway,
             "speech": {"listen": {"riva": listen["riva"], "speech_http": listen["speech_http"]}, "triton": {"uri": triton.grpc, "repositories": repositories}, "models": models, "session": {"drain_s": 1.0}},
             "llm": {"listen": {"llm": listen.get("llm", "")}},
         }  # fmt: skip
+        if given.auth.insecure:
+            for part in told.values():
+                part["auth"] = {"insecure": True}
+        return told
 
     async def _until_ready(self, admin: str) -> None:
         loop = asyncio.get_running_loop()

@@ -51,6 +51,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="model repository, a folder or an s3://, gs:// or as:// URL; may be given again",
     )
+    parser.add_argument(
+        "--insecure", action="store_true", help="listen on other than loopback without any credentials"
+    )
     parser.add_argument("--endpoints", type=Path, metavar="FILE", help="write the addresses here, as JSON")
     parser.add_argument("--plain", action="store_true", help="plain lines also on a terminal")
     parser.set_defaults(run=lambda options: run(_up(options)))
@@ -95,6 +98,7 @@ def _overrides(options: argparse.Namespace) -> dict[str, Any]:
         "listen": listen,
         "triton": triton,
         "models": {"preload": ahead or None},
+        "auth": {"insecure": options.insecure or None},
     }
     return {
         section: {key: value for key, value in values.items() if value is not None}

@@ -18,7 +18,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, generate_latest
 from starlette.types import ASGIApp
 
-from gateway.app import OpenAiAudioService, listen_http, split_address
+from gateway.app import OpenAiAudioService, listen_http, split_address, warn_exposure
 from gateway.cli.common import Fault
 from gateway.cli.link import Message
 from gateway.cli.worker_process import WorkerProcess
@@ -68,6 +68,7 @@ class Workers:
 
     async def start(self) -> None:
         """Returns once every worker serves. Raises OSError or Fault; nothing is left behind then."""
+        await warn_exposure(self._settings, ("grpc", "http", "admin"))
         try:
             await self._start()
         except BaseException:
@@ -83,9 +84,13 @@ class Workers:
             os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
             self._audio = OpenAiAudioService(self._settings, None, self.admitting)
             beside = self._audio.beside
-        admin, self._admin = await listen_http(build_admin(self), listen.admin)
+        admin, self._admin = await listen_http(
+            build_admin(self), listen.admin, self._settings.tls, "the admin address", of_operators=True
+        )
         self._servers.append(admin)
-        public, self._http = await listen_http(build_public(beside), listen.http)
+        public, self._http = await listen_http(
+            build_public(beside), listen.http, self._settings.tls, "the HTTP address"
+        )
         self._servers.append(public)
         told = dict(self._overrides)
         if not self._settings.auth.sealing_key.get_secret_value():

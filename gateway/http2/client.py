@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
+import ssl
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -35,11 +36,23 @@ def speaks_plainly(address: str) -> bool:
 class StreamChannel:
     """Has of grpc.aio.Channel what stubs use. Dials with the first streaming call, and again when needed."""
 
-    def __init__(self, address: str, others: grpc.aio.Channel) -> None:
-        """address: "host:port", which `speaks_plainly`. others: for calls that are not bidirectional streams."""
+    def __init__(
+        self,
+        address: str,
+        others: grpc.aio.Channel,
+        *,
+        tls: ssl.SSLContext | None = None,
+        name: str = "",
+    ) -> None:
+        """address: "host:port", which `speaks_plainly`. others: for calls that are not bidirectional streams.
+
+        tls: with h2 among its ALPN protocols; None speaks in the clear. name: host that the certificate is for,
+        where `address` has another.
+        """
         host, _, port = address.rpartition(":")
-        self._authority = address
+        self._authority = name or address
         self._host, self._port = host.strip("[]"), int(port)
+        self._tls, self._name = tls, (name or self._host) if tls is not None else None
         self._others = others
         self._connections: list[ClientConnection] = []
         self._waiting: list[tuple[StreamCall, list[Header]]] = []
@@ -94,7 +107,11 @@ class StreamChannel:
         try:
             async with asyncio.timeout(_DIAL_S):
                 _, connection = await loop.create_connection(
-                    lambda: ClientConnection(self._lost), self._host, self._port
+                    lambda: ClientConnection(self._lost),
+                    self._host,
+                    self._port,
+                    ssl=self._tls,
+                    server_hostname=self._name,
                 )
                 connection.watch_peer(_PROBE_AFTER_S, _SILENT_MS)
                 try:
@@ -105,11 +122,13 @@ class StreamChannel:
             if ready and connection.has_room:
                 self._connections.append(connection)
             else:
-                error = f"what listens at {self._authority} takes no gRPC calls"
+                error = f"what listens at {self._host}:{self._port} takes no gRPC calls"
+                if connection.why_lost:
+                    error += f": {connection.why_lost}"
         except TimeoutError:
             error = f"no connection within {_DIAL_S:g} s"
         except (OSError, ValueError) as failed:
-            error = f"failed to connect to {self._authority}: {failed}"
+            error = f"failed to connect to {self._host}:{self._port}: {failed}"
         self._dialling = None
         waiting, self._waiting = self._waiting, []
         for call, headers in waiting:
@@ -127,7 +146,7 @@ class StreamChannel:
     def _headers(self, method: str, metadata: Sequence[tuple[str, str | bytes]]) -> list[Header]:
         headers = [
             (":method", "POST"),
-            (":scheme", "http"),
+            (":scheme", "http" if self._tls is None else "https"),
             (":path", method),
             (":authority", self._authority),
             ("te", "trailers"),

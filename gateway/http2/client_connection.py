@@ -57,6 +57,8 @@ class ClientConnection(asyncio.Protocol):
 
     def __init__(self, on_lost: Callable[[ClientConnection], None]) -> None:
         self._on_lost = on_lost
+        self.why_lost = ""
+        """What the connection was lost to, where the system or TLS says so."""
         self._rules = _rules()
         self._transport: asyncio.Transport | None = None
         self._open: dict[int, StreamCall] = {}
@@ -130,6 +132,7 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
+        self.why_lost = str(error) if error is not None else ""
         self._settle(False)
         lost, self._open = list(self._open.values()), {}
         for call in lost:

@@ -7,6 +7,7 @@ import contextlib
 import inspect
 import logging
 import socket
+import ssl
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,8 @@ from gateway.http2.replies import Replies
 log = logging.getLogger(__name__)
 
 _BACKLOG = 4_096
+_HANDSHAKE_S, _GOODBYE_S = 10.0, 2.0
+"""Of TLS: a client that does not finish is cut off."""
 _SWEEP_S = 5.0
 _PING_AFTER_SWEEPS = 4
 """20 s without a byte: a ping; and without an answer to it after two more sweeps, the peer is gone."""
@@ -35,12 +38,19 @@ class GrpcServer:
     """Has the methods of grpc.aio.Server that `add_…_to_server` calls."""
 
     def __init__(
-        self, *, max_message_bytes: int, max_calls: int, shared_port: bool = False, idle_s: float = 0.0
+        self,
+        *,
+        max_message_bytes: int,
+        max_calls: int,
+        shared_port: bool = False,
+        idle_s: float = 0.0,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         """max_calls: open at once, over all connections; more get RESOURCE_EXHAUSTED. idle_s: a connection
-        without a call is closed after it; 0 leaves it open."""
+        without a call is closed after it; 0 leaves it open. tls: with h2 among its ALPN protocols."""
         self.max_message_bytes, self.max_calls = max_message_bytes, max_calls
         self._shared_port, self._idle_s = shared_port, idle_s
+        self._tls = tls
         self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         self._connections: dict[Replies, int] = {}
         """With the number of sweeps in which nothing came."""
@@ -72,7 +82,14 @@ class GrpcServer:
         loop = asyncio.get_running_loop()
         sock = _bound(host, port, shared=self._shared_port)
         try:
-            self._listener = await loop.create_server(lambda: Connection(self), sock=sock, backlog=_BACKLOG)
+            self._listener = await loop.create_server(
+                lambda: Connection(self),
+                sock=sock,
+                backlog=_BACKLOG,
+                ssl=self._tls,
+                ssl_handshake_timeout=_HANDSHAKE_S if self._tls else None,
+                ssl_shutdown_timeout=_GOODBYE_S if self._tls else None,
+            )
         except BaseException:
             sock.close()
             raise

@@ -18,6 +18,7 @@ from riva.client.proto import riva_asr_pb2, riva_asr_pb2_grpc, riva_audio_pb2
 from gateway.http2.client_call import StreamCall
 from gateway.listen.asr import RATE, AsrError, HeardWord, Hypothesis
 from gateway.settings import AsrSettings, call_metadata
+from gateway.tls.client import client_security
 from gateway.triton.channel import open_stream_channel
 from gateway.triton.errors import TritonUnavailable
 from gateway.triton.fronts import Fronts, status_of
@@ -149,12 +150,14 @@ class RivaRecognizer:
 
 def asr_fronts(settings: AsrSettings, resolve: Resolve) -> Fronts[Any]:
     """The services that recognise, at the addresses of the settings. Raises: TritonError for addresses that are none."""
+    security = client_security(settings.tls, "the Riva ASR", on=settings.ssl)
     return Fronts(
         settings.uri,
         riva_asr_pb2_grpc.RivaSpeechRecognitionStub,
         service=riva_asr_pb2.DESCRIPTOR.services_by_name["RivaSpeechRecognition"].full_name,
-        dial=lambda address, name: open_stream_channel(address, ssl=settings.ssl, name=name),
+        dial=lambda address, name: open_stream_channel(address, security=security, name=name),
         resolve=resolve,
+        version=None if security is None else security.version,
     )
 
 

@@ -25,8 +25,10 @@ from gateway.riva.tts_api.fleet_voices import FleetVoices
 from gateway.riva.tts_api.make import add_tts_api
 from gateway.riva.tts_api.service import NAME as TTS_API
 from gateway.riva.tts_api.service import TtsService
-from gateway.settings import ModelsSettings, TritonSettings, TtsApiSettings
+from gateway.settings import ModelsSettings, TlsSettings, TritonSettings, TtsApiSettings
 from gateway.telemetry.speech_metrics import SpeechMetrics
+from gateway.tls.client import client_security
+from gateway.tls.server import server_credentials
 from gateway.triton.errors import TritonUnavailable
 from gateway.triton.fleet.everywhere import Everywhere
 from gateway.triton.fleet.fleet import Fleet
@@ -68,8 +70,9 @@ class SpeechServer:
         max_streams: int = MAX_STREAMS,
         metrics: SpeechMetrics | None = None,
         on_event: Callable[[Event], None] = log_event,
+        tls: TlsSettings | None = None,
     ) -> None:
-        """listen_address: host:port, port 0 takes any. api: of parley.v1.Tts.
+        """listen_address: host:port, port 0 takes any. api: of parley.v1.Tts. tls: of the listener.
 
         max_streams: RPCs at a time; more are refused. metrics: count the open calls. Raises: TritonError for addresses and policies that are none.
         """
@@ -80,11 +83,12 @@ class SpeechServer:
         self._interceptors: list[grpc.aio.ServerInterceptor] = [RefuseMalformed()]
         if metrics is not None:
             self._interceptors.append(CountStreams(metrics))
+        self._tls = tls or TlsSettings()
         self.fleet = Fleet(
             triton.uri,
             models=models,
             repositories=triton.repositories,
-            ssl=triton.ssl,
+            security=client_security(triton.tls, "Triton", on=triton.ssl),
             key=triton.repository_key.get_secret_value(),
             keeper=True,
             label=f"speech {socket.gethostname()}:{os.getpid()}",
@@ -108,11 +112,15 @@ class SpeechServer:
 
     async def _start(self) -> str:
         host, _, port = self._listen_address.rpartition(":")
+        credentials = server_credentials(self._tls, "Riva")
         server = self._server = grpc.aio.server(
             options=GRPC_OPTIONS, interceptors=self._interceptors, maximum_concurrent_rpcs=self._max_streams
         )
         try:
-            bound = server.add_insecure_port(self._listen_address)
+            if credentials is None:
+                bound = server.add_insecure_port(self._listen_address)
+            else:
+                bound = server.add_secure_port(self._listen_address, credentials)
         except RuntimeError:
             bound = 0
         if bound == 0:

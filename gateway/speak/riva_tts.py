@@ -14,6 +14,7 @@ from riva.client.proto import riva_audio_pb2, riva_tts_pb2, riva_tts_pb2_grpc
 from gateway.audio.pcm import SampleCarry
 from gateway.settings import TtsSettings, call_metadata
 from gateway.speak.tts import Chunk, TtsError, VoiceModel
+from gateway.tls.client import client_security
 from gateway.triton.channel import open_channel
 from gateway.triton.errors import TritonUnavailable
 from gateway.triton.fronts import Fronts, status_of
@@ -41,12 +42,14 @@ class RivaSynthesizer:
     def __init__(self, settings: TtsSettings, *, resolve: Resolve = resolve_host) -> None:
         """Raises: TritonError for addresses that are none."""
         self._settings = settings
+        security = client_security(settings.tls, "the Riva TTS", on=settings.ssl)
         self._fronts: Fronts[Any] = Fronts(
             settings.uri,
             riva_tts_pb2_grpc.RivaSpeechSynthesisStub,
             service=riva_tts_pb2.DESCRIPTOR.services_by_name["RivaSpeechSynthesis"].full_name,
-            dial=lambda address, name: open_channel(address, ssl=settings.ssl, name=name),
+            dial=lambda address, name: open_channel(address, security=security, name=name),
             resolve=resolve,
+            version=None if security is None else security.version,
         )
         self._metadata = call_metadata(settings)
 

@@ -13,6 +13,7 @@ from gateway.audio.pcm import to_pcm
 from gateway.settings import ModelsSettings, TtsSettings
 from gateway.speak.hold import Notify, Wish
 from gateway.speak.tts import Chunk, TtsError, VoiceModel
+from gateway.tls.client import client_security
 from gateway.triton.codec import Array
 from gateway.triton.codec import text as strings
 from gateway.triton.errors import ModelFull, TritonError, TritonTimeout, TritonUnavailable
@@ -52,7 +53,7 @@ class TritonSynthesizer:
             settings.uri,
             models=models or ModelsSettings(),
             repositories=repositories,
-            ssl=settings.ssl,
+            security=client_security(settings.tls, "Triton", on=settings.ssl),
             key=key,
             label=label,
             drain_s=settings.chunk_ms / 1000,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -11,19 +12,22 @@ from starlette.types import ASGIApp
 _GRACE_S = 1
 """Responses still running this long after `stop()` are cancelled."""
 _KEEP_ALIVE_S = 75
+_LISTENING = {"ssl_handshake_timeout": 10.0, "ssl_shutdown_timeout": 2.0}
+"""A client that connects and does not finish its handshake, or its goodbye, is cut off."""
 
 
-def serve_http(app: ASGIApp, host: str, port: int) -> HttpServer:
-    """A server for `app`, not started yet. Port 0 takes any free one."""
-    return HttpServer(app, host, port)
+def serve_http(app: ASGIApp, host: str, port: int, tls: ssl.SSLContext | None = None) -> HttpServer:
+    """A server for `app`, not started yet. Port 0 takes any free one. tls: None serves plain HTTP."""
+    return HttpServer(app, host, port, tls)
 
 
 class HttpServer:
     """`port = await server.start()` … `await server.stop()`."""
 
-    def __init__(self, app: ASGIApp, host: str, port: int) -> None:
+    def __init__(self, app: ASGIApp, host: str, port: int, tls: ssl.SSLContext | None = None) -> None:
         self._host = host
         self._port = port
+        self._tls = tls
         self._socket: socket.socket | None = None
         self._server = uvicorn.Server(
             uvicorn.Config(
@@ -35,6 +39,7 @@ class HttpServer:
                 log_level="warning",
                 access_log=False,
                 server_header=False,
+                proxy_headers=False,  # uvicorn would believe what any process of this machine says
                 date_header=False,
                 timeout_keep_alive=_KEEP_ALIVE_S,
                 timeout_graceful_shutdown=_GRACE_S,
@@ -46,6 +51,7 @@ class HttpServer:
         self._socket = await _bound_socket(self._host, self._port)
         server = self._server
         server.config.load()
+        server.config.ssl = self._tls
         server.lifespan = server.config.lifespan_class(server.config)
         await server.startup(sockets=[self._socket])
         return int(self._socket.getsockname()[1])

@@ -26,6 +26,7 @@ from gateway.think.llm_errors import (
     retry_after_s,
     shown_url,
 )
+from gateway.tls.client import HTTP1, client_security
 
 CHECK_S = 2.0
 """Deadline of a readiness check."""
@@ -51,6 +52,7 @@ class OpenAiLlm:
         self._settings = settings
         self._url = shown_url(settings.base_url)
         self._http = _http(settings)
+        self._name = settings.tls.name or None
         self._free: deque[float] = deque(maxlen=_MAX_CONNECTIONS)
         """When connections were given back, oldest first."""
         self._prefixes: dict[bytes, float] = {}
@@ -148,18 +150,22 @@ class OpenAiLlm:
         if self._free:
             self._free.pop()
         async with asyncio.timeout_at(deadline):
-            response = await self._http.post(_path(self._settings, "chat/completions"), data=body)
+            response = await self._http.post(
+                _path(self._settings, "chat/completions"), data=body, server_hostname=self._name
+            )
             await _raise_for_status(response)
         return _Answer(response)
 
     async def _list_models(self) -> None:
-        async with self._http.get(_path(self._settings, "models")) as response:
+        async with self._http.get(_path(self._settings, "models"), server_hostname=self._name) as response:
             await _raise_for_status(response)
             await response.read()
         self._free.append(asyncio.get_running_loop().time())
 
     async def _send_prefix(self, body: bytes) -> None:
-        async with self._http.post(_path(self._settings, "chat/completions"), data=body) as response:
+        async with self._http.post(
+            _path(self._settings, "chat/completions"), data=body, server_hostname=self._name
+        ) as response:
             await _raise_for_status(response)
             while await response.content.readany():
                 pass
@@ -285,9 +291,15 @@ def _http(settings: LlmSettings) -> aiohttp.ClientSession:
     }
     if key := settings.api_key.get_secret_value():
         headers["Authorization"] = f"Bearer {key}"
-    local = urlsplit(settings.base_url).hostname in ("localhost", "127.0.0.1", "::1")
+    where = urlsplit(settings.base_url)
+    security = client_security(settings.tls, "the LLM", on=where.scheme == "https")
+    local = where.hostname in ("localhost", "127.0.0.1", "::1")
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=_MAX_CONNECTIONS, keepalive_timeout=_KEPT_S),
+        connector=aiohttp.TCPConnector(
+            limit=_MAX_CONNECTIONS,
+            keepalive_timeout=_KEPT_S,
+            ssl=True if security is None else security.context(HTTP1),
+        ),
         cookie_jar=aiohttp.DummyCookieJar(),
         headers=headers,
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),

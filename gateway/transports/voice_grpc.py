@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import ssl
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Protocol
@@ -61,13 +62,15 @@ class VoiceServer:
         on_drop: Callable[[str, int], None] = lambda reason, frames: None,
         *,
         shared_port: bool = False,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
-        """shared_port: other processes listen on the address as well, and the system spreads connections."""
+        """shared_port: other processes listen on the address as well, and the system spreads connections.
+        tls: None speaks HTTP/2 in the clear."""
         self._sessions = sessions
         self._settings = settings
         self._address = address
         self._on_drop = on_drop
-        self._shared_port = shared_port
+        self._shared_port, self._tls = shared_port, tls
         self._admitting = True
         self._setting: asyncio.Task[None] | None = None
         self._serving: set[asyncio.Task[None]] = set()
@@ -83,6 +86,7 @@ class VoiceServer:
             max_calls=self._settings.max_sessions + 256,
             shared_port=self._shared_port,
             idle_s=_IDLE_S if self._shared_port else 0.0,
+            tls=self._tls,
         )
         # Raw bytes in and out: a message that does not parse is refused with our words and status.
         server.add(SERVICE, {"Converse": grpc.stream_stream_rpc_method_handler(self._converse)})

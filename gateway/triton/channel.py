@@ -6,6 +6,7 @@ import grpc.aio
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from gateway.http2.client import StreamChannel, speaks_plainly
+from gateway.tls.client import H2, ClientSecurity
 
 __all__ = ["GRPCInferenceServiceStub", "open_channel", "open_stream_channel"]
 
@@ -27,20 +28,26 @@ _OPTIONS: list[tuple[str, int]] = [
 ]
 
 
-def open_channel(address: str, *, ssl: bool = False, name: str = "") -> grpc.aio.Channel:
+def open_channel(address: str, *, security: ClientSecurity | None = None, name: str = "") -> grpc.aio.Channel:
     """A channel to `address` ("host:port") for any number of concurrent calls; nothing is dialled yet.
 
-    ssl: TLS with the system's trusted roots. name: host that the certificate is for, where `address` has another.
+    security: TLS, with the certificates of now. name: host that the certificate is for, where `address` has
+    another and the settings name none.
     """
-    if ssl:
-        named = [("grpc.ssl_target_name_override", name)] if name else []
-        return grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(), options=[*_OPTIONS, *named])
-    return grpc.aio.insecure_channel(address, options=_OPTIONS)
+    if security is None:
+        return grpc.aio.insecure_channel(address, options=_OPTIONS)
+    name = security.name or name
+    named = [("grpc.ssl_target_name_override", name)] if name else []
+    return grpc.aio.secure_channel(address, security.credentials(), options=[*_OPTIONS, *named])
 
 
 def open_stream_channel(
-    address: str, *, ssl: bool = False, name: str = ""
+    address: str, *, security: ClientSecurity | None = None, name: str = ""
 ) -> grpc.aio.Channel | StreamChannel:
-    """As `open_channel`, for many streams of small messages: without TLS and proxies they go over our own HTTP/2."""
-    others = open_channel(address, ssl=ssl, name=name)
-    return others if ssl or not speaks_plainly(address) else StreamChannel(address, others)
+    """As `open_channel`, for many streams of small messages: without proxies they go over our own HTTP/2."""
+    others = open_channel(address, security=security, name=name)
+    if not speaks_plainly(address):
+        return others
+    if security is None:
+        return StreamChannel(address, others)
+    return StreamChannel(address, others, tls=security.context(H2), name=security.name or name)

@@ -45,11 +45,12 @@ class Fronts(Generic[T]):
         service: str,
         dial: Callable[[str, str], Channel],
         resolve: Resolve = resolve_host,
+        version: Callable[[], int] | None = None,
     ) -> None:
         """addresses: "a:50051,b:50051", "dns:///speech.default.svc:50051", or a name that stands for several.
 
         stub: what is called on a channel. service: whose health counts, by its full gRPC name.
-        dial: see `Servers`. Raises: TritonError for addresses that are none.
+        dial, version: see `Servers`. Raises: TritonError for addresses that are none.
         """
         what = "speech service"
         targets = parse_targets(addresses, what)
@@ -63,6 +64,7 @@ class Fronts(Generic[T]):
             attend=None if alone else self._attend,
             resolve=resolve,
             what=what,
+            version=version,
         )
 
     @property

@@ -9,13 +9,20 @@ from typing import Any, cast
 import grpc
 import grpc.aio
 
+from gateway.tls.client import ClientSecurity
 from gateway.triton.channel import open_channel
 from gateway.triton.line import Line
 
 
-def open_steady_channel(address: str, *, ssl: bool = False, name: str = "") -> grpc.aio.Channel:
+def open_steady_channel(
+    address: str, *, security: ClientSecurity | None = None, name: str = ""
+) -> grpc.aio.Channel:
     """As `open_channel`; it is a `SteadyChannel`, which is enough of a channel for stubs."""
-    channel = SteadyChannel(address, lambda: open_channel(address, ssl=ssl, name=name))
+    channel = SteadyChannel(
+        address,
+        lambda: open_channel(address, security=security, name=name),
+        None if security is None else security.version,
+    )
     return cast(grpc.aio.Channel, channel)
 
 
@@ -26,9 +33,11 @@ class SteadyChannel:
     ones dial. Streams are left out of that, and are cancelled where others find the connection silent.
     """
 
-    def __init__(self, address: str, dial: Callable[[], grpc.aio.Channel]) -> None:
-        """address: as the log names it."""
-        self._line: Line[None] = Line(address, dial, lambda channel: None)
+    def __init__(
+        self, address: str, dial: Callable[[], grpc.aio.Channel], version: Callable[[], int] | None = None
+    ) -> None:
+        """address: as the log names it. version: see `Line`."""
+        self._line: Line[None] = Line(address, dial, lambda channel: None, version=version)
 
     def unary_unary(self, method: str, *codecs: Any, **options: Any) -> Callable[..., Any]:
         """As grpc.aio.Channel's; what it returns is awaited, and no more than that."""
@@ -54,7 +63,9 @@ class SteadyChannel:
 
         def call(*arguments: Any, **wishes: Any) -> Any:
             with self._line.use() as connection:
-                return connection.channel.stream_stream(method, *codecs, **options)(*arguments, **wishes)
+                stream = connection.channel.stream_stream(method, *codecs, **options)(*arguments, **wishes)
+                connection.keep_for(stream)
+                return stream
 
         return call
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import subprocess
 import sys
@@ -50,26 +51,24 @@ def _other(value: object) -> str:
             return "other"
 
 
-def _variables() -> list[tuple[str, str | None, str]]:
-    found: list[tuple[str, str | None, str]] = []
-    for name, field in Settings.model_fields.items():
+def _variables(part: type[BaseModel] = Settings, above: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """The names that lead to each setting."""
+    found: list[tuple[str, ...]] = []
+    for name, field in part.model_fields.items():
         if isinstance(field.default, BaseModel):
-            found += [
-                (f"PARLEY_{name.upper()}__{k.upper()}", name, k) for k in type(field.default).model_fields
-            ]
+            found += _variables(type(field.default), (*above, name))
         else:
-            found.append((f"PARLEY_{name.upper()}", None, name))
+            found.append((*above, name))
     return found
 
 
-@pytest.mark.parametrize(("variable", "section", "key"), _variables())
-def test_every_documented_variable_is_read(
-    variable: str, section: str | None, key: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("names", _variables(), ids=".".join)
+def test_every_documented_variable_is_read(names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    variable = "PARLEY_" + "__".join(names).upper()
     assert f"`{variable}`" in PAGE.read_text()
 
     def value(settings: Settings) -> object:
-        return getattr(getattr(settings, section) if section else settings, key)
+        return functools.reduce(getattr, names, settings)
 
     before = value(Settings())
     monkeypatch.setenv(variable, _other(before))
@@ -82,7 +81,7 @@ def test_every_setting_is_consumed_by_the_code() -> None:
         for p in (ROOT / "gateway").rglob("*.py")
         if p.name != "settings.py" and "protocol" not in p.parts
     )
-    unused = [v for v, _, key in _variables() if not re.search(rf"\b{key}\b", code)]
+    unused = [".".join(names) for names in _variables() if not re.search(rf"\b{names[-1]}\b", code)]
     assert not unused, f"documented but never read: {unused}"
 
 

@@ -15,6 +15,7 @@ from gateway.cli import endpoints
 from gateway.cli.common import Fault, load_settings
 from gateway.cli.models.facts import Row, rows_of
 from gateway.settings import Settings
+from gateway.tls.client import client_security
 from gateway.triton.catalogue.catalogue import Catalogue
 from gateway.triton.catalogue.machine import this_machine
 from gateway.triton.catalogue.repositories import is_url
@@ -92,7 +93,11 @@ async def connect(options: argparse.Namespace) -> AsyncIterator[Connected]:
     key = options.key or settings.triton.repository_key.get_secret_value()
     if key and "=" not in key:
         raise Fault("the key of the model repository API is written key=value, as Triton was started with")
-    channel = open_channel(where)
+    try:
+        security = client_security(settings.triton.tls, "Triton", on=settings.triton.ssl)
+    except OSError as error:
+        raise Fault(str(error)) from None
+    channel = open_channel(where, security=security)
     stack = is_stack(where)
     repository = Repository(channel, key)
     try:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import grpc.aio
 
 from gateway.settings import ModelsSettings
+from gateway.tls.client import ClientSecurity
 from gateway.triton.admission import Admission
 from gateway.triton.catalogue.catalogue import Catalogue
 from gateway.triton.channel import GRPCInferenceServiceStub, open_stream_channel
@@ -59,7 +60,7 @@ class Fleet:
         *,
         models: ModelsSettings,
         repositories: Sequence[str | Path] = (),
-        ssl: bool = False,
+        security: ClientSecurity | None = None,
         key: str = "",
         keeper: bool = False,
         label: str = "",
@@ -68,12 +69,12 @@ class Fleet:
     ) -> None:
         """addresses: see `Servers`. repositories: what the Tritons serve from, where this process can read it.
 
-        key: key=value of a restricted model repository API. keeper: loads the default and preloaded models, and
+        security: TLS towards them. key: key=value of a restricted model repository API. keeper: loads the default and preloaded models, and
         unloads what nobody uses; others load on first use alone. label: of this process, for people who look at
         leases. drain_s: longest that a given-up stream is read on.
         Raises: TritonError for addresses and policies that are none.
         """
-        self._models, self._ssl, self._key = models, ssl, key
+        self._models, self._security, self._key = models, security, key
         self._repositories, self._keeper, self._label = tuple(repositories), keeper, label
         self._on_event = on_event
         self._policies = read_policies(models.policy)
@@ -91,10 +92,11 @@ class Fleet:
         self.admission = Admission()
         self.servers: Servers[Calls] = Servers(
             addresses,
-            lambda address, name: open_stream_channel(address, ssl=ssl, name=name),
+            lambda address, name: open_stream_channel(address, security=security, name=name),
             Calls,
             probe=self._probe,
             attend=self._attend,
+            version=None if security is None else security.version,
         )
 
     @property
@@ -240,7 +242,7 @@ class Fleet:
     @asynccontextmanager
     async def _attend(self, server: Server[Calls]) -> AsyncIterator[ModelManager]:
         """A channel of its own: loads take minutes, and calls must not wait behind anything."""
-        channel = open_steady_channel(server.address, ssl=self._ssl, name=server.name)
+        channel = open_steady_channel(server.address, security=self._security, name=server.name)
         try:
             repository = Repository(channel, self._key)
             leases = await open_leases(

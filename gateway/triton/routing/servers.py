@@ -47,6 +47,7 @@ class Servers(Generic[T]):
         attend: Attend[T] | None = None,
         resolve: Resolve = resolve_host,
         what: str = "Triton",
+        version: Callable[[], int] | None = None,
     ) -> None:
         """addresses: "a:8001,b:8001", "dns:///triton.default.svc:8001", or a name that stands for several.
 
@@ -56,10 +57,12 @@ class Servers(Generic[T]):
         probe: whether a server takes calls; has 1 s.
         attend: entered for each server before it is used, left when it is no longer listed and nobody uses it: a
             model manager. One that raises is entered again after a pause.
+        version: see `Line`.
         Raises: TritonError for addresses that are none.
         """
         self._targets = parse_targets(addresses, what)
         self._dial, self._stubs, self._probe = dial, stubs, probe
+        self._version = version
         self._attend, self._resolve, self._what = attend, resolve, what
         self.figures = Figures()
         """Of what goes to these servers."""
@@ -315,6 +318,7 @@ class Servers(Generic[T]):
             lambda: self._dial(place.address, place.name),
             self._stubs,
             on_silent=lambda: self.doubt(server),
+            version=self._version,
         )
         server = self._servers[place.address] = Server(place.address, place.name, line)
         if self._started:
