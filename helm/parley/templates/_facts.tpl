@@ -76,3 +76,23 @@
 {{- else if hasSuffix "M" $text -}}{{ mulf (trimSuffix "M" $text | float64) 0.953674 | floor | int64 }}
 {{- else -}}{{ divf ($text | float64) 1048576 | floor | int64 }}{{- end -}}
 {{- end -}}
+
+{{/* Deployments that stand in for our speech, as a YAML list. */}}
+{{- define "parley.rivaParts" -}}
+{{- $parts := list -}}
+{{- if and (eq .Values.riva.mode "riva") (or .Values.riva.asr .Values.riva.tts) }}{{ $parts = list "riva" }}{{ end -}}
+{{- if eq .Values.riva.mode "nim" -}}
+{{- if .Values.riva.asr }}{{ $parts = append $parts "riva-asr" }}{{ end -}}
+{{- if .Values.riva.tts }}{{ $parts = append $parts "riva-tts" }}{{ end -}}
+{{- end -}}
+{{- toYaml $parts -}}
+{{- end -}}
+
+{{/* The LLM's pods; those of a NIMService carry the operator's own label. */}}
+{{- define "parley.llmPeer" -}}
+{{- if eq .Values.llm.mode "nimService" -}}
+- podSelector: {matchLabels: {app: {{ include "parley.part" (list . "llm") }}}}
+{{- else -}}
+{{- include "parley.peer" (list . "llm") -}}
+{{- end -}}
+{{- end -}}

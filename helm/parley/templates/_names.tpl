@@ -75,12 +75,12 @@ labels:
 {{- end -}}
 {{- end -}}
 
-{{/* (list $ $image): ours, with the registry in front; a digest wins over the tag. */}}
+{{/* (list $ $image "-cpu"): ours, with the registry in front; a digest wins over the tag; the suffix is of the default tag. */}}
 {{- define "parley.image" -}}
 {{- $root := index . 0 -}}{{- $image := index . 1 -}}
 {{- $name := $image.repository -}}
 {{- with $root.Values.image.registry }}{{ $name = printf "%s/%s" . $name }}{{ end -}}
-{{- if $image.digest -}}{{ $name }}@{{ $image.digest }}{{- else -}}{{ $name }}:{{ default $root.Chart.AppVersion $image.tag }}{{- end -}}
+{{- if $image.digest -}}{{ $name }}@{{ $image.digest }}{{- else -}}{{ $name }}:{{ default (printf "%s%s" $root.Chart.AppVersion (index . 2)) $image.tag }}{{- end -}}
 {{- end -}}
 
 {{/* An image that is not ours: its repository is whole. */}}

@@ -64,7 +64,7 @@ livenessProbe:
 {{- end -}}
 
 {{- define "parley.image-of-parley" -}}
-image: {{ include "parley.image" (list . .Values.image) | quote }}
+image: {{ include "parley.image" (list . .Values.image "") | quote }}
 imagePullPolicy: {{ .Values.image.pullPolicy }}
 {{- end -}}
 

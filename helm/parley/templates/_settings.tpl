@@ -108,7 +108,7 @@ llm:
 models:
   policy: /etc/parley/policies.yaml
 {{- end }}
-{{- if or $v.redis.url $v.redis.existingSecret }}
+{{- if or $v.redis.url $v.redis.caSecret }}
 redis:
   {{- with $v.redis.url }}
   url: {{ . | quote }}

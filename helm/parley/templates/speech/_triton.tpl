@@ -2,7 +2,7 @@
 {{- $v := .Values -}}{{- $t := $v.speech.triton -}}{{- $r := $v.speech.modelRepository -}}
 {{- $host := trimAll "[]" $v.listenHost -}}
 - name: triton
-  image: {{ include "parley.image" (list . $t.image) | quote }}
+  image: {{ include "parley.image" (list . $t.image (ternary "-cpu" "" (eq (int $t.gpu.count) 0))) | quote }}
   imagePullPolicy: {{ $t.image.pullPolicy }}
   command: [tritonserver]
   args:
