@@ -8,7 +8,6 @@ import signal
 import socket
 import stat
 import subprocess
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -19,25 +18,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from tests.support.image_trees import ROOT, Tree, build, interpreter, is_other_user, step
-from tests.support.stack import skip_without_triton
-
-_MODELS = "asr_pocketsphinx tts_flite"
-
-
-@pytest.fixture(scope="module")
-def gateway() -> Iterator[Tree]:
-    with tempfile.TemporaryDirectory(prefix="parley-image-") as folder:
-        yield build(
-            Path(folder), "gateway cloud", ("bytecode.sh",), ("models.sh",), ("papers.sh",), models=_MODELS
-        )
-
-
-@pytest.fixture(scope="module")
-def triton() -> Iterator[Tree]:
-    skip_without_triton()
-    with tempfile.TemporaryDirectory(prefix="parley-image-") as folder:
-        yield build(Path(folder), "embedded cloud", ("triton.sh", "wheel"), ("models.sh",), models=_MODELS)
+from tests.support.image_trees import ROOT, Tree, interpreter, is_other_user, step
 
 
 def _plain(name: str) -> str:

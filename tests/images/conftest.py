@@ -1,0 +1,30 @@
+"""The trees of the images, built once for all tests here."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.image_trees import Tree, build
+from tests.support.stack import skip_without_triton
+
+_MODELS = "asr_pocketsphinx tts_flite"
+
+
+@pytest.fixture(scope="session")
+def gateway() -> Iterator[Tree]:
+    """Of the image `parley`."""
+    with tempfile.TemporaryDirectory(prefix="parley-image-") as folder:
+        more = (("bytecode.sh",), ("models.sh",), ("papers.sh",))
+        yield build(Path(folder), "gateway cloud", *more, models=_MODELS)
+
+
+@pytest.fixture(scope="session")
+def triton() -> Iterator[Tree]:
+    """Of the image `parley-triton` without a GPU."""
+    skip_without_triton()
+    with tempfile.TemporaryDirectory(prefix="parley-image-") as folder:
+        yield build(Path(folder), "embedded cloud", ("triton.sh", "wheel"), ("models.sh",), models=_MODELS)
