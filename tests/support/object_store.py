@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,8 +19,8 @@ CREDENTIALS = {
 
 
 @contextmanager
-def object_store(*folders: Path, path: str = "voices/live") -> Iterator[str]:
-    """Yields the URL of a model repository, as Triton writes it, with these model folders in it."""
+def object_store(*folders: Path, path: str = "voices/live", also: Sequence[Path] = ()) -> Iterator[str]:
+    """Yields the URL of a model repository, as Triton writes it, with these model folders in it. also: files beside them."""
     boto3 = pytest.importorskip("boto3")
     server = pytest.importorskip("moto.server")
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
@@ -42,6 +42,8 @@ def object_store(*folders: Path, path: str = "voices/live") -> Iterator[str]:
                 if file.is_file() and "__pycache__" not in file.parts:
                     key = f"{path}/{folder.name}/{file.relative_to(folder)}"
                     client.put_object(Bucket=bucket, Key=key, Body=file.read_bytes())
+        for file in also:
+            client.put_object(Bucket=bucket, Key=f"{path}/{file.name}", Body=file.read_bytes())
         client.close()
         yield f"s3://{host}:{port}/{bucket}/{path}"
     finally:

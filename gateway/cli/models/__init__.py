@@ -9,6 +9,7 @@ from typing import Any
 from gateway.cli.common import Help, address, run
 from gateway.cli.models.export import configure_export
 from gateway.cli.models.pull_arguments import configure_catalogue, configure_pull
+from gateway.cli.models.sync import configure_manifest, configure_sync
 from gateway.cli.models.tensorrt_arguments import configure_tensorrt
 
 _EPILOG = """\
@@ -21,6 +22,7 @@ examples:
   parley models verify --repository DIR      the same without a Triton
   parley models pull kokoro                  a name of `parley models catalogue`, owner/name, URL or folder
   parley models export whisper random:small --out models
+  parley models sync s3://bucket/models /models
   parley models logs -f tts_espeak
   parley models list --triton 10.0.0.7:8001 --json
 
@@ -39,6 +41,8 @@ _VERBS = {
     "tensorrt": "build TensorRT engines from exported models, or write all that a build needs",
     "pull": "bring a checkpoint or a model folder here: from the catalogue, a Hugging Face hub, a URL or a folder",
     "catalogue": "checkpoints that can be pulled by name: family, size, licence, languages",
+    "sync": "make a repository like another, checked: from a folder or an object store (an init container)",
+    "manifest": "write the SHA-256 sums of a repository's files, which `sync` checks",
     "logs": "what the running stack's Triton and its models wrote",
 }
 _OWN = {
@@ -46,6 +50,8 @@ _OWN = {
     "tensorrt": configure_tensorrt,
     "pull": configure_pull,
     "catalogue": configure_catalogue,
+    "sync": configure_sync,
+    "manifest": configure_manifest,
 }
 """Verbs that are about no running Triton."""
 _NAMES = {"status": "*", "load": "+", "unload": "+", "verify": "*"}
@@ -126,6 +132,10 @@ def _verb(name: str) -> Callable[[argparse.Namespace], Coroutine[Any, Any, int]]
         from gateway.cli.models.pull import run_pull_verb as found
     elif name == "catalogue":
         from gateway.cli.models.catalogue import run_catalogue_verb as found
+    elif name == "sync":
+        from gateway.cli.models.sync import run_sync as found
+    elif name == "manifest":
+        from gateway.cli.models.sync import run_manifest as found
     else:
         from gateway.cli.models.logs import run_logs as found
     return found

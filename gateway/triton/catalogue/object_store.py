@@ -77,6 +77,31 @@ async def read_store(url: str) -> list[ModelFolder]:
     Raises: TritonError in a sentence, also when the library for it is not installed.
     """
     place = parse(url)
+    obstore, exceptions = _library(url)
+    try:
+        async with asyncio.timeout(_DEADLINE_S):
+            store = _open(url, place, call_s=_CALL_S, retries=2)
+            sizes = await _list(obstore, store)
+            return await _folders(obstore, store, url, sizes)
+    except TimeoutError:
+        raise TritonError(f"model repository {url}: no answer within {_DEADLINE_S:g} s") from None
+    except (exceptions.BaseError, OSError, ValueError) as error:
+        raise TritonError(f"model repository {url} cannot be read: {why(error)}") from None
+
+
+def open_store(url: str, *, call_s: int, retries: int) -> ObjectStore:
+    """The store at `url`, for obstore's functions. call_s: longest of one call, its content included.
+
+    Raises: TritonError when it names no bucket, its credentials cannot be read or the library is not installed.
+    """
+    _, exceptions = _library(url)
+    try:
+        return _open(url, parse(url), call_s=call_s, retries=retries)
+    except (exceptions.BaseError, OSError, ValueError) as error:
+        raise TritonError(f"model repository {url} cannot be read: {why(error)}") from None
+
+
+def _library(url: str) -> tuple[Any, Any]:
     try:
         import obstore
         from obstore import exceptions
@@ -84,15 +109,7 @@ async def read_store(url: str) -> list[ModelFolder]:
         raise TritonError(
             f"model repository {url} cannot be read from here without obstore: pip install 'parley[cloud]'"
         ) from None
-    try:
-        async with asyncio.timeout(_DEADLINE_S):
-            store = _open(url, place)
-            sizes = await _list(obstore, store)
-            return await _folders(obstore, store, url, sizes)
-    except TimeoutError:
-        raise TritonError(f"model repository {url}: no answer within {_DEADLINE_S:g} s") from None
-    except (exceptions.BaseError, OSError, ValueError) as error:
-        raise TritonError(f"model repository {url} cannot be read: {_why(error)}") from None
+    return obstore, exceptions
 
 
 async def _list(obstore: Any, store: ObjectStore) -> dict[str, int]:
@@ -134,14 +151,14 @@ async def _folders(obstore: Any, store: ObjectStore, url: str, sizes: Mapping[st
     return [ModelFolder(name, url, frozenset(entries[name]), texts[name]) for name in sorted(entries)]
 
 
-def _open(url: str, place: Place) -> ObjectStore:
+def _open(url: str, place: Place, *, call_s: int, retries: int) -> ObjectStore:
     from obstore.store import AzureStore, GCSStore, S3Store
 
     given = _credentials(url, place.kind)
     prefix = place.path or None
     timing: dict[str, Any] = {
-        "client_options": {"timeout": f"{_CALL_S}s", "connect_timeout": "3s", "allow_http": True},
-        "retry_config": {"max_retries": 2},
+        "client_options": {"timeout": f"{call_s}s", "connect_timeout": "3s", "allow_http": True},
+        "retry_config": {"max_retries": retries},
     }
     if place.kind == "s3":
         keys = {
@@ -182,7 +199,7 @@ def _credentials(url: str, kind: str) -> dict[str, str]:
     return {"path": found} if isinstance(found, str) else dict(found)
 
 
-def _why(error: Exception) -> str:
+def why(error: Exception) -> str:
     """What matters of the library's long sentence: not the request's URL, retries and XML."""
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     line = line.partition(" - ")[2] or line

@@ -1,0 +1,1 @@
+"""A model repository brought to where Triton serves it from, checked against a manifest of SHA-256 sums."""
