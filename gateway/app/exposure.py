@@ -9,6 +9,7 @@ import socket
 from collections.abc import Iterable
 
 from gateway.app.address import split_address
+from gateway.identity import configured
 from gateway.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -53,8 +54,8 @@ async def warn_exposure(settings: Settings, listeners: Iterable[str]) -> None:
 
 def guarded(settings: Settings, key: str) -> bool:
     """Whether callers of the listener must show who they are."""
-    auth, tls = settings.auth, settings.tls
-    if auth.keys is not None or auth.api_keys or auth.jwt_issuer:
+    tls = settings.tls
+    if configured(settings.auth):
         return True
     wants_certificates = tls.cert is not None and tls.client_auth == "required"
     return wants_certificates and (tls.admin or key not in _TLS_IF_ASKED)

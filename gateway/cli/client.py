@@ -29,6 +29,7 @@ from gateway.session.events import (
     ServerEvent,
     Truncate,
 )
+from gateway.tls.client import ClientSecurity
 from gateway.transports import voice_wire as wire
 from gateway.transports.pulse import Ping, Pong
 
@@ -67,8 +68,11 @@ class VoiceClient:
         report_heard: bool = True,
         ping_s: float = 20.0,
         lost_s: float = 50.0,
+        security: ClientSecurity | None = None,
     ) -> None:
         """ping_s: how often the server is pinged. lost_s: silence after which a server that answers pings is gone."""
+        self._security = security
+        """TLS; None speaks in the clear."""
         self.address = address
         self.hello = hello or Hello()
         self._connect_s = connect_s
@@ -103,15 +107,7 @@ class VoiceClient:
 
     async def connect(self) -> Ready:
         """Open the stream and shake hands. Raises CallFailed."""
-        self._channel = grpc.aio.insecure_channel(
-            self.address,
-            options=[
-                ("grpc.use_local_subchannel_pool", 1),
-                ("grpc.keepalive_time_ms", 20_000),
-                ("grpc.keepalive_timeout_ms", 10_000),
-                ("grpc.http2.max_pings_without_data", 0),
-            ],
-        )
+        self._channel = self._open_channel()
         try:
             async with asyncio.timeout(self._connect_s):
                 self._call = self._channel.stream_stream(
@@ -133,6 +129,19 @@ class VoiceClient:
         self.ready = first.event
         self._pinging = asyncio.create_task(self._keep_pinging())
         return first.event
+
+    def _open_channel(self) -> grpc.aio.Channel:
+        options: list[tuple[str, int | str]] = [
+            ("grpc.use_local_subchannel_pool", 1),
+            ("grpc.keepalive_time_ms", 20_000),
+            ("grpc.keepalive_timeout_ms", 10_000),
+            ("grpc.http2.max_pings_without_data", 0),
+        ]
+        if self._security is None:
+            return grpc.aio.insecure_channel(self.address, options=options)
+        if self._security.name:
+            options.append(("grpc.ssl_target_name_override", self._security.name))
+        return grpc.aio.secure_channel(self.address, self._security.credentials(), options=options)
 
     async def send(self, event: ClientEvent | Ping | Pong) -> None:
         """Raises CallFailed when the stream is over."""
@@ -274,6 +283,12 @@ class VoiceClient:
             return CallFailed("the server has ended the session", status)
         if status == grpc.StatusCode.UNIMPLEMENTED:
             return CallFailed(f"{self.address} is a gRPC server, but not a Parley gateway", status)
+        if status == grpc.StatusCode.UNAVAILABLE and self.ready is None and self._security is not None:
+            return CallFailed(
+                f"no TLS connection with {self.address}: {details}; check that it is up, the CA that signs its "
+                "certificate, and whether it asks for one of ours",
+                status,
+            )
         if status == grpc.StatusCode.UNAVAILABLE and self.ready is None and "connect" in (details or ""):
             return CallFailed(f"nobody answers at {self.address}; start Parley with `parley up`", status)
         if status == grpc.StatusCode.UNAVAILABLE and not details:

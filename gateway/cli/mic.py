@@ -16,6 +16,7 @@ from gateway.cli.common import FAILED, OK, Fault
 from gateway.cli.conversation import Conversation
 from gateway.cli.view import HumanView, JsonView, View
 from gateway.session.events import Flushed, Hello, ReplyAudio
+from gateway.tls.client import ClientSecurity
 
 _RATE = 48_000
 """What sound cards speak; the server resamples."""
@@ -27,13 +28,15 @@ _MIC_BLOCKS = 100
 _INSTALL = "pip install 'parley[mic]'"
 
 
-async def talk_live(server: str, hello: Hello, *, as_json: bool) -> int:
+async def talk_live(
+    server: str, hello: Hello, *, as_json: bool, security: ClientSecurity | None = None
+) -> int:
     """Until Ctrl-C or until the server closes. Raises Fault without devices or packages."""
     sound = _Sound(asyncio.get_running_loop())
     asked = Hello(hello.session_id, _RATE, _RATE, hello.configure, hello.lead_ms)
     began = asyncio.get_running_loop().time()
     try:
-        async with VoiceClient(server, asked, keep_audio=False) as client:
+        async with VoiceClient(server, asked, keep_audio=False, security=security) as client:
             view: View = JsonView(began) if as_json else HumanView(began)
             talk = Conversation(client.player)
             try:

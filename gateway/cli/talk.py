@@ -11,6 +11,7 @@ from gateway.cli.client import Arrival, CallFailed, VoiceClient
 from gateway.cli.common import FAILED, INTERRUPTED, OK, USAGE, Fault, address, run
 from gateway.cli.conversation import Conversation
 from gateway.cli.microphone import SteadyMicrophone
+from gateway.cli.secure import add_tls_options, security_of
 from gateway.cli.view import HumanView, JsonView, View
 from gateway.cli.wav import read_speech, write_wav
 from gateway.session.events import Configure, Hello, TextIn
@@ -22,6 +23,7 @@ examples:
   parley talk --mic                          speak and listen; echo is cancelled
   parley talk --wav question.wav --out answer.wav
   parley talk --text "What time is it?" --text "Tell me a story"
+  parley talk --text Hello --server voice.example:443 --tls
   parley talk --wav question.wav --json | jq -r 'select(.type=="transcript" and .final) | .text'
 
 --wav streams the file at real time, goes on with silence until the last reply was heard, then hangs
@@ -49,6 +51,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="ADDR",
         help="the gateway's gRPC address (default: the running stack)",
     )
+    add_tls_options(parser)
     parser.add_argument("--json", action="store_true", help="one JSON line per event on stdout")
     parser.add_argument(
         "--session", default="", metavar="ID", help="session id (default: the server makes one)"
@@ -82,15 +85,16 @@ async def _talk(options: argparse.Namespace) -> int:
             policy=options.policy,
         ),
     )
+    security = security_of(options)
     if options.mic:
         from gateway.cli.mic import talk_live
 
-        return await talk_live(server, hello, as_json=options.json)
+        return await talk_live(server, hello, as_json=options.json, security=security)
     speech = await asyncio.to_thread(_read_wav, options.wav) if options.wav is not None else b""
     if options.out is not None and not options.out.absolute().parent.is_dir():
         raise Fault(f"cannot write {options.out}: there is no folder {options.out.absolute().parent}", USAGE)
     try:
-        async with VoiceClient(server, hello) as client:
+        async with VoiceClient(server, hello, security=security) as client:
             return await _converse(client, options, speech)
     except CallFailed as failure:
         raise Fault(str(failure)) from None

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from gateway.cli.client import Arrival, CallFailed, VoiceClient
 from gateway.session import events as ev
+from gateway.tls.client import ClientSecurity
 from tests.support.tones import tones_in
 
 E = TypeVar("E", bound=ev.ServerEvent)
@@ -39,13 +40,19 @@ class Caller:
     """`async with Caller(address) as caller:`; `caller.mark()` names a point in what has come so far."""
 
     def __init__(
-        self, address: str, *, voice: str = "", session_id: str = "", configure: ev.Configure | None = None
+        self,
+        address: str,
+        *,
+        voice: str = "",
+        session_id: str = "",
+        configure: ev.Configure | None = None,
+        security: ClientSecurity | None = None,
     ) -> None:
         self.rate = 24_000
         self.hello = ev.Hello(
             session_id=session_id, output_rate=self.rate, configure=configure or ev.Configure(voice=voice)
         )
-        self.client = VoiceClient(address, self.hello, keep_audio=False)
+        self.client = VoiceClient(address, self.hello, keep_audio=False, security=security)
         self.arrivals: list[Arrival] = []
         self.failed: CallFailed | None = None
         """Why the stream broke; None while it did not."""

@@ -75,7 +75,9 @@ async def test_others_get_tls_s_own_alert(
     client = getattr(scene, who) if who else None
     answer = await scene.ask(key, client, version, wait=True)
     assert answer.code != 0, answer.text
-    expected = ["unexpected eof"] if key == "riva" else [f"alert {alert}" for alert in alerts]  # gRPC's own: mute
+    expected = (
+        ["unexpected eof"] if key == "riva" else [f"alert {alert}" for alert in alerts]
+    )  # gRPC's own: mute
     assert any(one in answer.text for one in expected), answer.text
 
 
