@@ -291,6 +291,9 @@ class StandInSettings(Part):
 
     first_token_ms: float = Field(0.0, ge=0)
     tokens_per_s: float = Field(0.0, ge=0, description="0: as fast as possible")
+    api_key: SecretStr = Field(
+        SecretStr(""), description="must be sent as `authorization: Bearer …`; empty: open to all"
+    )
 
 
 class Settings(BaseSettings):

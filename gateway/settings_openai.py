@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field, SecretStr
+from pydantic import Field
 
 from gateway.settings_part import Part
 
@@ -11,7 +11,6 @@ class OpenAiAudioSettings(Part):
     """OpenAI-compatible speech and transcription (`/v1/audio/*`, `/v1/models`) on the HTTP address."""
 
     enabled: bool = True
-    api_keys: tuple[SecretStr, ...] = Field((), description="one of these must be sent; none: open to all")
     speech_models: tuple[str, ...] = Field(
         ("tts-1", "tts-1-hd", "gpt-4o-mini-tts"), description="names that mean the configured voice"
     )

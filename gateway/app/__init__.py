@@ -8,6 +8,7 @@ from gateway.app.address import split_address
 from gateway.app.audio import OpenAiAudioService
 from gateway.app.exposure import check_exposure, warn_exposure
 from gateway.app.gateway import Gateway
+from gateway.app.identity import identity_of
 from gateway.app.listeners import listen_http
 from gateway.app.process import Service, run_loop, serve_forever
 from gateway.app.speech import Speech
@@ -20,6 +21,7 @@ __all__ = [
     "Speech",
     "StandInLlm",
     "check_exposure",
+    "identity_of",
     "listen_http",
     "run_loop",
     "serve_forever",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from gateway.app.audio import OpenAiAudioService
 from gateway.app.exposure import warn_exposure
+from gateway.app.identity import identity_of
 from gateway.app.listeners import grpc_tls, listen_http
 from gateway.app.memory import make_memory
 from gateway.app.synthesizer import watched_synthesizer
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
     from starlette.types import ASGIApp
 
+    from gateway.identity.limits import Counting
     from gateway.session.manager import Registry, Sessions
     from gateway.transports.http import Own
 
@@ -31,11 +33,13 @@ _STOP_EXTRA_S = 1.0
 class Gateway:
     """parley.v1 over gRPC, OpenAI-compatible audio over HTTP; health, metrics and sessions on an address of operators."""
 
-    def __init__(self, settings: Settings, *, others: Registry | None = None) -> None:
+    def __init__(
+        self, settings: Settings, *, others: Registry | None = None, counting: Counting | None = None
+    ) -> None:
         """others: those who serve the same address, in other processes. What HTTP would show is then
-        theirs to gather: see `shown`, `metrics` and `sessions`."""
+        theirs to gather: see `shown`, `metrics` and `sessions`. counting: keeps the limits of keys over them."""
         self._settings = settings
-        self._others = others
+        self._others, self._counting = others, counting
         self.grpc = ""
         """host:port once started."""
         self.http = ""
@@ -62,9 +66,12 @@ class Gateway:
         # Imported here: these rooms bring onnxruntime, openai and the Riva types, and other services need none.
         from prometheus_client import CollectorRegistry
 
+        from gateway.identity.asgi_guard import RequireIdentity, admin_scope, public_scope
         from gateway.listen.guarded_asr import GuardedRecognizer
         from gateway.listen.riva_asr import RivaRecognizer
         from gateway.listen.silero import SileroVad
+        from gateway.openai_audio.client_secrets import PATH as CLIENT_SECRETS
+        from gateway.openai_audio.client_secrets import ClientSecrets
         from gateway.session.admission import BEAT_S
         from gateway.session.manager import Sessions
         from gateway.speak.guarded_tts import GuardedSynthesizer
@@ -76,6 +83,8 @@ class Gateway:
         from gateway.transports.voice_grpc import VoiceServer
 
         settings = self._settings
+        identity = identity_of(settings.auth, self._counting)
+        self._closers.append(identity.close)
         registry = CollectorRegistry()
         metrics = Metrics(registry)
 
@@ -109,13 +118,13 @@ class Gateway:
         shared = self._others is not None
         audio: OpenAiAudioService | None = None
         if not shared:
-            beside: dict[str, ASGIApp] = {}
+            beside: dict[str, ASGIApp] = {CLIENT_SECRETS: ClientSecrets(identity, settings.auth)}
             if settings.openai_audio.enabled:
                 audio = OpenAiAudioService(settings, synthesizer, self.shown.admitting)
                 self._closers.append(audio.close)
-                beside = audio.beside
+                beside |= audio.beside
             admin, self.admin = await listen_http(
-                build_admin(self.shown),
+                RequireIdentity(build_admin(self.shown), identity, admin_scope(settings.auth.open_metrics)),
                 settings.listen.admin,
                 settings.tls,
                 "the admin address",
@@ -123,7 +132,10 @@ class Gateway:
             )
             self._closers.append(admin.stop)
             http, self.http = await listen_http(
-                build_public(beside), settings.listen.http, settings.tls, "the HTTP address"
+                RequireIdentity(build_public(beside), identity, public_scope),
+                settings.listen.http,
+                settings.tls,
+                "the HTTP address",
             )
             self._closers.append(http.stop)
 
@@ -134,6 +146,7 @@ class Gateway:
             metrics.dropped,
             shared_port=shared,
             tls=grpc_tls(settings.tls),
+            identity=identity,
         )
         self.grpc = await voice.start()
 

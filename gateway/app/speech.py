@@ -6,12 +6,15 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from gateway.app.exposure import warn_exposure
+from gateway.app.identity import identity_of
 from gateway.app.listeners import listen_http
-from gateway.settings import Settings, TlsSettings
+from gateway.settings import AuthSettings, Settings, TlsSettings
 from gateway.telemetry.http_server import HttpServer
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
+
+    from gateway.identity import Identity
 
 
 class Speech:
@@ -23,6 +26,7 @@ class Speech:
         self._address = ""
         self._http: HttpServer | None = None
         self._http_url = ""
+        self._identity: Identity | None = None
 
     async def start(self) -> None:
         """Raises OSError when an address cannot be had, or may not be; nothing is left behind then."""
@@ -35,6 +39,7 @@ class Speech:
         from gateway.triton.fleet.observe import Observer
 
         settings, registry = self._settings, CollectorRegistry()
+        identity = self._identity = identity_of(settings.auth)
         observer = Observer(ModelMetrics(registry))
         self._server = SpeechServer(
             settings.triton,
@@ -44,12 +49,18 @@ class Speech:
             metrics=SpeechMetrics(registry, max_streams=MAX_STREAMS),
             on_event=observer,
             tls=settings.tls,
+            identity=identity,
         )
         observer.watch(self._server.fleet)
         self._address = await self._server.start()
         try:
             self._http, self._http_url = await start_speech_http(
-                settings.listen.speech_http, {"triton": self._server.check}, registry, settings.tls
+                settings.listen.speech_http,
+                {"triton": self._server.check},
+                registry,
+                settings.tls,
+                settings.auth,
+                identity,
             )
         except BaseException:
             await self._server.stop(0)
@@ -63,6 +74,8 @@ class Speech:
             await self._server.stop(self._settings.session.drain_s)
         if self._http is not None:
             await self._http.stop()
+        if self._identity is not None:
+            await self._identity.close()
 
 
 async def start_speech_http(
@@ -70,12 +83,18 @@ async def start_speech_http(
     checks: Mapping[str, Callable[[], Awaitable[None]]],
     registry: CollectorRegistry,
     tls: TlsSettings,
+    auth: AuthSettings | None = None,
+    identity: Identity | None = None,
 ) -> tuple[HttpServer, str]:
     """`/healthz`, `/readyz` and `/metrics` of the speech process; the server and its URL.
 
     checks, registry: as `pages.build_pages` takes them. Raises OSError when the address cannot be had.
     """
+    from gateway.identity.asgi_guard import RequireIdentity, admin_scope
     from gateway.telemetry.pages import build_pages
 
-    pages = build_pages(checks, registry)
+    auth = auth or AuthSettings()
+    pages = RequireIdentity(
+        build_pages(checks, registry), identity or identity_of(auth), admin_scope(auth.open_metrics)
+    )
     return await listen_http(pages, address, tls, "the speech process' HTTP address", of_operators=True)

@@ -14,6 +14,7 @@ from gateway.app import Gateway, serve_forever
 from gateway.cli.common import FAILED, OK, Fault, load_settings
 from gateway.cli.link import Link, Message, open_link
 from gateway.cli.serve import secrets_of
+from gateway.cli.worker_limits import ParentCounts
 from gateway.telemetry.logs import setup_logging
 from gateway.telemetry.merge import dump
 
@@ -36,9 +37,10 @@ async def serve_worker(number: int, end: socket.socket, *, log_json: bool) -> in
             secrets=secrets_of(settings),
             worker=str(number),
         )
-        gateway = Gateway(settings, others=_Announcer(link))
+        counting = ParentCounts(link)
+        gateway = Gateway(settings, others=_Announcer(link), counting=counting)
         stop = asyncio.Event()
-        listening = asyncio.create_task(_listen(link, gateway, stop))
+        listening = asyncio.create_task(_listen(link, gateway, counting, stop))
         await serve_forever(gateway, lambda endpoints: link.send({"ready": endpoints}), stop)
     except asyncio.CancelledError:
         return FAILED  # a second signal: cut short
@@ -67,11 +69,13 @@ class _Announcer:
         self._link.send({"closed": session_id, "serial": serial})
 
 
-async def _listen(link: Link, gateway: Gateway, stop: asyncio.Event) -> None:
+async def _listen(link: Link, gateway: Gateway, counting: ParentCounts, stop: asyncio.Event) -> None:
     async with asyncio.TaskGroup() as group:
         while (message := await link.receive()) is not None:
             if "replace" in message:
                 gateway.sessions.replace(message["replace"], message["serial"])
+            elif "entered" in message:
+                counting.on_answer(message)
             elif "ask" in message:
                 group.create_task(_answer(link, gateway, message))
         stop.set()

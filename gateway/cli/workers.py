@@ -16,12 +16,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
+from pydantic import SecretStr
 from starlette.types import ASGIApp
 
-from gateway.app import OpenAiAudioService, listen_http, split_address, warn_exposure
+from gateway.app import OpenAiAudioService, identity_of, listen_http, split_address, warn_exposure
 from gateway.cli.common import Fault
 from gateway.cli.link import Message
+from gateway.cli.worker_limits import SharedLimits
 from gateway.cli.worker_process import WorkerProcess
+from gateway.identity import Identity
+from gateway.identity.asgi_guard import RequireIdentity, admin_scope, public_scope
+from gateway.openai_audio.client_secrets import PATH as CLIENT_SECRETS
+from gateway.openai_audio.client_secrets import ClientSecrets
 from gateway.settings import Settings
 from gateway.telemetry.http_server import HttpServer
 from gateway.telemetry.merge import Dump, DumpCollector, dump, merge, totals
@@ -62,6 +68,8 @@ class Workers:
         self._metrics = WorkerMetrics(self._own)
         self._left_behind: Dump = []
         """What processes that are gone had counted."""
+        self._limits = SharedLimits()
+        self._identity: Identity | None = None
 
     def endpoints(self) -> dict[str, str]:
         return {"grpc": self._grpc, "http": self._http, "admin": self._admin}
@@ -77,19 +85,30 @@ class Workers:
 
     async def _start(self) -> None:
         listen = self._settings.listen
+        auth = self._settings.auth
+        if not auth.sealing_key.get_secret_value():  # one for all: what the parent seals the workers open
+            auth = auth.model_copy(update={"sealing_key": SecretStr(secrets.token_urlsafe(32))})
+        identity = self._identity = identity_of(auth, self._limits.limits)
         self._port, self._grpc = reserve(listen.grpc)
-        beside: dict[str, ASGIApp] = {}
+        beside: dict[str, ASGIApp] = {CLIENT_SECRETS: ClientSecrets(identity, auth)}
         if self._settings.openai_audio.enabled:
             # Workers are started by fork and exec: gRPC's own handlers of forks would only complain.
             os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
             self._audio = OpenAiAudioService(self._settings, None, self.admitting)
-            beside = self._audio.beside
+            beside |= self._audio.beside
         admin, self._admin = await listen_http(
-            build_admin(self), listen.admin, self._settings.tls, "the admin address", of_operators=True
+            RequireIdentity(build_admin(self), identity, admin_scope(auth.open_metrics)),
+            listen.admin,
+            self._settings.tls,
+            "the admin address",
+            of_operators=True,
         )
         self._servers.append(admin)
         public, self._http = await listen_http(
-            build_public(beside), listen.http, self._settings.tls, "the HTTP address"
+            RequireIdentity(build_public(beside), identity, public_scope),
+            listen.http,
+            self._settings.tls,
+            "the HTTP address",
         )
         self._servers.append(public)
         told = dict(self._overrides)
@@ -97,6 +116,7 @@ class Workers:
             # one for all of them: what one worker has sealed, another has to open
             told["auth"] = dict(told.get("auth", {})) | {"sealing_key": secrets.token_urlsafe(32)}
         told["listen"] = dict(told.get("listen", {})) | {"grpc": self._grpc}
+        told["auth"] = dict(told.get("auth", {})) | {"sealing_key": auth.sealing_key.get_secret_value()}
         options = ["--log-json"] if self._log_json else []
         self._workers = [
             WorkerProcess(number, told, options, self._on_message) for number in range(listen.workers)
@@ -141,6 +161,8 @@ class Workers:
         if self._audio is not None:
             await self._audio.close()
             self._audio = None
+        if self._identity is not None:
+            await self._identity.close()
         if self._port is not None:
             self._port.close()
 
@@ -185,6 +207,7 @@ class Workers:
         """Its process is gone: what it had counted stays, its sessions do not. Returns how many."""
         self._left_behind = merge([self._left_behind, totals(worker.last_dump)])
         worker.last_dump = []
+        self._limits.forget(worker)
         lost = [session_id for session_id, (owner, _) in self._sessions.items() if owner is worker]
         for session_id in lost:
             del self._sessions[session_id]
@@ -201,6 +224,8 @@ class Workers:
                 before[0].tell({"replace": session_id, "serial": before[1]})
         elif "closed" in message and self._sessions.get(message["closed"]) == (worker, message["serial"]):
             del self._sessions[message["closed"]]
+        else:
+            self._limits.on_message(worker, message)
 
     # ---- what HTTP shows -------------------------------------------------------------------------
 

@@ -57,7 +57,11 @@ def guarded(handler: Handler, identity: Identity, scope: str) -> Handler:
         if handler.response_streaming
         else grpc.stream_unary_rpc_method_handler
     )
-    checked = _held(behaviour, identity, lambda context: context.invocation_metadata(), scope)
+
+    async def who(context: Any) -> Caller:
+        return await identity.caller(credential_of(context.invocation_metadata()), scope)
+
+    checked = _held(behaviour, identity, who)
     return make(checked, handler.request_deserializer, handler.response_serializer)  # type: ignore[no-any-return]
 
 
@@ -81,12 +85,16 @@ class RequireIdentity(grpc.aio.ServerInterceptor):
             return handler
         metadata = handler_call_details.invocation_metadata
         try:
-            await self._identity.caller(credential_of(metadata), self._scope)
+            caller = await self._identity.caller(credential_of(metadata), self._scope)
         except Denied as denied:
             return _refusing(denied)
         kind = f"{'stream' if handler.request_streaming else 'unary'}_{'stream' if handler.response_streaming else 'unary'}"
         make: Any = getattr(grpc, f"{kind}_rpc_method_handler")
-        checked = _held(getattr(handler, kind), self._identity, lambda _: metadata, self._scope)
+
+        async def who(_: Any) -> Caller:
+            return caller
+
+        checked = _held(getattr(handler, kind), self._identity, who)
         return make(checked, handler.request_deserializer, handler.response_serializer)
 
 
@@ -99,27 +107,31 @@ def _refusing(denied: Denied) -> Handler:
     return grpc.stream_stream_rpc_method_handler(abort)
 
 
-def _held(behaviour: Any, identity: Identity, metadata_of: Callable[[Any], Any], scope: str) -> Any:
-    """The behaviour within `Identity.admitted`; of the same kind (coroutine or asynchronous generator)."""
+Who = Callable[[Any], Awaitable[Caller]]
+"""The caller of a context. Raises Denied."""
+
+
+def _held(behaviour: Any, identity: Identity, who: Who) -> Any:
+    """The behaviour for the length of `Identity.held`; of the same kind: coroutine or asynchronous generator."""
     if inspect.isasyncgenfunction(behaviour):
 
         async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
-            async with holding(identity, credential_of(metadata_of(context)), scope, context):
+            async with _holding(identity, who, context):
                 async for response in behaviour(request, context):
                     yield response
 
         return stream
 
     async def answer(request: Any, context: Any) -> Any:
-        async with holding(identity, credential_of(metadata_of(context)), scope, context):
+        async with _holding(identity, who, context):
             return await behaviour(request, context)
 
     return answer
 
 
 @asynccontextmanager
-async def holding(identity: Identity, given: str, scope: str, context: Any) -> AsyncIterator[Caller]:
-    """For the length of a call, in its task: refuses it, or ends it when its key is revoked."""
+async def _holding(identity: Identity, who: Who, context: Any) -> AsyncIterator[None]:
+    """In the call's task: refuses it, or ends it when its key is revoked."""
     task = asyncio.current_task()
     assert task is not None
     revoked = False
@@ -130,8 +142,8 @@ async def holding(identity: Identity, given: str, scope: str, context: Any) -> A
         task.cancel(REVOKED)
 
     try:
-        async with identity.admitted(given, scope, on_revoked) as caller:
-            yield caller
+        async with identity.held(await who(context), on_revoked):
+            yield
     except Denied as denied:
         await refuse(context, denied)
     except asyncio.CancelledError:

@@ -95,18 +95,24 @@ class Identity:
     async def admitted(
         self, given: str, scope: str, on_revoked: Callable[[], None] | None = None
     ) -> AsyncIterator[Caller]:
-        """For the length of a call: `caller`, counted. Raises Denied, also over a limit.
+        """For the length of a call: `caller`, then `held`. Raises Denied."""
+        caller = await self.caller(given, scope)
+        async with self.held(caller, on_revoked):
+            yield caller
+
+    @asynccontextmanager
+    async def held(self, caller: Caller, on_revoked: Callable[[], None] | None = None) -> AsyncIterator[None]:
+        """For the length of a call: the caller counted. Raises Denied when that is over a limit.
 
         on_revoked: called, once, when the caller's key is revoked meanwhile.
         """
-        caller = await self.caller(given, scope)
         limited = bool(caller.max_sessions or caller.per_minute)
         if limited:
             await self._counting.enter(caller)
         token = self._follow(caller, on_revoked) if on_revoked is not None else None
         current.set(caller)  # a call has a task, and so a context, of its own
         try:
-            yield caller
+            yield
         finally:
             self._open.pop(token, None)
             if limited:

@@ -1,16 +1,12 @@
-"""Who may use a service, and how many at a time."""
+"""How many may use a service at a time, and whether it takes new work."""
 
 from __future__ import annotations
 
 import asyncio
-import hmac
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
-from pydantic import SecretStr
-from starlette.requests import HTTPConnection
-
-from gateway.openai_audio.errors import ApiError, busy
+from gateway.openai_audio.errors import busy
 
 
 class Gate:
@@ -46,29 +42,11 @@ class Gate:
 
 
 class Door:
-    """Keys, and whether anything new is taken at all."""
+    """Whether anything new is taken at all."""
 
-    def __init__(self, keys: Sequence[SecretStr], admitting: Callable[[], Awaitable[bool]]) -> None:
-        self._keys = [key.get_secret_value().encode() for key in keys if key.get_secret_value()]
+    def __init__(self, admitting: Callable[[], Awaitable[bool]]) -> None:
         self._admitting = admitting
         self.closing = False
-
-    def check_key(self, request: HTTPConnection) -> None:
-        """Raises ApiError, 401."""
-        if not self._keys:
-            return
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        given = given.strip() if scheme.lower() == "bearer" else ""
-        # All are compared, in the same time whatever was given.
-        known = [hmac.compare_digest(given.encode(), key) for key in self._keys]
-        if any(known):
-            return
-        message = (
-            "Incorrect API key provided: send one of the keys that this server was given."
-            if given
-            else "You didn't provide an API key: send it as a header, `Authorization: Bearer KEY`."
-        )
-        raise ApiError(401, message, code="invalid_api_key", headers={"www-authenticate": "Bearer"})
 
     async def check_admission(self) -> None:
         """Raises ApiError, 503, while the gateway takes nothing new: conversations go first."""

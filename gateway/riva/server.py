@@ -14,6 +14,8 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from riva.client.proto import riva_asr_pb2_grpc, riva_tts_pb2_grpc
 
+from gateway.identity import SPEECH, Identity
+from gateway.identity.grpc_guard import RequireIdentity
 from gateway.listen.silero import SileroVad
 from gateway.riva.asr import SpeechRecognition
 from gateway.riva.health import SERVICES, Health
@@ -71,16 +73,19 @@ class SpeechServer:
         metrics: SpeechMetrics | None = None,
         on_event: Callable[[Event], None] = log_event,
         tls: TlsSettings | None = None,
+        identity: Identity | None = None,
     ) -> None:
         """listen_address: host:port, port 0 takes any. api: of parley.v1.Tts. tls: of the listener.
 
-        max_streams: RPCs at a time; more are refused. metrics: count the open calls. Raises: TritonError for addresses and policies that are none.
+        max_streams: RPCs at a time; more are refused. metrics: count the open calls. identity: who may call; None: everybody. Raises: TritonError for addresses and policies that are none.
         """
         self._settings, self._models = triton, models
         self._listen_address = listen_address
         self._api = api or TtsApiSettings()
         self._max_streams = max_streams
         self._interceptors: list[grpc.aio.ServerInterceptor] = [RefuseMalformed()]
+        if identity is not None:
+            self._interceptors.insert(0, RequireIdentity(identity, SPEECH))
         if metrics is not None:
             self._interceptors.append(CountStreams(metrics))
         self._tls = tls or TlsSettings()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 import traceback
 from collections.abc import Iterable, Iterator
@@ -21,6 +22,10 @@ turn_id: ContextVar[str] = ContextVar("turn_id", default="")
 _MASK = "***"
 _MIN_SECRET = 4
 """Shorter values are no secrets worth the name, and masking them would garble every line."""
+_CREDENTIAL = re.compile(
+    r"\b(?:pk|ek|pi)_[\w-]{20,}|\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*|(?<=[Bb]earer )[^\s'\",]+"
+)
+"""What callers show: API keys, client secrets, tokens. They are nowhere in our settings, so their form tells."""
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -100,7 +105,7 @@ class _LineFormatter(logging.Formatter):
         text = str(value)
         for secret in self._secrets:
             text = text.replace(secret, _MASK)
-        return text
+        return _CREDENTIAL.sub(_MASK, text)
 
 
 def _forms(secret: str) -> set[str]:

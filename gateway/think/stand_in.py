@@ -1,5 +1,6 @@
 """A stand-in for a language model: keywords behind the OpenAI chat API, so that the client's road is the real one.
 
+    GET  /healthz
     GET  /v1/models
     POST /v1/chat/completions   (stream or not)
     GET  /stand-in/stats
@@ -11,6 +12,7 @@ It waits `first_token_ms`, then makes `tokens_per_s` tokens; the request headers
 from __future__ import annotations
 
 import asyncio
+import hmac
 import json
 import re
 import secrets
@@ -21,10 +23,11 @@ from datetime import datetime
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.settings import StandInSettings
 from gateway.think.stand_in_replies import reply_to
@@ -57,6 +60,7 @@ def build_app(settings: StandInSettings, *, now: Callable[[], datetime]) -> Star
         return JSONResponse(asdict(stats))
 
     return Starlette(
+        middleware=[Middleware(_RequireKey, key=settings.api_key.get_secret_value())],
         routes=[
             Route("/healthz", _healthz),
             Route("/v1/models", _models),
@@ -65,6 +69,24 @@ def build_app(settings: StandInSettings, *, now: Callable[[], datetime]) -> Star
         ],
         exception_handlers={404: _nothing_here, 405: _other_method},
     )
+
+
+class _RequireKey:
+    """401 in OpenAI's words, before a request is read; `/healthz` is open."""
+
+    def __init__(self, app: ASGIApp, key: str) -> None:
+        self._app, self._key = app, key.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = self._app
+        if self._key and scope["type"] == "http" and scope["path"] != "/healthz":
+            scheme, _, given = dict(scope["headers"]).get(b"authorization", b"").partition(b" ")
+            if scheme.lower() != b"bearer" or not hmac.compare_digest(given.strip(), self._key):
+                said = "Incorrect API key provided" if given else "You didn't provide an API key"
+                app = _error(
+                    401, f"{said}: send the one of stand_in.api_key as Bearer.", code="invalid_api_key"
+                )
+        await app(scope, receive, send)
 
 
 async def _healthz(_: Request) -> Response:

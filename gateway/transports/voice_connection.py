@@ -52,6 +52,7 @@ class VoiceConnection:
         self._writing: asyncio.Timeout | None = None
         self._too_slow = True
         self._fell_silent = False
+        self._revoked = False
         self.on_audio: Callable[[bytes], bool] | None = None
         """See `events.PushesAudio`."""
         if self._decoder is None:
@@ -140,12 +141,19 @@ class VoiceConnection:
         """The same, as the session's end."""
         if self._fell_silent:
             return Closed("lost", self.failure, retryable=True)
+        if self._revoked:
+            return Closed("revoked", self.failure)
         return Closed("slow_client" if self._too_slow else "client", self.failure)
 
     def fail(self, why: str) -> None:
         """The peer is gone."""
         self._too_slow = self._too_slow and bool(self.failure)
         self._outbox.fail(why)
+
+    def turn_out(self, why: str) -> None:
+        """The client may not be here any more."""
+        self._revoked = True
+        self.fail(why)
 
     def ping(self, ping: Ping) -> None:
         """For the server's `Pulse`."""

@@ -18,15 +18,17 @@ from typing import Any, Protocol
 import grpc
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from gateway.http2.call import Call, CallOver
 from gateway.http2.server import GrpcServer
-from gateway.identity import current
+from gateway.identity import VOICE, Identity, current
+from gateway.identity.grpc_guard import REVOKED, Handler, guard_all
 from gateway.session.events import Connection
 from gateway.settings import SessionSettings
 from gateway.transports import voice_wire as wire
 from gateway.transports.pulse import Pulse
+from gateway.transports.secret_session import with_session
 from gateway.transports.voice_connection import TooLarge, VoiceConnection, parsed, status_of
 
 log = logging.getLogger(__name__)
@@ -63,9 +65,11 @@ class VoiceServer:
         *,
         shared_port: bool = False,
         tls: ssl.SSLContext | None = None,
+        identity: Identity | None = None,
     ) -> None:
         """shared_port: other processes listen on the address as well, and the system spreads connections.
-        tls: None speaks HTTP/2 in the clear."""
+        tls: None speaks HTTP/2 in the clear. identity: who may call; None: everybody."""
+        self._identity = identity
         self._sessions = sessions
         self._settings = settings
         self._address = address
@@ -89,11 +93,17 @@ class VoiceServer:
             tls=self._tls,
         )
         # Raw bytes in and out: a message that does not parse is refused with our words and status.
-        server.add(SERVICE, {"Converse": grpc.stream_stream_rpc_method_handler(self._converse)})
+        converse: dict[str, Handler] = {"Converse": grpc.stream_stream_rpc_method_handler(self._converse)}
+        server.add(SERVICE, self._guarded(converse))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
-            reflection.aio.ReflectionServicer((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)), server
+        names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflector = reflection.aio.ReflectionServicer(names)
+        reflect = grpc.stream_stream_rpc_method_handler(
+            reflector.ServerReflectionInfo,
+            request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
+            response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
         )
+        server.add(reflection.SERVICE_NAME, self._guarded({"ServerReflectionInfo": reflect}))
         host, _, port = self._address.rpartition(":")
         try:
             bound = await server.start(host, int(port))
@@ -103,6 +113,9 @@ class VoiceServer:
         for service in ("", SERVICE):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         return f"{host}:{bound}"
+
+    def _guarded(self, handlers: dict[str, Handler]) -> dict[str, Handler]:
+        return guard_all(handlers, self._identity, VOICE) if self._identity is not None else handlers
 
     def set_admitting(self, admitting: bool) -> None:
         """What health says of the service, for balancers; of the server as a whole it goes on saying SERVING."""
@@ -129,7 +142,10 @@ class VoiceServer:
             await asyncio.wait(self._serving, timeout=5.0)
 
     async def _converse(self, _requests: object, call: Call) -> None:
+        caller = current.get()
         opening = await self._handshake(call)
+        if caller is not None and caller.session:
+            opening = with_session(opening, caller.session)
 
         def gone() -> None:
             serving.cancel(connection.lost)
@@ -143,8 +159,11 @@ class VoiceServer:
         try:
             if not await _is_refused(serving):
                 await connection.write_all()
-        except (asyncio.CancelledError, CallOver):
-            connection.fail("the client cancelled the stream")
+        except (asyncio.CancelledError, CallOver) as error:
+            if error.args[:1] == (REVOKED,):
+                connection.turn_out(REVOKED)
+            else:
+                connection.fail("the client cancelled the stream")
             raise
         except Exception:
             connection.fail("the stream broke")
