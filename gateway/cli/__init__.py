@@ -13,6 +13,7 @@ _COMMANDS = {
     "up": "start the whole stack in this terminal",
     "serve": "start one part: gateway, speech or llm",
     "talk": "hold a conversation: microphone, WAV file or text",
+    "keys": "make, list, replace and revoke API keys",
     "models": "list, load and unload the models of a Triton",
     "drain": "let a part end its work before it is stopped: the preStop hook of its container",
     "doctor": "say what is missing on this machine, and what runs",
@@ -34,7 +35,7 @@ examples:
 
 Settings come from PARLEY_* variables or the YAML file that PARLEY_CONFIG names, for example
 PARLEY_LLM__BASE_URL, PARLEY_ASR__URI, PARLEY_TTS__VOICE. `parley COMMAND --help` says more.
-exit codes: 0 done, 1 tried and failed, 2 wrong usage or settings.
+exit codes: 0 done, 1 tried and failed, 2 wrong usage or settings, 3 refused for want of a good API key.
 """
 
 

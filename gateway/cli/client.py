@@ -33,6 +33,9 @@ from gateway.tls.client import ClientSecurity
 from gateway.transports import voice_wire as wire
 from gateway.transports.pulse import Ping, Pong
 
+REFUSALS = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
+"""Who calls is not known, or may not."""
+
 
 class CallFailed(Exception):
     """The call could not be made or broke; `str()` is one sentence for a person."""
@@ -69,8 +72,11 @@ class VoiceClient:
         ping_s: float = 20.0,
         lost_s: float = 50.0,
         security: ClientSecurity | None = None,
+        api_key: str = "",
     ) -> None:
-        """ping_s: how often the server is pinged. lost_s: silence after which a server that answers pings is gone."""
+        """ping_s: how often the server is pinged. lost_s: silence after which a server that answers pings is gone.
+        api_key: shown to the gateway; "" shows none."""
+        self._api_key = api_key
         self._security = security
         """TLS; None speaks in the clear."""
         self.address = address
@@ -114,7 +120,7 @@ class VoiceClient:
                     "/parley.v1.Voice/Converse",
                     request_serializer=pb.ClientMessage.SerializeToString,
                     response_deserializer=pb.ServerMessage.FromString,
-                )()
+                )(metadata=(("authorization", f"Bearer {self._api_key}"),) if self._api_key else None)
                 await self._write(self._start())
                 first = await self._receive()
         except TimeoutError:
@@ -281,6 +287,10 @@ class VoiceClient:
         status, details = await self._call.code(), await self._call.details()
         if status == grpc.StatusCode.OK:
             return CallFailed("the server has ended the session", status)
+        if status == grpc.StatusCode.UNAUTHENTICATED and not self._api_key:
+            return CallFailed(
+                f"{self.address} asks for an API key: give it with --api-key or PARLEY_API_KEY", status
+            )
         if status == grpc.StatusCode.UNIMPLEMENTED:
             return CallFailed(f"{self.address} is a gRPC server, but not a Parley gateway", status)
         if status == grpc.StatusCode.UNAVAILABLE and self.ready is None and self._security is not None:

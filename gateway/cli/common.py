@@ -17,8 +17,8 @@ from pydantic import ValidationError
 
 from gateway.settings import Settings
 
-OK, FAILED, USAGE = 0, 1, 2
-"""Exit codes: done; tried and failed; asked for something that cannot be."""
+OK, FAILED, USAGE, REFUSED = 0, 1, 2, 3
+"""Exit codes: done; tried and failed; asked for something that cannot be; not let in."""
 INTERRUPTED = 130
 """Ctrl-C."""
 
@@ -60,6 +60,11 @@ def load_settings(**overrides: Any) -> Settings:
         raise Fault(f"the settings file {config}{where} is no YAML: {error.problem}", USAGE) from None
     except (OSError, ValueError) as error:
         raise Fault(f"the settings cannot be read: {type(error).__name__}", USAGE) from None
+
+
+def api_key(given: str | None) -> str:
+    """The key of the command line, else of PARLEY_API_KEY; "" for none."""
+    return (given if given is not None else os.environ.get("PARLEY_API_KEY", "")).strip()
 
 
 def address(text: str) -> str:

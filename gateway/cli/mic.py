@@ -11,8 +11,8 @@ import threading
 from collections import deque
 from typing import Any
 
-from gateway.cli.client import CallFailed, VoiceClient
-from gateway.cli.common import FAILED, OK, Fault
+from gateway.cli.client import REFUSALS, CallFailed, VoiceClient
+from gateway.cli.common import FAILED, OK, REFUSED, Fault
 from gateway.cli.conversation import Conversation
 from gateway.cli.view import HumanView, JsonView, View
 from gateway.session.events import Flushed, Hello, ReplyAudio
@@ -29,14 +29,14 @@ _INSTALL = "pip install 'parley[mic]'"
 
 
 async def talk_live(
-    server: str, hello: Hello, *, as_json: bool, security: ClientSecurity | None = None
+    server: str, hello: Hello, *, as_json: bool, security: ClientSecurity | None = None, key: str = ""
 ) -> int:
     """Until Ctrl-C or until the server closes. Raises Fault without devices or packages."""
     sound = _Sound(asyncio.get_running_loop())
     asked = Hello(hello.session_id, _RATE, _RATE, hello.configure, hello.lead_ms)
     began = asyncio.get_running_loop().time()
     try:
-        async with VoiceClient(server, asked, keep_audio=False, security=security) as client:
+        async with VoiceClient(server, asked, keep_audio=False, security=security, api_key=key) as client:
             view: View = JsonView(began) if as_json else HumanView(began)
             talk = Conversation(client.player)
             try:
@@ -58,7 +58,7 @@ async def talk_live(
                 sound.close()
                 view.close()
     except CallFailed as failure:
-        raise Fault(str(failure)) from None
+        raise Fault(str(failure), REFUSED if failure.status in REFUSALS else FAILED) from None
     return OK if talk.answered else FAILED
 
 

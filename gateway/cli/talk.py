@@ -7,8 +7,8 @@ import asyncio
 from pathlib import Path
 
 from gateway.cli import endpoints
-from gateway.cli.client import Arrival, CallFailed, VoiceClient
-from gateway.cli.common import FAILED, INTERRUPTED, OK, USAGE, Fault, address, run
+from gateway.cli.client import REFUSALS, Arrival, CallFailed, VoiceClient
+from gateway.cli.common import FAILED, INTERRUPTED, OK, REFUSED, USAGE, Fault, address, api_key, run
 from gateway.cli.conversation import Conversation
 from gateway.cli.microphone import SteadyMicrophone
 from gateway.cli.secure import add_tls_options, security_of
@@ -28,7 +28,7 @@ examples:
 
 --wav streams the file at real time, goes on with silence until the last reply was heard, then hangs
 up. --out holds the reply alone, mono, as it was heard. exit codes: 0 a reply came, 1 none came or
-the call failed, 2 wrong usage.
+the call failed, 2 wrong usage, 3 refused for want of a good API key.
 """
 
 
@@ -52,6 +52,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="the gateway's gRPC address (default: the running stack)",
     )
     add_tls_options(parser)
+    parser.add_argument(
+        "--api-key",
+        metavar="KEY",
+        help="where the gateway asks for one (PARLEY_API_KEY, which `ps` does not show)",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON line per event on stdout")
     parser.add_argument(
         "--session", default="", metavar="ID", help="session id (default: the server makes one)"
@@ -89,15 +94,17 @@ async def _talk(options: argparse.Namespace) -> int:
     if options.mic:
         from gateway.cli.mic import talk_live
 
-        return await talk_live(server, hello, as_json=options.json, security=security)
+        key = api_key(options.api_key)
+        return await talk_live(server, hello, as_json=options.json, security=security, key=key)
     speech = await asyncio.to_thread(_read_wav, options.wav) if options.wav is not None else b""
     if options.out is not None and not options.out.absolute().parent.is_dir():
         raise Fault(f"cannot write {options.out}: there is no folder {options.out.absolute().parent}", USAGE)
     try:
-        async with VoiceClient(server, hello, security=security) as client:
+        key = api_key(options.api_key)
+        async with VoiceClient(server, hello, security=security, api_key=key) as client:
             return await _converse(client, options, speech)
     except CallFailed as failure:
-        raise Fault(str(failure)) from None
+        raise Fault(str(failure), REFUSED if failure.status in REFUSALS else FAILED) from None
 
 
 async def _converse(client: VoiceClient, options: argparse.Namespace, speech: bytes) -> int:

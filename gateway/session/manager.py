@@ -118,7 +118,8 @@ class Sessions:
         token = self._memory.open(hello) if self._memory is not None else None
         known = token if isinstance(token, Remembered) else None
         session_id = known.session_id if known is not None else hello.session_id or uuid4().hex
-        old = self._live.get(session_id)
+        live_id = _live_id(session_id, hello.caller)
+        old = self._live.get(live_id)
         self._refuse_or_pass(replaces=old is not None)
         session = Session(
             session_id,
@@ -128,15 +129,15 @@ class Sessions:
             token=token,
             predecessor=old[0] if old is not None and known is not None else None,
         )
-        task = asyncio.create_task(self._run(session, connection), name=f"session {session_id}")
+        task = asyncio.create_task(self._run(session, connection, live_id), name=f"session {session_id}")
         # Replaced in the table first: of two newcomers at once, the later one wins and ends the other.
-        self._live[session_id] = (session, task)
+        self._live[live_id] = (session, task)
         if old is not None:
             old[0].end(REPLACED)
         self._metrics.session_started()
         if self._registry is not None:
             self._serials[session] = serial = next(self._next_serial)
-            self._registry.opened(session_id, serial)
+            self._registry.opened(live_id, serial)
         return task
 
     @property
@@ -159,7 +160,7 @@ class Sessions:
         self._metrics.session_refused(code)
         raise Refused(code, message, retryable=True)
 
-    async def _run(self, session: Session, connection: ev.Connection) -> None:
+    async def _run(self, session: Session, connection: ev.Connection, live_id: str) -> None:
         closed = ev.Closed("internal")
         try:
             closed = await session.run()
@@ -168,11 +169,11 @@ class Sessions:
         except TimeoutError:
             pass  # a client that takes nothing any more
         finally:
-            if self._live.get(session.session_id, (None,))[0] is session:
-                del self._live[session.session_id]
+            if self._live.get(live_id, (None,))[0] is session:
+                del self._live[live_id]
             serial = self._serials.pop(session, 0)
             if self._registry is not None:
-                self._registry.closed(session.session_id, serial)
+                self._registry.closed(live_id, serial)
             self._metrics.session_ended(closed.reason)
             log.info("session %s closed: %s (%s)", session.session_id, closed.reason, closed.message)
 
@@ -193,3 +194,8 @@ class Sessions:
             session.end(goodbye)
         if running:
             await asyncio.wait(running, timeout=_FLUSH_S + 1)
+
+
+def _live_id(session_id: str, caller: str) -> str:
+    """Ids are the clients' own choice: nobody ends another's session by naming its id."""
+    return f"{caller} {session_id}" if caller else session_id

@@ -57,11 +57,13 @@ def served(triton_stack: Stack) -> Iterator[Served]:
         "tts": {"uri": triton},
         "listen": dict.fromkeys(("grpc", "riva", "http", "admin", "speech_http"), "127.0.0.1:0"),
         "session": {"drain_s": 0.5},
-        "openai_audio": {"api_keys": [KEY], "voices": {"scottish": "en-gb-scotland"}, "max_speech": 2},
+        "auth": {"api_keys": [KEY]},
+        "asr": {"api_key": KEY},
+        "openai_audio": {"voices": {"scottish": "en-gb-scotland"}, "max_speech": 2},
     }
     speech = Speech(Settings(**sections))
     triton_stack.run(speech.start())
-    sections["asr"] = {"uri": speech.endpoints()["riva"]}
+    sections["asr"] |= {"uri": speech.endpoints()["riva"]}
     gateway = Gateway(Settings(**sections))
     triton_stack.run(gateway.start())
     yield Served(f"{gateway.http}/v1")

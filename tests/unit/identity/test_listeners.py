@@ -34,7 +34,7 @@ LISTENERS = {
 }
 
 
-async def told(here: Places, place: str, credential: str) -> str:
+async def answer_of(here: Places, place: str, credential: str) -> str:
     answer: str = await getattr(here, place)(credential)
     return answer
 
@@ -53,13 +53,13 @@ async def test_who_is_refused_on_each_listener(tmp_path: Path) -> None:
             "expired token": issuer.token(in_s=-60, scope=every),
         }
         for place, (scope, statuses, good) in LISTENERS.items():
-            answers = {what: await told(here, place, given) for what, given in refused.items()}
+            answers = {what: await answer_of(here, place, given) for what, given in refused.items()}
             assert answers == dict.fromkeys(refused, statuses["missing"]), place
             another = keys["audio" if scope != "audio" else "voice"]
-            assert await told(here, place, another) == statuses["scope"], place
-            assert await told(here, place, issuer.token(scope="other")) == statuses["scope"], place
-            assert await told(here, place, keys[scope]) == good, place
-            assert await told(here, place, issuer.token(scope=scope)) == good, place
+            assert await answer_of(here, place, another) == statuses["scope"], place
+            assert await answer_of(here, place, issuer.token(scope="other")) == statuses["scope"], place
+            assert await answer_of(here, place, keys[scope]) == good, place
+            assert await answer_of(here, place, issuer.token(scope=scope)) == good, place
 
 
 async def test_health_is_open_and_nothing_else_is(tmp_path: Path) -> None:
@@ -107,10 +107,10 @@ async def test_over_the_limit(place: str, tmp_path: Path) -> None:
     async with places(tmp_path, requests_per_min=2) as here:
         scope, statuses, good = LISTENERS[place]
         for _ in range(2):
-            assert await told(here, place, here.keys[scope]) == good
-        assert await told(here, place, here.keys[scope]) == statuses["limit"]
-        assert await told(here, place, here.keys["all"]) == good  # another key's calls are its own
-        assert await told(here, "metrics", here.keys["metrics"]) == "ok"
+            assert await answer_of(here, place, here.keys[scope]) == good
+        assert await answer_of(here, place, here.keys[scope]) == statuses["limit"]
+        assert await answer_of(here, place, here.keys["all"]) == good  # another key's calls are its own
+        assert await answer_of(here, "metrics", here.keys["metrics"]) == "ok"
 
 
 async def test_when_to_come_again_is_said(tmp_path: Path) -> None:
@@ -124,9 +124,11 @@ async def test_when_to_come_again_is_said(tmp_path: Path) -> None:
         async with grpc.aio.insecure_channel(here.gateway.grpc) as channel:
             metadata = (("x-api-key", here.keys["voice"]),)
             for _ in range(2):
-                call = channel.stream_stream("/parley.v1.Voice/Converse")(metadata=metadata)
+                call: grpc.aio.StreamStreamCall[bytes, bytes] = channel.stream_stream(
+                    "/parley.v1.Voice/Converse"
+                )(metadata=metadata)
                 await call.done_writing()
                 code = await call.code()
         assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
-        trailing = dict(tuple(pair) for pair in await call.trailing_metadata())
-        assert 55_000 <= int(trailing["grpc-retry-pushback-ms"]) <= 60_000
+        told = {str(name): value for name, value in await call.trailing_metadata() or ()}
+        assert 55_000 <= int(told["grpc-retry-pushback-ms"]) <= 60_000

@@ -65,28 +65,6 @@ async def test_a_part_that_is_down_leaves_the_list_of_the_other(monkeypatch: pyt
             await s.client().audio.transcriptions.create(model="asr_fake", file=("a.wav", wav(1.0)))
 
 
-async def test_keys() -> None:
-    async with scene(api_keys=["first-secret", "second-secret"]) as s, http(s) as client:
-        for call in (*CALLS, _models):
-            await call(s.client("second-secret"))
-            with pytest.raises(openai.AuthenticationError) as caught:
-                await call(s.client("wrong"))
-            assert caught.value.code == "invalid_api_key"
-            assert "secret" not in caught.value.message
-        answer = await client.get("/models")
-        assert answer.status_code == 401
-        assert answer.headers["www-authenticate"] == "Bearer"
-        assert "Authorization: Bearer" in answer.json()["error"]["message"]
-        assert (
-            await client.get("/models", headers={"authorization": "Basic first-secret"})
-        ).status_code == 401
-
-
-async def test_without_keys_anything_goes() -> None:
-    async with scene() as s, http(s) as client:
-        assert (await client.get("/models")).status_code == 200
-
-
 async def test_conversations_go_first() -> None:
     async with scene() as s:
         s.admitting = False
