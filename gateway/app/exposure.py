@@ -38,7 +38,7 @@ async def check_exposure(settings: Settings, listeners: Iterable[str]) -> list[s
         if not settings.auth.insecure:
             raise Exposed(
                 f"listen.{key} is {address}, which others can reach, and no credentials are configured: set "
-                f"auth.keys or auth.jwt_issuer, or {_mtls(key)}, or listen on 127.0.0.1 (--insecure opens it to anybody)"
+                f"{'stand_in.api_key' if key == 'llm' else 'auth.keys or auth.jwt_issuer'}, or {_mtls(key)}, or listen on 127.0.0.1 (--insecure opens it to anybody)"
             )
         said.append(
             f"INSECURE: listen.{key} is open on {address} to anybody who can reach it, without any credentials"
@@ -55,7 +55,8 @@ async def warn_exposure(settings: Settings, listeners: Iterable[str]) -> None:
 def guarded(settings: Settings, key: str) -> bool:
     """Whether callers of the listener must show who they are."""
     tls = settings.tls
-    if configured(settings.auth):
+    # the stand-in knows no callers, but one key
+    if settings.stand_in.api_key.get_secret_value() if key == "llm" else configured(settings.auth):
         return True
     wants_certificates = tls.cert is not None and tls.client_auth == "required"
     return wants_certificates and (tls.admin or key not in _TLS_IF_ASKED)

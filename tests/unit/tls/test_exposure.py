@@ -72,7 +72,19 @@ async def test_insecure_opens_it_and_says_so_at_each_start(
 )
 async def test_credentials_open_it_without_a_word(auth: dict[str, Any]) -> None:
     for key in LISTENERS:
-        assert await check_exposure(settings(key, auth=auth), [key]) == []
+        if key != "llm":
+            assert await check_exposure(settings(key, auth=auth), [key]) == []
+
+
+async def test_the_stand_in_has_a_key_of_its_own() -> None:
+    with pytest.raises(Exposed, match=r"set stand_in\.api_key, or"):
+        await check_exposure(settings("llm", auth={"api_keys": ["k" * 40]}), ["llm"])
+    assert await check_exposure(settings("llm", stand_in={"api_key": "k" * 40}), ["llm"]) == []
+
+
+async def test_an_empty_key_is_none() -> None:
+    with pytest.raises(Exposed):
+        await check_exposure(settings("grpc", auth={"api_keys": [""]}), ["grpc"])
 
 
 def test_client_certificates_guard_what_speaks_tls() -> None:
