@@ -30,6 +30,10 @@ class TritonSettings(Part):
     metrics: str = Field(
         "", description="host:port of Triton's metrics, for what GPUs it has; empty: not asked"
     )
+    engine_cache: Path | None = Field(
+        None,
+        description="writable folder for TensorRT engines, one below it for each kind of GPU; default ~/.cache/parley/engines",
+    )
     log_dir: Path | None = Field(None, description="server logs; default ~/.local/state/parley")
     request_ms: int = Field(
         3_000,

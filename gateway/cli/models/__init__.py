@@ -10,7 +10,7 @@ from gateway.cli.common import Help, address, run
 from gateway.cli.models.export import configure_export
 from gateway.cli.models.pull_arguments import configure_catalogue, configure_pull
 from gateway.cli.models.sync import configure_manifest, configure_sync
-from gateway.cli.models.tensorrt_arguments import configure_tensorrt
+from gateway.cli.models.tensorrt_arguments import configure_gpu, configure_tensorrt
 
 _EPILOG = """\
 examples:
@@ -39,6 +39,7 @@ _VERBS = {
     "verify": "would models load, and do they keep their contract? All of them when none is named",
     "export": "turn a checkpoint into model folders for Triton (ONNX), proven equal to torch",
     "tensorrt": "build TensorRT engines from exported models, or write all that a build needs",
+    "gpu": "the name of this GPU, MIG slice and TensorRT, for folders of what was built for them",
     "pull": "bring a checkpoint or a model folder here: from the catalogue, a Hugging Face hub, a URL or a folder",
     "catalogue": "checkpoints that can be pulled by name: family, size, licence, languages",
     "sync": "make a repository like another, checked: from a folder or an object store (an init container)",
@@ -48,6 +49,7 @@ _VERBS = {
 _OWN = {
     "export": configure_export,
     "tensorrt": configure_tensorrt,
+    "gpu": configure_gpu,
     "pull": configure_pull,
     "catalogue": configure_catalogue,
     "sync": configure_sync,
@@ -128,6 +130,8 @@ def _verb(name: str) -> Callable[[argparse.Namespace], Coroutine[Any, Any, int]]
         from gateway.cli.models.export import run_export_verb as found
     elif name == "tensorrt":
         from gateway.cli.models.tensorrt import run_tensorrt as found
+    elif name == "gpu":
+        from gateway.cli.models.tensorrt import run_gpu as found
     elif name == "pull":
         from gateway.cli.models.pull import run_pull_verb as found
     elif name == "catalogue":

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from gateway.cli.common import FAILED, OK, USAGE, Fault
+from gateway.cli.common import FAILED, OK, USAGE, Fault, load_settings
 from gateway.cli.models.proof import print_proofs
+from gateway.cli.models.tensorrt_arguments import GPU
 from gateway.triton.exported.environment import ExportUnavailable, cache_folder
 from gateway.triton.models.graphs import GraphError, read_spec
 from gateway.triton.proof.prove import graphs_of, is_exported
@@ -32,6 +33,7 @@ async def run_tensorrt(options: argparse.Namespace) -> int:
     if builder is not None and options.out is None:
         raise Fault("--out is missing: a repository for the tensorrt_plan folders", USAGE)
     version = builder.tensorrt if builder else options.tensorrt or str(STRONG_TYPING)
+    engines = options.engines.replace(GPU, builder.place) if builder else options.engines
     proofs: list[Proved] = []
     try:
         for folder in folders:
@@ -40,7 +42,7 @@ async def run_tensorrt(options: argparse.Namespace) -> int:
             source = await source_of(folder, version, options.precision)
             place = prepare(
                 spec, folder, source.onnx, profiles,
-                precision=source.precision, version=version, engines=options.engines,
+                precision=source.precision, version=version, engines=engines,
             )  # fmt: skip
             if source.why:
                 print(f"{source.why}; it is one for FP32")
@@ -67,7 +69,7 @@ async def _build(
     options: argparse.Namespace, folder: Path, source: Source, builder: Builder, profiles: Sequence[Profile]
 ) -> Proved:
     spec = read_spec(folder)
-    cache = Path(options.cache) if options.cache else cache_folder() / "engines"
+    cache = engine_cache(options)
     engine = await build_engine(
         spec, folder, source.onnx, profiles, builder, precision=source.precision, cache=cache
     )
@@ -77,7 +79,8 @@ async def _build(
         source = Source(folder / "1" / "model.onnx", "fp32", why)
         prepare(
             spec, folder, source.onnx, profiles,
-            precision=source.precision, version=builder.tensorrt, engines=options.engines,
+            precision=source.precision, version=builder.tensorrt,
+            engines=options.engines.replace(GPU, builder.place),
         )  # fmt: skip
         engine = await build_engine(
             spec, folder, source.onnx, profiles, builder, precision=source.precision, cache=cache
@@ -88,15 +91,31 @@ async def _build(
     if not parity.ok:
         print(f"{folder.name}: no tensorrt_plan was written, for the engine does not say what torch said")
         return parity
+    out = Path(options.out.replace(GPU, builder.place))
     told = {
         "tensorrt": builder.tensorrt, "compute_capability": builder.compute_capability,
         "precision": source.precision,
     }  # fmt: skip
     if source.why:
         told["precision_why"] = source.why
-    made = write_plan_folder(spec, folder, engine.plan, profiles, Path(options.out), told)
+    made = write_plan_folder(spec, folder, engine.plan, profiles, out, told)
     print(f"{made}: {'from the cache' if engine.cached else 'built'} for {builder.gpu}")
     return parity
+
+
+def engine_cache(options: argparse.Namespace) -> Path:
+    """--cache, else the setting, else this user's own."""
+    named = options.cache or load_settings().triton.engine_cache
+    return Path(named) if named else cache_folder() / "engines"
+
+
+async def run_gpu(options: argparse.Namespace) -> int:
+    """Prints the folder's name of what is built here."""
+    builder, missing = await find_builder(options.python)
+    if builder is None:
+        raise Fault(missing)
+    print(builder.place)
+    return OK
 
 
 def _graphs(repository: Path, model: str) -> list[Path]:

@@ -7,6 +7,17 @@ import argparse
 from gateway.triton.tensorrt.configs import ENGINES
 from gateway.triton.tensorrt.keys import PRECISIONS
 
+GPU = "{gpu}"
+
+
+def configure_gpu(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--python",
+        default="",
+        metavar="PYTHON",
+        help="whose tensorrt wheel counts (trtexec's, else this one's)",
+    )
+
 
 def _version(text: str) -> str:
     if not all(part.isdecimal() for part in text.split(".")):
@@ -18,7 +29,9 @@ def configure_tensorrt(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="an exported model, or one of its graphs")
     parser.add_argument("--repository", required=True, metavar="DIR", help="where it lies")
     parser.add_argument(
-        "--out", metavar="DIR", help="repository for the tensorrt_plan folders (needed to build)"
+        "--out",
+        metavar="DIR",
+        help=f"repository for the tensorrt_plan folders (needed to build); {GPU} in it is what `parley models gpu` prints",
     )
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
     parser.add_argument(
@@ -27,7 +40,11 @@ def configure_tensorrt(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch", type=int, default=0, metavar="N", help="batch to be fastest for (half of most)"
     )
-    parser.add_argument("--cache", metavar="DIR", help="of engines and timings (~/.cache/parley/engines)")
+    parser.add_argument(
+        "--cache",
+        metavar="DIR",
+        help="of engines and timings (PARLEY_TRITON__ENGINE_CACHE, else ~/.cache/parley/engines)",
+    )
     parser.add_argument(
         "--engines", default=ENGINES, metavar="DIR", help=f"the volume that Triton compiles into ({ENGINES})"
     )

@@ -52,10 +52,11 @@ async def build_engine(
     Raises: BuildFailed, OSError, ValueError.
     """
     key = engine_key(onnx, builder.tensorrt, builder.compute_capability, precision, profiles)
-    place = cache / key.folder()
+    # Another GPU of the same capability, or a slice of it, would run the plan, with tactics timed for other cores.
+    place = cache / builder.place / key.folder()
     cached = (place / PLAN).exists()
     if not cached:
-        await _build(graph, onnx, profiles, builder, precision, place, cache / _timing_name(builder))
+        await _build(graph, onnx, profiles, builder, precision, place, cache / builder.place / TIMING)
     parity = await asyncio.to_thread(_parity, graph, folder, place / PLAN, builder, precision, profiles)
     return Engine(place / PLAN, cached, parity)
 
@@ -91,11 +92,6 @@ async def _build(
         os.rename(work, place)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-
-
-def _timing_name(builder: Builder) -> str:
-    """One for all engines of a TensorRT and a kind of GPU: what was timed for one graph helps the next."""
-    return f"{TIMING}-trt{builder.tensorrt}-sm{builder.compute_capability.replace('.', '')}"
 
 
 def _parity(

@@ -13,6 +13,7 @@ from gateway.triton.tensorrt.wheel_found import wheel_version
 _PLACES = ("/usr/src/tensorrt/bin/trtexec", "/opt/tensorrt/bin/trtexec")
 _BANNER = re.compile(r"TensorRT v(\d+)")
 _CAPABILITY = re.compile(r"\d+\.\d+")
+_MIG = re.compile(r"^\s*MIG (\d+g\.\d+gb[+.\w]*)\s+Device", re.MULTILINE)
 _ASK_S = 30.0
 
 
@@ -28,6 +29,15 @@ class Builder:
     gpu: str
     python: str = ""
     """That has the wheel."""
+    mig: str = ""
+    """MIG profile of the slice that is here, as 1g.18gb; "" for a whole GPU."""
+
+    @property
+    def place(self) -> str:
+        """A folder's name for what is built here, and is good here alone: GPU, MIG profile, TensorRT."""
+        gpu = "-".join(re.findall(r"[a-z0-9]+", self.gpu.lower())) or "gpu"
+        slice_ = f"-mig-{self.mig}" if self.mig else ""
+        return f"{gpu}{slice_}-sm{self.compute_capability.replace('.', '')}-trt{self.tensorrt}"
 
 
 async def find_builder(python: str = "") -> tuple[Builder | None, str]:
@@ -42,11 +52,12 @@ async def find_builder(python: str = "") -> tuple[Builder | None, str]:
     name, _, capability = first.rpartition(",")
     if not _CAPABILITY.fullmatch(capability.strip()):  # a driver in trouble says so where the GPUs would be
         return None, f"nvidia-smi names no GPU ({first})"
+    mig = _mig(await _ask("nvidia-smi", "-L") or "")
     trtexec = next((found for place in ("trtexec", *_PLACES) if (found := shutil.which(place))), None)
     if python or trtexec is None:
         version, why = await wheel_version(python or sys.executable)
         if version:
-            return Builder("", version, capability.strip(), name.strip(), python or sys.executable), ""
+            return Builder("", version, capability.strip(), name.strip(), python or sys.executable, mig), ""
         if python:
             return None, f"{python} has no TensorRT to build with ({why})"
         return None, (
@@ -56,7 +67,13 @@ async def find_builder(python: str = "") -> tuple[Builder | None, str]:
     version = version_of(await _ask(trtexec, "--help") or "")
     if not version:
         return None, f"{trtexec} does not say its version"
-    return Builder(trtexec, version, capability.strip(), name.strip()), ""
+    return Builder(trtexec, version, capability.strip(), name.strip(), mig=mig), ""
+
+
+def _mig(listed: str) -> str:
+    """Of `nvidia-smi -L`, which in a container lists what the container has: "  MIG 1g.18gb  Device 0: (UUID: …)"."""
+    found = _MIG.search(listed)
+    return found[1] if found else ""
 
 
 def version_of(banner: str) -> str:

@@ -69,9 +69,15 @@ def model(tmp_path: Path) -> Path:
 
 
 async def built(
-    model: Path, cache: Path, *, version: str = VERSION, precision: str = "fp32", buckets: int = 1
+    model: Path,
+    cache: Path,
+    *,
+    version: str = VERSION,
+    precision: str = "fp32",
+    buckets: int = 1,
+    mig: str = "",
 ) -> Engine:
-    builder = Builder("", version, "9.0", "NVIDIA H200", sys.executable)
+    builder = Builder("", version, "9.0", "NVIDIA H200", sys.executable, mig)
     return await build_engine(
         GRAPH, model, model / "1" / "model.onnx", profiles_of(GRAPH, buckets=buckets), builder,
         precision=precision, cache=cache,
@@ -104,7 +110,7 @@ async def test_timings_are_kept_for_the_next_unless_they_are_of_another(
     cache = tmp_path / "cache"
     await built(model, cache)
     await built(model, cache, precision="fp16")
-    (timing,) = cache.glob("timing.cache-*")
+    (timing,) = cache.glob("*/timing.cache")
     assert timing.read_bytes() == b"timed timed "
     timing.write_bytes(b"another machine's")
     await built(model, cache, buckets=2)
@@ -150,7 +156,7 @@ async def test_a_build_that_fails_leaves_nothing_and_says_why(
     (wheel / what).touch()
     with pytest.raises(BuildFailed, match=says):
         await built(model, tmp_path / "cache")
-    assert not list((tmp_path / "cache").glob("*-sm90-*"))
+    assert not list((tmp_path / "cache").glob("*/*-sm90-*"))
     assert not list((tmp_path / "cache").glob(".*"))
 
 
@@ -229,3 +235,11 @@ async def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.Monke
     assert "does not start: no such file" in missing
     assert "has no TensorRT" in (await find_builder(str(tmp_path / "python-none")))[1]
     assert "did not end within 0 s" in (await wheel_version(str(tmp_path / "python-slow"), 0.2))[1]
+
+
+async def test_another_gpu_of_the_same_capability_takes_no_engine_of_this_one(
+    wheel: Path, model: Path, tmp_path: Path
+) -> None:
+    assert not (await built(model, tmp_path / "cache")).cached
+    assert (await built(model, tmp_path / "cache")).cached
+    assert not (await built(model, tmp_path / "cache", mig="1g.18gb")).cached
