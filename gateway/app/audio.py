@@ -40,6 +40,11 @@ class OpenAiAudioService:
         self.beside: dict[str, ASGIApp] = dict.fromkeys(PATHS, self._app)
         """For `build_http`."""
 
+    @property
+    def open(self) -> int:
+        """Requests inside."""
+        return self._app.open
+
     async def drain(self) -> None:
         """Requests end; nothing new is taken."""
         await self._app.drain(self._drain_s)

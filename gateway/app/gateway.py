@@ -15,6 +15,7 @@ from gateway.app.memory import make_memory
 from gateway.app.synthesizer import watched_synthesizer
 from gateway.breaker import Breaker
 from gateway.settings import Settings
+from gateway.telemetry.draining import Drain
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -50,6 +51,7 @@ class Gateway:
         """What the HTTP pages show. There once started, as the next two."""
         self.metrics: CollectorRegistry
         self.sessions: Sessions
+        self.drain: Drain
         self._closers: list[Callable[[], Awaitable[None]]] = []
 
     async def start(self) -> None:
@@ -116,6 +118,21 @@ class Gateway:
         self.metrics, self.sessions = registry, sessions
 
         shared = self._others is not None
+
+        async def drain() -> None:
+            """New work is refused before any that is old ends."""
+            grace_s = settings.session.drain_s
+            sessions.draining = True
+            if shared:  # the port at once: new connections are for the others
+                await asyncio.gather(voice.stop(grace_s + _STOP_EXTRA_S), sessions.drain(grace_s))
+            else:
+                requests = [audio.drain()] if audio is not None else []
+                await asyncio.gather(voice.drain(), sessions.drain(grace_s), *requests)
+
+        def left() -> int:
+            return sessions.open + (audio.open if audio is not None else 0)
+
+        self.drain = Drain(settings.session.drain_s, drain, left)
         audio: OpenAiAudioService | None = None
         if not shared:
             beside: dict[str, ASGIApp] = {CLIENT_SECRETS: ClientSecrets(identity, settings.auth)}
@@ -124,7 +141,7 @@ class Gateway:
                 self._closers.append(audio.close)
                 beside |= audio.beside
             admin, self.admin = await listen_http(
-                RequireIdentity(build_admin(self.shown), identity, admin_scope(settings.auth.open_metrics)),
+                RequireIdentity(build_admin(self.shown, self.drain), identity, admin_scope(settings.auth.open_metrics)),
                 settings.listen.admin,
                 settings.tls,
                 "the admin address",
@@ -163,13 +180,8 @@ class Gateway:
         self._closers.append(stop_watch)
 
         async def stop_voice() -> None:
-            drain_s = settings.session.drain_s
-            if shared:  # the port first: new connections are for the others
-                await asyncio.gather(sessions.drain(drain_s), voice.stop(drain_s + _STOP_EXTRA_S))
-            else:
-                requests = [audio.drain()] if audio is not None else []
-                await asyncio.gather(sessions.drain(drain_s), *requests)
-                await voice.stop(_STOP_EXTRA_S)
+            await self.drain.done()
+            await voice.stop(_STOP_EXTRA_S)
 
         self._closers.append(stop_voice)
 

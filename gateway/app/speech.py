@@ -9,6 +9,7 @@ from gateway.app.exposure import warn_exposure
 from gateway.app.identity import identity_of
 from gateway.app.listeners import listen_http
 from gateway.settings import AuthSettings, Settings, TlsSettings
+from gateway.telemetry.draining import Drain, drain_route
 from gateway.telemetry.http_server import HttpServer
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class Speech:
         self._http: HttpServer | None = None
         self._http_url = ""
         self._identity: Identity | None = None
+        self.drain: Drain
 
     async def start(self) -> None:
         """Raises OSError when an address cannot be had, or may not be; nothing is left behind then."""
@@ -41,18 +43,21 @@ class Speech:
         settings, registry = self._settings, CollectorRegistry()
         identity = self._identity = identity_of(settings.auth)
         observer = Observer(ModelMetrics(registry))
+        metrics = SpeechMetrics(registry, max_streams=MAX_STREAMS)
         self._server = SpeechServer(
             settings.triton,
             settings.models,
             settings.listen.riva,
             api=settings.tts_api,
-            metrics=SpeechMetrics(registry, max_streams=MAX_STREAMS),
+            metrics=metrics,
             on_event=observer,
             tls=settings.tls,
             identity=identity,
         )
         observer.watch(self._server.fleet)
         self._address = await self._server.start()
+        server, grace_s = self._server, settings.session.drain_s
+        self.drain = Drain(grace_s, lambda: server.stop(grace_s), lambda: metrics.open)
         try:
             self._http, self._http_url = await start_speech_http(
                 settings.listen.speech_http,
@@ -61,6 +66,7 @@ class Speech:
                 settings.tls,
                 settings.auth,
                 identity,
+                drain=self.drain,
             )
         except BaseException:
             await self._server.stop(0)
@@ -70,8 +76,8 @@ class Speech:
         return {"riva": self._address, "speech_http": self._http_url}
 
     async def stop(self) -> None:
-        if self._server is not None:
-            await self._server.stop(self._settings.session.drain_s)
+        if self._address:
+            await self.drain.done()
         if self._http is not None:
             await self._http.stop()
         if self._identity is not None:
@@ -85,8 +91,10 @@ async def start_speech_http(
     tls: TlsSettings,
     auth: AuthSettings | None = None,
     identity: Identity | None = None,
+    *,
+    drain: Drain,
 ) -> tuple[HttpServer, str]:
-    """`/healthz`, `/readyz` and `/metrics` of the speech process; the server and its URL.
+    """`/healthz`, `/readyz`, `/metrics` and `/drain` of the speech process; the server and its URL.
 
     checks, registry: as `pages.build_pages` takes them. Raises OSError when the address cannot be had.
     """
@@ -94,7 +102,6 @@ async def start_speech_http(
     from gateway.telemetry.pages import build_pages
 
     auth = auth or AuthSettings()
-    pages = RequireIdentity(
-        build_pages(checks, registry), identity or identity_of(auth), admin_scope(auth.open_metrics)
-    )
+    bare = build_pages(checks, registry, draining=lambda: drain.begun, beside=[drain_route(drain)])
+    pages = RequireIdentity(bare, identity or identity_of(auth), admin_scope(auth.open_metrics))
     return await listen_http(pages, address, tls, "the speech process' HTTP address", of_operators=True)

@@ -198,7 +198,8 @@ class VoiceClient:
                 self.player.flush(arrival.at, event.generation)
                 if self._report_heard and event.reply_id and not self._ended_input:
                     heard_ms = self.player.heard_ms(arrival.at, event.reply_id)
-                    await self.send(Truncate(event.reply_id, heard_ms))
+                    with contextlib.suppress(CallFailed):  # what the server still had to say is read first
+                        await self.send(Truncate(event.reply_id, heard_ms))
             yield arrival
 
     async def close(self) -> None:
@@ -293,13 +294,18 @@ class VoiceClient:
             )
         if status == grpc.StatusCode.UNIMPLEMENTED:
             return CallFailed(f"{self.address} is a gRPC server, but not a Parley gateway", status)
-        if status == grpc.StatusCode.UNAVAILABLE and self.ready is None and self._security is not None:
+        unreached = (
+            status == grpc.StatusCode.UNAVAILABLE
+            and self.ready is None
+            and "failed to connect" in (details or "").lower()
+        )
+        if unreached and self._security is not None:
             return CallFailed(
                 f"no TLS connection with {self.address}: {details}; check that it is up, the CA that signs its "
                 "certificate, and whether it asks for one of ours",
                 status,
             )
-        if status == grpc.StatusCode.UNAVAILABLE and self.ready is None and "connect" in (details or ""):
+        if unreached:
             return CallFailed(f"nobody answers at {self.address}; start Parley with `parley up`", status)
         if status == grpc.StatusCode.UNAVAILABLE and not details:
             details = "the server went away"

@@ -92,6 +92,9 @@ async def _answer(link: Link, gateway: Gateway, message: Message) -> None:
             value = await gateway.shown.sessions()
         case "metrics":
             value = dump(gateway.metrics)
+        case "drain":
+            await gateway.drain.done()
+            value = True
         case "ping":
             value = True
     link.send({"answer": message["ask"], "value": value})

@@ -29,6 +29,7 @@ from gateway.identity.asgi_guard import RequireIdentity, admin_scope, public_sco
 from gateway.openai_audio.client_secrets import PATH as CLIENT_SECRETS
 from gateway.openai_audio.client_secrets import ClientSecrets
 from gateway.settings import Settings
+from gateway.telemetry.draining import Drain
 from gateway.telemetry.http_server import HttpServer
 from gateway.telemetry.merge import Dump, DumpCollector, dump, merge, totals
 from gateway.telemetry.metrics import PEAKS, WorkerMetrics
@@ -63,6 +64,7 @@ class Workers:
         self._workers: list[WorkerProcess] = []
         self._keeping: list[asyncio.Task[None]] = []
         self._stopping = False
+        self._drain = Drain(settings.session.drain_s, self._drain_all, self._left)
         self._sessions: dict[str, tuple[WorkerProcess, int]] = {}
         self._own = CollectorRegistry()
         self._metrics = WorkerMetrics(self._own)
@@ -97,7 +99,7 @@ class Workers:
             self._audio = OpenAiAudioService(self._settings, None, self.admitting)
             beside |= self._audio.beside
         admin, self._admin = await listen_http(
-            RequireIdentity(build_admin(self), identity, admin_scope(auth.open_metrics)),
+            RequireIdentity(build_admin(self, self._drain), identity, admin_scope(auth.open_metrics)),
             listen.admin,
             self._settings.tls,
             "the admin address",
@@ -138,11 +140,12 @@ class Workers:
         """Let every worker drain; cancelled, or after their grace, end them at once."""
         self._stopping = True
         try:
+            self._drain.begin()
             for worker in self._workers:
                 worker.terminate()
             async with asyncio.timeout(self._settings.session.drain_s + _STOP_EXTRA_S):
-                draining = [] if self._audio is None else [self._audio.drain()]
-                await asyncio.gather(*(worker.ended() for worker in self._workers if worker.pid), *draining)
+                ending = [worker.ended() for worker in self._workers if worker.pid]
+                await asyncio.gather(*ending, self._drain.done())
         except TimeoutError:
             log.warning("workers did not end in time: ending them")
         finally:
@@ -165,6 +168,16 @@ class Workers:
             await self._identity.close()
         if self._port is not None:
             self._port.close()
+
+    async def _drain_all(self) -> None:
+        """Every worker at once, and what is served here."""
+        self._stopping = True
+        within_s = self._settings.session.drain_s + _STOP_EXTRA_S
+        requests = [] if self._audio is None else [self._audio.drain()]
+        await asyncio.gather(self._ask_all("drain", within_s), *requests)
+
+    def _left(self) -> int:
+        return len(self._sessions) + (self._audio.open if self._audio is not None else 0)
 
     # ---- keeping them alive ----------------------------------------------------------------------
 

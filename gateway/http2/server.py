@@ -96,6 +96,13 @@ class GrpcServer:
         self._sweeper = loop.call_later(_SWEEP_S, self._sweep)
         return int(sock.getsockname()[1])
 
+    def turn_away(self, idle_s: float) -> None:
+        """New calls are for other servers: who is connected is told so, and whoever comes still is heard, but not
+        kept: a connection without a call is closed after `idle_s`. Calls that are open go on."""
+        self._idle_s = idle_s
+        for connection in list(self._connections):
+            connection.refuse_calls()
+
     async def stop(self, grace_s: float) -> None:
         """No new calls; those open get `grace_s`, then they are cut. Returns when all have ended."""
         if self._listener is None:

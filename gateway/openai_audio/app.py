@@ -90,6 +90,11 @@ class OpenAiAudio:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(scope, receive, send)
 
+    @property
+    def open(self) -> int:
+        """Requests inside."""
+        return self._speech.inside + self._transcriptions.inside
+
     async def drain(self, within_s: float) -> None:
         """Takes nothing new, and returns when everything is done, or after that long."""
         self._door.closing = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from grpc_health.v1 import health, health_pb2
@@ -22,12 +23,31 @@ class Health(health.aio.HealthServicer):  # type: ignore[misc]
     def __init__(self, models: SpeechModels) -> None:
         super().__init__()
         self._models = models
+        self._leaving = asyncio.Event()
 
     async def Check(
         self, request: health_pb2.HealthCheckRequest, context: Any
     ) -> health_pb2.HealthCheckResponse:
         await self.update(max_age_s=_FRESH_S)
         return await super().Check(request, context)
+
+    async def Watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> None:
+        watching = asyncio.create_task(super().Watch(request, context))
+        leaving = asyncio.create_task(self._leaving.wait())
+        try:
+            await asyncio.wait({watching, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            watching.cancel()
+            leaving.cancel()
+            await asyncio.wait({watching})
+        if self._leaving.is_set():
+            status = health_pb2.HealthCheckResponse.NOT_SERVING
+            await context.write(health_pb2.HealthCheckResponse(status=status))
+
+    async def leave(self) -> None:
+        """For ever NOT_SERVING: who watches is told, and let go, or a shutdown would wait for them."""
+        await self.enter_graceful_shutdown()
+        self._leaving.set()
 
     async def update(self, *, max_age_s: float = 0.0) -> None:
         """Sets every service's status; "" serves while any of them does."""

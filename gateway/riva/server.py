@@ -105,6 +105,7 @@ class SpeechServer:
         self._tts: TtsService | None = None
         self._speech: SpeechModels | None = None
         self._watch: asyncio.Task[None] | None = None
+        self._checks: Health | None = None
 
     async def start(self) -> str:
         """Returns the bound host:port. Raises OSError when the address cannot be bound, LoadFailed when a default
@@ -157,7 +158,7 @@ class SpeechServer:
             address=address,
             metrics=self._settings.metrics,
         )
-        checks = Health(speech)
+        checks = self._checks = Health(speech)
         health_pb2_grpc.add_HealthServicer_to_server(checks, server)
         names = (*SERVICES, TTS_API, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
@@ -185,6 +186,8 @@ class SpeechServer:
             watch.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await watch
+        if self._checks is not None:
+            await self._checks.leave()
         server, self._server = self._server, None
         tts, self._tts = self._tts, None
         stopped = asyncio.create_task(server.stop(grace_s)) if server is not None else None

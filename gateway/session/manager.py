@@ -69,7 +69,9 @@ class Sessions:
         self._registry, self._memory = registry, memory
         self._serials: dict[Session, int] = {}
         self._next_serial = itertools.count(1)
-        self._draining = False
+        self.draining = False
+        """No new session is taken any more."""
+        self._drain_until: float | None = None
         limits = settings.session
         self._admission = Admission(
             backlog_ms=limits.admit_backlog_ms, lag_ms=limits.admit_lag_ms, busy=limits.admit_busy
@@ -99,7 +101,7 @@ class Sessions:
     @property
     def admitting(self) -> bool:
         """Whether a new session would be taken."""
-        return not self._draining and not self._is_full and (self._admission.open or len(self._live) < FEW)
+        return not self.draining and not self._is_full and (self._admission.open or len(self._live) < FEW)
 
     def beat(self, lag_s: float, busy_s: float) -> None:
         """For the event loop's watch, every `admission.BEAT_S`: how late, and how long it was busy."""
@@ -146,7 +148,7 @@ class Sessions:
 
     def _refuse_or_pass(self, *, replaces: bool) -> None:
         """Raises Refused. A session that takes another's place adds nothing to the load."""
-        if self._draining:
+        if self.draining:
             self._refuse("shutting_down", "the server is shutting down: connect again")
         if replaces:
             return
@@ -181,15 +183,25 @@ class Sessions:
         """For /v1/sessions."""
         return [session.describe() for session, _ in self._live.values()]
 
+    @property
+    def open(self) -> int:
+        """How many there are."""
+        return len(self._live)
+
     async def drain(self, grace_s: float) -> None:
-        """Refuse new sessions, let replies end, then close all; returns when none is left."""
-        self._draining = True
+        """Refuse new sessions, let replies end, then close all; returns when none is left.
+
+        Told again, the grace of the first time counts, unless the new one ends earlier.
+        """
+        self.draining = True
+        now = asyncio.get_running_loop().time()
+        until = self._drain_until = min(now + grace_s, self._drain_until or now + grace_s)
         goodbye = ev.Closed("shutdown", "the server is shutting down: connect again", retryable=True)
         running = [task for _, task in self._live.values()]
         for session, _ in list(self._live.values()):
             session.drain(goodbye)
         if running:
-            await asyncio.wait(running, timeout=grace_s)
+            await asyncio.wait(running, timeout=max(0.0, until - now))
         for session, _ in list(self._live.values()):
             session.end(goodbye)
         if running:

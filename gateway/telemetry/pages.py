@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -19,14 +19,22 @@ CHECK_S = 2.0
 CACHE_S = 1.0
 """How long a readiness result is used again, so that probes cost the parts little."""
 
+READY = "ready"
+
 Check = Callable[[], Awaitable[None]]
 
 
-def build_pages(checks: Mapping[str, Check], registry: CollectorRegistry) -> Starlette:
-    """The ASGI app with `/healthz`, `/readyz` and `/metrics`.
+def build_pages(
+    checks: Mapping[str, Check],
+    registry: CollectorRegistry,
+    *,
+    draining: Callable[[], bool] = lambda: False,
+    beside: Iterable[Route] = (),
+) -> Starlette:
+    """The ASGI app with `/healthz`, `/readyz` and `/metrics`, and what is `beside` them.
 
     checks: by part; each returns when the part is usable, else raises an exception whose text is
-    shown. registry: served at /metrics.
+    shown. registry: served at /metrics. draining: then nothing is ready any more.
     """
     readiness = Readiness(checks)
 
@@ -35,16 +43,28 @@ def build_pages(checks: Mapping[str, Check], registry: CollectorRegistry) -> Sta
 
     async def readyz(_: Request) -> Response:
         parts = await readiness.parts()
-        ready = all(part["ok"] for part in parts.values())
-        return fresh({"status": "ready" if ready else "not ready", "parts": parts}, 200 if ready else 503)
+        status = status_of(parts, draining=draining())
+        return fresh({"status": status, "parts": parts}, 200 if status == READY else 503)
 
     async def metrics(_: Request) -> Response:
         return Response(generate_latest(registry), headers={"content-type": CONTENT_TYPE_LATEST})
 
     return Starlette(
-        routes=[Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics)],
+        routes=[
+            Route("/healthz", healthz),
+            Route("/readyz", readyz),
+            Route("/metrics", metrics),
+            *beside,
+        ],
         exception_handlers=ERRORS,
     )
+
+
+def status_of(parts: Mapping[str, Mapping[str, Any]], *, draining: bool) -> str:
+    """What /readyz says: READY, or why not."""
+    if draining:
+        return "draining"
+    return READY if all(part["ok"] for part in parts.values()) else "not ready"
 
 
 def fresh(body: dict[str, Any], status: int = 200) -> Response:
@@ -93,6 +113,11 @@ async def _refuse(_: Request, error: Exception) -> Response:
 
 async def _fail(_: Request, __: Exception) -> Response:
     return _error(500, "internal", "This page failed; the process's log says why.")
+
+
+def refusal(status: int, message: str) -> Response:
+    """Of a request that makes no sense; message: what to send instead."""
+    return _error(status, "bad_request", message)
 
 
 def _error(status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> Response:

@@ -26,6 +26,8 @@ class SpeechMetrics:
             "Calls that are taken at a time, of all kinds",
             registry=registry,
         ).set(max_streams)
+        self.open = 0
+        """Calls of all kinds."""
         for kind in KINDS:  # there from the start: nothing and no answer are different things
             self._active.labels(kind)
 
@@ -34,7 +36,9 @@ class SpeechMetrics:
         """For the length of one call. kind: one of KINDS."""
         gauge = self._active.labels(kind)
         gauge.inc()
+        self.open += 1
         try:
             yield
         finally:
             gauge.dec()
+            self.open -= 1

@@ -14,7 +14,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from gateway.telemetry.pages import ERRORS, Check, Readiness, fresh
+from gateway.telemetry.draining import Drain, drain_route
+from gateway.telemetry.pages import ERRORS, READY, Check, Readiness, fresh, status_of
 
 
 class Shown(Protocol):
@@ -79,14 +80,14 @@ def build_public(beside: Mapping[str, ASGIApp] = MappingProxyType({})) -> Starle
     )
 
 
-def build_admin(shown: Shown) -> Starlette:
-    """The ASGI app of the operators' address: health, readiness, admission, metrics, sessions."""
+def build_admin(shown: Shown, drain: Drain) -> Starlette:
+    """The ASGI app of the operators' address: health, readiness, admission, metrics, sessions, draining."""
 
     async def readyz(_: Request) -> Response:
         parts, admitting = await asyncio.gather(shown.parts(), shown.admitting())
-        ready = all(part["ok"] for part in parts.values())
-        body = {"status": "ready" if ready else "not ready", "admitting": admitting, "parts": parts}
-        return fresh(body, 200 if ready else 503)
+        status = status_of(parts, draining=drain.begun)
+        body = {"status": status, "admitting": admitting, "parts": parts}
+        return fresh(body, 200 if status == READY else 503)
 
     async def admitz(_: Request) -> Response:
         admitting = await shown.admitting()
@@ -106,6 +107,7 @@ def build_admin(shown: Shown) -> Starlette:
             Route("/admitz", admitz),
             Route("/metrics", metrics),
             Route("/v1/sessions", sessions),
+            drain_route(drain),
         ],
         exception_handlers=ERRORS,
     )

@@ -131,6 +131,12 @@ class VoiceServer:
             told = self._admitting
             await self._health.set(SERVICE, states.SERVING if told else states.NOT_SERVING)
 
+    async def drain(self) -> None:
+        """Tells balancers and clients to go elsewhere; refusing them is for the sessions."""
+        await self._health.enter_graceful_shutdown()
+        if self._server is not None:
+            self._server.turn_away(_IDLE_S)
+
     async def stop(self, grace_s: float) -> None:
         """Refuse new streams, give those open `grace_s`, then cut them."""
         if self._server is None:

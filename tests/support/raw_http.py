@@ -14,7 +14,7 @@ async def request(port: int, method: str, path: str, body: bytes = b"") -> tuple
         )
         writer.write(head.encode() + body)
         async with asyncio.timeout(10):
-            answer = (await reader.read()).decode()
+            answer = (await reader.read()).decode(errors="replace")
     finally:
         writer.close()
     head, _, text = answer.partition("\r\n\r\n")

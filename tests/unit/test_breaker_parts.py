@@ -23,6 +23,7 @@ from gateway.think.guarded_llm import GuardedLlm
 from gateway.think.llm import LlmError
 from gateway.think.openai_llm import OpenAiLlm
 from gateway.transports.http import Own, build_admin
+from tests.support.draining import no_drain
 from tests.support.faulty_llm import FaultyLlm
 from tests.support.raw_http import request
 from tests.unit.listen import test_riva_asr as riva_asr
@@ -241,7 +242,7 @@ async def test_readiness_shows_a_part_that_is_left_alone_and_liveness_does_not()
             await anext(llm.stream(ASK))
         server.mode = "ok"  # it could answer again: whether it does is not tried before the time
         pages = Own({"llm": llm.check}, CollectorRegistry(), list)
-        http = serve_http(build_admin(pages), "127.0.0.1", 0)
+        http = serve_http(build_admin(pages, no_drain()), "127.0.0.1", 0)
         port = await http.start()
         try:
             status, _, text = await request(port, "GET", "/readyz")

@@ -23,8 +23,10 @@ OPEN_S = 1.5
 
 
 @asynccontextmanager
-async def standing(**changes: Any) -> AsyncIterator[tuple[Gateway, Emulators]]:
-    parts = Emulators(Profile(llm=LlmProfile(replies=("Yes.",))))
+async def standing(
+    profile: Profile | None = None, **changes: Any
+) -> AsyncIterator[tuple[Gateway, Emulators]]:
+    parts = Emulators(profile or Profile(llm=LlmProfile(replies=("Yes.",))))
     addresses = await parts.open()
     sections: dict[str, Any] = {
         "asr": {"uri": addresses.asr},

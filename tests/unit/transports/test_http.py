@@ -16,6 +16,7 @@ from gateway.telemetry.http_server import serve_http
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.pages import Check
 from gateway.transports.http import Own, build_admin
+from tests.support.draining import no_drain
 from tests.support.raw_http import request
 
 
@@ -48,7 +49,7 @@ async def gateway(
             raise RuntimeError("secret state")
         return sessions
 
-    server = serve_http(build_admin(Own(checks, metrics.registry, snapshot)), "127.0.0.1", 0)
+    server = serve_http(build_admin(Own(checks, metrics.registry, snapshot), no_drain()), "127.0.0.1", 0)
     try:
         yield await server.start(), metrics
     finally:
@@ -150,7 +151,7 @@ async def test_metrics_and_sessions() -> None:
 @pytest.mark.parametrize(("admitting", "status"), [(True, 200), (False, 503)])
 async def test_who_takes_no_new_sessions_is_still_ready(admitting: bool, status: int) -> None:
     own = Own({}, CollectorRegistry(), list, lambda: admitting)
-    server = serve_http(build_admin(own), "127.0.0.1", 0)
+    server = serve_http(build_admin(own, no_drain()), "127.0.0.1", 0)
     try:
         port = await server.start()
         assert (await request(port, "GET", "/admitz"))[0] == status
