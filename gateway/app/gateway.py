@@ -141,7 +141,9 @@ class Gateway:
                 self._closers.append(audio.close)
                 beside |= audio.beside
             admin, self.admin = await listen_http(
-                RequireIdentity(build_admin(self.shown, self.drain), identity, admin_scope(settings.auth.open_metrics)),
+                RequireIdentity(
+                    build_admin(self.shown, self.drain), identity, admin_scope(settings.auth.open_metrics)
+                ),
                 settings.listen.admin,
                 settings.tls,
                 "the admin address",
