@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field, SecretStr
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, field_validator
 
 from gateway.settings_part import Part
 
@@ -23,3 +25,11 @@ class TelemetrySettings(Part):
     stall_ms: int = Field(
         250, gt=0, description="an event loop that stands still for so long is logged and counted"
     )
+
+    @field_validator("otlp")
+    @classmethod
+    def _is_an_address(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if value and (parts.scheme not in ("http", "https") or not parts.hostname):
+            raise ValueError("give the collector's address as in http://otel:4318, or leave it empty")
+        return value

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
     from gateway.speak.tts import Synthesizer
+    from gateway.telemetry.tracing import Tracing
 
 
 class OpenAiAudioService:
@@ -21,11 +22,13 @@ class OpenAiAudioService:
         settings: Settings,
         synthesizer: Synthesizer | None,
         admitting: Callable[[], Awaitable[bool]],
+        tracing: Tracing | None = None,
     ) -> None:
         """synthesizer: None makes one of its own. admitting: whether new work is taken now."""
         from gateway.listen.riva_file import RivaTranscriber
-        from gateway.openai_audio.app import PATHS, OpenAiAudio
+        from gateway.openai_audio.app import PATHS, ROUTES, OpenAiAudio
         from gateway.speak.factory import make_synthesizer
+        from gateway.telemetry.asgi import TracedApp
 
         self._drain_s = settings.session.drain_s
         self._own = None
@@ -37,7 +40,8 @@ class OpenAiAudioService:
         assert speaks is not None
         self._transcriber = RivaTranscriber(settings.asr, stall_s=settings.openai_audio.stall_s)
         self._app = OpenAiAudio(settings, speaks, self._transcriber, admitting=admitting)
-        self.beside: dict[str, ASGIApp] = dict.fromkeys(PATHS, self._app)
+        traced = TracedApp(self._app, tracing, ROUTES)
+        self.beside: dict[str, ASGIApp] = dict.fromkeys(PATHS, traced)
         """For `build_http`."""
 
     @property

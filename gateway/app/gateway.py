@@ -13,6 +13,7 @@ from gateway.app.identity import identity_of
 from gateway.app.listeners import grpc_tls, listen_http
 from gateway.app.memory import make_memory
 from gateway.app.synthesizer import watched_synthesizer
+from gateway.app.telemetry import open_tracing, watch_loop
 from gateway.breaker import Breaker
 from gateway.settings import Settings
 from gateway.telemetry.draining import Drain
@@ -74,11 +75,10 @@ class Gateway:
         from gateway.listen.silero import SileroVad
         from gateway.openai_audio.client_secrets import PATH as CLIENT_SECRETS
         from gateway.openai_audio.client_secrets import ClientSecrets
-        from gateway.session.admission import BEAT_S
         from gateway.session.manager import Sessions
         from gateway.speak.guarded_tts import GuardedSynthesizer
-        from gateway.telemetry.loop_watch import LoopWatch
         from gateway.telemetry.metrics import Metrics
+        from gateway.telemetry.process_metrics import LoopMetrics, ProcessMetrics
         from gateway.think.guarded_llm import GuardedLlm
         from gateway.think.openai_llm import OpenAiLlm
         from gateway.transports.http import Own, build_admin, build_public
@@ -89,6 +89,9 @@ class Gateway:
         self._closers.append(identity.close)
         registry = CollectorRegistry()
         metrics = Metrics(registry)
+        tracing = open_tracing(settings.telemetry, "gateway", ProcessMetrics(registry))
+        if tracing is not None:
+            self._closers.append(tracing.close)
 
         def breaker(part: str, subject: str) -> Breaker:
             made = Breaker(subject, failures=settings.breaker.failures, open_s=settings.breaker.open_s)
@@ -106,12 +109,18 @@ class Gateway:
         vad = SileroVad()
         self._closers.append(vad.close)
         metrics.watch_vad(lambda: vad.backlog_ms)
-        loop = asyncio.get_running_loop()
-        metrics.watch_tasks(lambda: len(asyncio.all_tasks(loop)))
         memory, forget = make_memory(settings, metrics.resume)
         self._closers.append(forget)
         sessions = Sessions(
-            settings, recognizer, llm, synthesizer, vad, metrics, registry=self._others, memory=memory
+            settings,
+            recognizer,
+            llm,
+            synthesizer,
+            vad,
+            metrics,
+            registry=self._others,
+            memory=memory,
+            tracing=tracing,
         )
         checks = {"asr": recognizer.check, "llm": llm.check, "tts": synthesizer.check}
         self.shown = Own(checks, registry, sessions.snapshot, lambda: sessions.admitting)
@@ -137,7 +146,7 @@ class Gateway:
         if not shared:
             beside: dict[str, ASGIApp] = {CLIENT_SECRETS: ClientSecrets(identity, settings.auth)}
             if settings.openai_audio.enabled:
-                audio = OpenAiAudioService(settings, synthesizer, self.shown.admitting)
+                audio = OpenAiAudioService(settings, synthesizer, self.shown.admitting, tracing)
                 self._closers.append(audio.close)
                 beside |= audio.beside
             admin, self.admin = await listen_http(
@@ -173,8 +182,7 @@ class Gateway:
             sessions.beat(lag_s, busy_s)
             voice.set_admitting(sessions.admitting)
 
-        watch = LoopWatch(BEAT_S, on_beat)
-        watch.start()
+        watch = watch_loop(settings.telemetry, LoopMetrics(registry), on_beat)
 
         async def stop_watch() -> None:
             watch.stop()

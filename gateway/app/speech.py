@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from gateway.app.exposure import warn_exposure
 from gateway.app.identity import identity_of
 from gateway.app.listeners import listen_http
+from gateway.app.telemetry import open_tracing, watch_loop
 from gateway.settings import AuthSettings, Settings, TlsSettings
 from gateway.telemetry.draining import Drain, drain_route
 from gateway.telemetry.http_server import HttpServer
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
     from gateway.identity import Identity
+    from gateway.telemetry.loop_watch import LoopWatch
+    from gateway.telemetry.tracing import Tracing
 
 
 class Speech:
@@ -29,6 +32,8 @@ class Speech:
         self._http_url = ""
         self._identity: Identity | None = None
         self.drain: Drain
+        self._tracing: Tracing | None = None
+        self._watch: LoopWatch | None = None
 
     async def start(self) -> None:
         """Raises OSError when an address cannot be had, or may not be; nothing is left behind then."""
@@ -37,6 +42,7 @@ class Speech:
 
         from gateway.riva.server import MAX_STREAMS, SpeechServer
         from gateway.telemetry.model_metrics import ModelMetrics
+        from gateway.telemetry.process_metrics import LoopMetrics, ProcessMetrics
         from gateway.telemetry.speech_metrics import SpeechMetrics
         from gateway.triton.fleet.observe import Observer
 
@@ -44,6 +50,7 @@ class Speech:
         identity = self._identity = identity_of(settings.auth)
         observer = Observer(ModelMetrics(registry))
         metrics = SpeechMetrics(registry, max_streams=MAX_STREAMS)
+        self._tracing = open_tracing(settings.telemetry, "speech", ProcessMetrics(registry))
         self._server = SpeechServer(
             settings.triton,
             settings.models,
@@ -53,6 +60,7 @@ class Speech:
             on_event=observer,
             tls=settings.tls,
             identity=identity,
+            tracing=self._tracing,
         )
         observer.watch(self._server.fleet)
         self._address = await self._server.start()
@@ -70,7 +78,9 @@ class Speech:
             )
         except BaseException:
             await self._server.stop(0)
+            await self._close_tracing()
             raise
+        self._watch = watch_loop(settings.telemetry, LoopMetrics(registry))
 
     def endpoints(self) -> dict[str, str]:
         return {"riva": self._address, "speech_http": self._http_url}
@@ -82,6 +92,14 @@ class Speech:
             await self._http.stop()
         if self._identity is not None:
             await self._identity.close()
+        if self._watch is not None:
+            self._watch.stop()
+        await self._close_tracing()
+
+    async def _close_tracing(self) -> None:
+        if self._tracing is not None:
+            await self._tracing.close()
+            self._tracing = None
 
 
 async def start_speech_http(

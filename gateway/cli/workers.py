@@ -13,13 +13,14 @@ import os
 import secrets
 import socket
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 from starlette.types import ASGIApp
 
 from gateway.app import OpenAiAudioService, identity_of, listen_http, split_address, warn_exposure
+from gateway.app.telemetry import open_tracing
 from gateway.cli.common import Fault
 from gateway.cli.link import Message
 from gateway.cli.worker_limits import SharedLimits
@@ -30,10 +31,15 @@ from gateway.openai_audio.client_secrets import PATH as CLIENT_SECRETS
 from gateway.openai_audio.client_secrets import ClientSecrets
 from gateway.settings import Settings
 from gateway.telemetry.draining import Drain
+from gateway.telemetry.exposition import page
 from gateway.telemetry.http_server import HttpServer
 from gateway.telemetry.merge import Dump, DumpCollector, dump, merge, totals
 from gateway.telemetry.metrics import PEAKS, WorkerMetrics
+from gateway.telemetry.process_metrics import ProcessMetrics
 from gateway.transports.http import build_admin, build_public
+
+if TYPE_CHECKING:
+    from gateway.telemetry.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +74,8 @@ class Workers:
         self._sessions: dict[str, tuple[WorkerProcess, int]] = {}
         self._own = CollectorRegistry()
         self._metrics = WorkerMetrics(self._own)
+        self._process = ProcessMetrics(self._own)
+        self._tracing: Tracing | None = None
         self._left_behind: Dump = []
         """What processes that are gone had counted."""
         self._limits = SharedLimits()
@@ -96,7 +104,8 @@ class Workers:
         if self._settings.openai_audio.enabled:
             # Workers are started by fork and exec: gRPC's own handlers of forks would only complain.
             os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
-            self._audio = OpenAiAudioService(self._settings, None, self.admitting)
+            self._tracing = open_tracing(self._settings.telemetry, "gateway", self._process)
+            self._audio = OpenAiAudioService(self._settings, None, self.admitting, self._tracing)
             beside |= self._audio.beside
         admin, self._admin = await listen_http(
             RequireIdentity(build_admin(self, self._drain), identity, admin_scope(auth.open_metrics)),
@@ -166,6 +175,9 @@ class Workers:
             self._audio = None
         if self._identity is not None:
             await self._identity.close()
+        if self._tracing is not None:
+            await self._tracing.close()
+            self._tracing = None
         if self._port is not None:
             self._port.close()
 
@@ -277,15 +289,15 @@ class Workers:
             for session in sessions or ()
         ]
 
-    async def metrics(self) -> bytes:
+    async def metrics(self, accept: str) -> tuple[bytes, str]:
         for worker, found in await self._ask_all("metrics", _ASK_S):
             if found is not None:  # else what it said last: sums must not dip because one is slow
                 worker.last_dump = found
         self._metrics.show(self._sessions_by_worker())
         dumps = [dump(self._own), self._left_behind, *(worker.last_dump for worker in self._workers)]
-        page = CollectorRegistry()
-        page.register(DumpCollector(merge(dumps, PEAKS)))
-        return generate_latest(page)
+        whole = CollectorRegistry()
+        whole.register(DumpCollector(merge(dumps, PEAKS)))
+        return page(whole, accept)
 
     def _sessions_by_worker(self) -> dict[int, int]:
         counts = {worker.number: 0 for worker in self._workers}

@@ -11,6 +11,7 @@ import base64
 import os
 import ssl
 from collections.abc import Callable, Sequence
+from contextvars import Context
 from typing import Any
 
 import grpc
@@ -99,7 +100,7 @@ class StreamChannel:
                 return
         self._waiting.append((call, headers))
         if self._dialling is None:
-            self._dialling = asyncio.create_task(self._dial())
+            self._dialling = asyncio.create_task(self._dial(), context=Context())  # of nobody who waits
 
     async def _dial(self) -> None:
         loop = asyncio.get_running_loop()

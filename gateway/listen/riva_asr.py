@@ -18,6 +18,7 @@ from riva.client.proto import riva_asr_pb2, riva_asr_pb2_grpc, riva_audio_pb2
 from gateway.http2.client_call import StreamCall
 from gateway.listen.asr import RATE, AsrError, HeardWord, Hypothesis
 from gateway.settings import AsrSettings, call_metadata
+from gateway.telemetry.context import call_context
 from gateway.tls.client import client_security
 from gateway.triton.channel import open_stream_channel
 from gateway.triton.errors import TritonUnavailable
@@ -61,7 +62,7 @@ class RivaRecognizer:
         heard = _Heard()
         try:
             async with self._fronts.call() as connection:
-                call = connection.stubs.StreamingRecognize(metadata=self._metadata)
+                call = connection.stubs.StreamingRecognize(metadata=[*self._metadata, *call_context()])
                 feed = _Feed(call, connection, self._settings)
                 config = riva_asr_pb2.StreamingRecognizeRequest(
                     streaming_config=self._config(language or self._settings.language, hints)

@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 
 PATHS = ("/v1/models", "/v1/models/{rest:path}", "/v1/audio/{rest:path}")
 """What is served here, as Starlette's routes write it."""
+ROUTES = ("/v1/models", "/v1/audio/speech", "/v1/audio/transcriptions")
+"""Those of them that are one thing each."""
 _LONGEST_JSON = 1 << 20
 _AHEAD_BYTES = 1 << 20
 """Of an answer, made before the client takes it."""

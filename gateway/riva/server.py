@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import grpc.aio
 from grpc_health.v1 import health, health_pb2_grpc
@@ -22,6 +23,7 @@ from gateway.riva.health import SERVICES, Health
 from gateway.riva.malformed import RefuseMalformed
 from gateway.riva.models import ASR, TTS, SpeechModels
 from gateway.riva.streams import CountStreams
+from gateway.riva.traced import NameCalls
 from gateway.riva.tts import SpeechSynthesis
 from gateway.riva.tts_api.fleet_voices import FleetVoices
 from gateway.riva.tts_api.make import add_tts_api
@@ -36,6 +38,9 @@ from gateway.triton.fleet.everywhere import Everywhere
 from gateway.triton.fleet.fleet import Fleet
 from gateway.triton.manager.events import Event, log_event
 from gateway.triton.manager.types import LoadFailed
+
+if TYPE_CHECKING:
+    from gateway.telemetry.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +79,7 @@ class SpeechServer:
         on_event: Callable[[Event], None] = log_event,
         tls: TlsSettings | None = None,
         identity: Identity | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         """listen_address: host:port, port 0 takes any. api: of parley.v1.Tts. tls: of the listener.
 
@@ -83,7 +89,7 @@ class SpeechServer:
         self._listen_address = listen_address
         self._api = api or TtsApiSettings()
         self._max_streams = max_streams
-        self._interceptors: list[grpc.aio.ServerInterceptor] = [RefuseMalformed()]
+        self._interceptors: list[grpc.aio.ServerInterceptor] = [RefuseMalformed(), NameCalls(tracing)]
         if identity is not None:
             self._interceptors.insert(0, RequireIdentity(identity, SPEECH))
         if metrics is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -12,11 +13,15 @@ from gateway.listen.ear import Guard
 from gateway.session import events as ev
 from gateway.session.core import Core
 from gateway.session.reply import Marks, Reply
+from gateway.session.traced import begin_turn, heard_first, reply_over
 from gateway.session.turn import Turn
 from gateway.speak.playout import Playout
+from gateway.telemetry.context import asking
 from gateway.telemetry.metrics import OF_SYNTHESIS
 from gateway.think.history import History
 from gateway.think.llm import LlmError, ToolOffer, ToolRequest
+
+log = logging.getLogger(__name__)
 
 _SAYS_WAITING = 8
 _TOOL_RESULT_S = 30.0
@@ -87,7 +92,7 @@ class Answering:
         further than its first piece and calls no tool."""
         marks = Marks()
         marks.ask(turn.marks)
-        reply = self._new_reply(turn.turn_id, turn.question, marks)
+        reply = self._new_reply(turn, marks)
         if guessed:
             reply.is_wanted.clear()
         if self._core.state is ev.State.LISTENING and not self._user_is_speaking():
@@ -117,29 +122,35 @@ class Answering:
             self.answer(self._questions.popleft())
         elif self.reply is None and self._says:
             say = self._says.popleft()
-            reply = self._new_reply("", "", Marks(final=self._core.now()))
+            turn, now = Turn(""), self._core.now()
+            begin_turn(self._core, turn, now, "say")
+            reply = self._new_reply(turn, Marks(final=now))
             reply.interruptible = say.interruptible
             self._run(reply, _as_given(say.text))
 
-    def _new_reply(self, turn_id: str, question: str, marks: Marks) -> Reply:
+    def _new_reply(self, turn: Turn, marks: Marks) -> Reply:
         assert self.reply is None, "one reply at a time"
         track = self.playout.start()
         if self._user_is_speaking():
             self.playout.hold()
         self.reply = Reply(
             uuid4().hex,
-            turn_id,
-            question,
+            turn.turn_id,
+            turn.question,
             track,
             on_failure=self._on_failure,
             marks=marks,
+            trace=turn.trace,
         )
         self.reply.is_wanted.set()
         return self.reply
 
     def _run(self, reply: Reply, tokens: AsyncGenerator[str, None]) -> None:
         core = self._core
-        reply.task = core.spawn(reply.run(tokens, core.speech, core.settings.playout))
+        reply.task = core.spawn(
+            reply.run(tokens, core.speech, core.settings.playout),
+            core.turn_context(reply.turn_id, reply.trace),
+        )
 
     async def _think(self, reply: Reply, question: str) -> AsyncGenerator[str, None]:
         """LLM text; tool calls are put to the client and their results back to the LLM."""
@@ -147,19 +158,21 @@ class Answering:
         offers = self._offers()
         while True:
             requests: list[ToolRequest] = []
-            async with aclosing(self._core.parts.llm.stream(messages, offers)) as stream:
-                async for item in stream:
-                    if isinstance(item, str):
-                        self._core.parts.metrics.llm_chunk()
-                        yield item
-                    else:
-                        requests.append(item)
+            with asking("llm", messages=len(messages)):
+                async with aclosing(self._core.parts.llm.stream(messages, offers)) as stream:
+                    async for item in stream:
+                        if isinstance(item, str):
+                            self._core.parts.metrics.llm_chunk()
+                            yield item
+                        else:
+                            requests.append(item)
             if not requests:
                 return
             await reply.is_wanted.wait()
             exchange = History("", 1)
             for request in requests:
-                output = await self._call_tool(request)
+                with asking("tool", tool=request.name):
+                    output = await self._call_tool(request)
                 exchange.tool(request, output)
                 reply.consulted.append((request, output))
             messages = [*messages, *exchange.messages()]
@@ -206,9 +219,11 @@ class Answering:
         self.on_history()
         self._core.send(ev.ReplyStarted(reply.reply_id, reply.turn_id, self.playout.generation))
         self._core.enter(ev.State.SPEAKING)
+        trace_id = reply.trace.trace_id if reply.trace is not None else ""
         for stage, ms in reply.marks.timings_ms().items():
             if reply.question or stage in OF_SYNTHESIS:  # words to say as they are had no LLM
-                self._core.parts.metrics.observe(stage, ms / 1000)
+                self._core.parts.metrics.observe(stage, ms / 1000, trace_id)
+        heard_first(self._core, reply)
 
     def _on_mark(self, number: int) -> None:
         reply = self.reply
@@ -224,6 +239,7 @@ class Answering:
     def _on_failure(self, part: str, message: str) -> None:
         """Said at once, while what was made before is still heard."""
         self._core.send(ev.Error(f"{part}_failed", message))
+        log.warning("%s failed: %s", part, message)
         self._core.parts.metrics.part_failed(part, f"{part}_failed")
 
     def truncate(self, reply_id: str, heard_ms: int) -> None:
@@ -298,6 +314,7 @@ class Answering:
             timings = reply.marks.timings_ms()
             self._core.send(ev.ReplyDone(reply.reply_id, outcome, heard, unheard, heard_ms, timings))
         self._core.parts.metrics.turn_ended(str(outcome))
+        reply_over(self._core, reply, str(outcome), heard_ms)
         self.replies += 1
         self._on_over(outcome)
 

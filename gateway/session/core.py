@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Coroutine
+from contextvars import Context
 from dataclasses import dataclass
-from typing import Any, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 from gateway.listen.asr import Recognizer
 from gateway.listen.vad import Vad
@@ -17,8 +18,14 @@ from gateway.settings import Settings
 from gateway.speak.hold import VoiceHold, Wish, hold_voice
 from gateway.speak.ticker import Ticker
 from gateway.speak.tts import Synthesizer, TtsError
+from gateway.telemetry.context import Passed, context_of, spot, turn_id
 from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.slow_turns import SlowTurns
 from gateway.think.llm import LanguageModel
+
+if TYPE_CHECKING:
+    from gateway.telemetry.spans import Span
+    from gateway.telemetry.tracing import Tracing
 
 log = logging.getLogger(__name__)
 P = ParamSpec("P")
@@ -38,6 +45,8 @@ class Parts:
     vad: Vad
     metrics: Metrics
     ticker: Ticker
+    slow_turns: SlowTurns
+    tracing: Tracing | None = None
 
 
 class Core:
@@ -55,6 +64,11 @@ class Core:
         self.ended: asyncio.Future[ev.Closed] = loop.create_future()
         self.group: asyncio.TaskGroup | None = None
         self.tasks: set[asyncio.Task[None]] = set()
+        self.context = context_of(session_id)
+        """What the session's tasks and timers run in: much is called here by what serves all sessions."""
+        self.trace = parts.tracing.session(session_id, self.hello.trace) if parts.tracing else None
+        here = self.trace.span if self.trace else Passed(self.hello.trace) if self.hello.trace else None
+        self.context.run(spot.set, here)
         self.on_state: Callable[[ev.State], None] = lambda state: None
         self.speech: VoiceHold = hold_voice(parts.synthesizer, self._wish(), self._warn)
         """The session's voice; released when it ends."""
@@ -82,16 +96,24 @@ class Core:
 
     # ---- time and tasks ----
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def spawn(self, work: Coroutine[Any, Any, None], context: Context | None = None) -> asyncio.Task[None]:
         """A task that ends with the session; an exception in it ends the session."""
         assert self.group is not None
-        task = self.group.create_task(work)
+        task = self.group.create_task(work, context=context or self.context.copy())
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
         return task
 
     def later(self, delay_s: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
-        return asyncio.get_running_loop().call_later(delay_s, self.guarded(callback))
+        return asyncio.get_running_loop().call_later(delay_s, self.guarded(callback), context=self.context)
+
+    def turn_context(self, turn: str, span: Span | None) -> Context:
+        """What works for one turn runs in it. span: the place of its calls in a trace."""
+        context = self.context.copy()
+        context.run(turn_id.set, turn)
+        if span is not None:
+            context.run(spot.set, span)
+        return context
 
     def guarded(self, callback: Callable[P, None]) -> Callable[P, None]:
         """A timer's or detector's call has nobody to raise to: a bug ends this session, not the timer."""
@@ -102,7 +124,7 @@ class Core:
             try:
                 callback(*args, **kwargs)
             except Exception:
-                log.exception("session %s failed", self.session_id)
+                self.context.copy().run(log.exception, "session %s failed", self.session_id)
                 self.end(INTERNAL)
 
         return call

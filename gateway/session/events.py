@@ -363,6 +363,8 @@ class Hello:
     """Who calls, where credentials are asked for; only they can resume the session."""
     resume: bytes | None = None
     """The newest `ResumeToken` of an earlier session; empty: none yet, but send some; None: the client keeps none."""
+    trace: tuple[tuple[str, str], ...] = ()
+    """The client's W3C trace context: `traceparent`, `tracestate`; empty: none."""
 
 
 class Connection(Protocol):

@@ -8,17 +8,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from gateway.listen.asr import AsrError, Hypothesis
+from gateway.listen.asr import Hypothesis
 from gateway.listen.ear import WINDOW_MS, Ear, Guard, Window
 from gateway.listen.gate import NoiseGate
-from gateway.listen.utterance import Utterance
 from gateway.session import events as ev
 from gateway.session.answering import Answering
 from gateway.session.barge_in import Judge, Verdict, has_real_word
 from gateway.session.core import Core
 from gateway.session.patience import Patience
+from gateway.session.recognising import final_of, open_utterance, recognise
 from gateway.session.reply import Marks, Reply, same_words
 from gateway.session.suspicion import Suspicion
+from gateway.session.traced import barge_in_decided, begin_turn, came_to_nothing
 from gateway.session.turn import Speech, Turn
 from gateway.think.endings import Ending, ending
 
@@ -169,7 +170,8 @@ class Hearing:
         self._core.parts.llm.warm_up()
         self._went_on(first * WINDOW_MS)
         turn = self._turn if audible is None and self._turn is not None else Turn()
-        speech = Speech(turn, self._open_utterance(turn), first * WINDOW_MS, interrupts)
+        utterance = open_utterance(self._core, turn, self._on_partial)
+        speech = Speech(turn, utterance, first * WINDOW_MS, self._now(), interrupts)
         if interrupts is not None:
             speech.judge = self._new_judge()
         self._speech = speech
@@ -177,19 +179,10 @@ class Hearing:
         pre_roll = self._core.settings.vad.pre_roll_ms // WINDOW_MS
         speech.utterance.feed(b"".join(self._ear.since(first - pre_roll)))
         self._ear.tap = speech.utterance.feed
-        self._core.spawn(speech.utterance.run())
+        recognise(self._core, speech)
         self._watch_for_stall()
         self._core.send(ev.SpeechStarted(turn.turn_id, speech.onset_ms))
         self._on_voiced(speech, window, windows)
-
-    def _open_utterance(self, turn: Turn) -> Utterance:
-        return Utterance(
-            self._core.parts.recognizer,
-            self._core.settings.asr,
-            language=self._core.asr_language,
-            on_partial=self._core.guarded(lambda heard: self._on_partial(turn, heard)),
-            on_retry=lambda why: self._core.send(ev.Warning("asr_retry", f"{why}; trying again")),
-        )
 
     def _went_on(self, onset_ms: float) -> None:
         self._patience.paused(onset_ms - self._last_voiced_ms, self._core.hangover_long_ms)
@@ -241,7 +234,7 @@ class Hearing:
         words = ending(speech.partial, core.asr_language)
         if not speech.partial or speech.doubt_ms < self._guess_after_ms(words):
             return
-        guess = Turn(speech.turn.turn_id, [*speech.turn.texts, speech.partial])
+        guess = Turn(speech.turn.turn_id, [*speech.turn.texts, speech.partial], trace=speech.turn.trace)
         reply = self.answering.prepared
         if reply is not None and (
             reply.turn_id != guess.turn_id or same_words(reply.question, guess.question)
@@ -284,7 +277,7 @@ class Hearing:
         reply = self._captured(speech)
         if reply is None:
             return
-        self._core.parts.metrics.barge_in(real=True)
+        barge_in_decided(self._core, reply, speech, real=True)
         self._turn = speech.turn
         following = self._speech
         if following is not None and following is not speech and following.interrupts is reply:
@@ -293,8 +286,9 @@ class Hearing:
 
     def _carry_on(self, speech: Speech) -> None:
         """Step 3: it was false. The reply goes on from the first frame not heard."""
-        if self._captured(speech) is not None and self._core.state is ev.State.BARGED_IN:
-            self._core.parts.metrics.barge_in(real=False)
+        reply = self._captured(speech)
+        if reply is not None and self._core.state is ev.State.BARGED_IN:
+            barge_in_decided(self._core, reply, speech, real=False)
             self.answering.resume()
 
     # ---- end of turn -----------------------------------------------------------------------------
@@ -317,11 +311,15 @@ class Hearing:
         if self._core.state is ev.State.LISTENING:
             self._core.enter(ev.State.WAITING_FOR_INPUT)
         self._finals_awaited += 1
-        self._core.spawn(self._await_final(speech))
+        turn = speech.turn
+        self._core.spawn(self._await_final(speech), self._core.turn_context(turn.turn_id, turn.trace))
 
     async def _await_final(self, speech: Speech) -> None:
+        if speech.judge is not None:
+            wait_s = self._core.settings.barge_in.judge_wait_ms / 1000
+            self._core.later(wait_s, lambda: self._judged_too_late(speech))
         try:
-            final = await self._final_of(speech)
+            final = await final_of(self._core, speech)
         finally:
             self._finals_awaited -= 1
             if self._speech is speech:
@@ -334,21 +332,6 @@ class Hearing:
             words = tuple(ev.Word(w.text, w.start_ms, w.end_ms) for w in final.words)
             self._core.send(ev.Transcript(turn.turn_id, text, final=True, stable=len(text), words=words))
         self._on_final(speech, text)
-
-    async def _final_of(self, speech: Speech) -> Hypothesis | None:
-        """The final transcript; None when the recogniser failed, which the client is told."""
-        asr = self._core.settings.asr
-        if speech.judge is not None:
-            wait_s = self._core.settings.barge_in.judge_wait_ms / 1000
-            self._core.later(wait_s, lambda: self._judged_too_late(speech))
-        try:
-            async with asyncio.timeout((asr.deadline_ms + asr.retry_budget_ms) / 1000):
-                return await speech.utterance.final()
-        except (AsrError, TimeoutError) as error:
-            why = str(error) or "the recogniser gave no final transcript in time"
-            self._core.send(ev.Error("asr_failed", f"{why}; please say it again"))
-            self._core.parts.metrics.part_failed("asr", "asr_failed")
-            return None
 
     def _judged_too_late(self, speech: Speech) -> None:
         """The words that would decide do not come: the reply must not stay silent for them."""
@@ -366,6 +349,7 @@ class Hearing:
             else:
                 self._hand_judgement_on(speech, self._speech)
             if not real:
+                came_to_nothing(turn, "no_interruption")
                 self._nobody_speaks()
                 return
         if self.answering.audible is not None:
@@ -400,6 +384,7 @@ class Hearing:
     def _nobody_speaks(self) -> None:
         if not self.user_is_speaking:
             if self._turn is not None and not self._turn.texts:
+                came_to_nothing(self._turn, "nothing_said")
                 self._turn = None
             self.answering.go_on()
             self.on_quiet()
@@ -409,6 +394,7 @@ class Hearing:
         self.answering.cancel(ev.Outcome.INTERRUPTED)
         turn = self._turn = Turn(texts=[text])
         turn.marks.final = self._core.now()
+        begin_turn(self._core, turn, self._core.now())
         self.answering.answer(turn)
 
     def close_turn(self) -> None:

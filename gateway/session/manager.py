@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from typing import NoReturn, Protocol
+from typing import TYPE_CHECKING, NoReturn, Protocol
 from uuid import uuid4
 
 from gateway.listen.asr import Recognizer
@@ -20,7 +20,11 @@ from gateway.settings import Settings
 from gateway.speak.ticker import Ticker
 from gateway.speak.tts import Synthesizer
 from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.slow_turns import SlowTurns
 from gateway.think.llm import LanguageModel
+
+if TYPE_CHECKING:
+    from gateway.telemetry.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -60,11 +64,13 @@ class Sessions:
         *,
         registry: Registry | None = None,
         memory: Memory | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         """memory: how sessions go on elsewhere; None: they do not."""
         self._settings, self._metrics, self._vad = settings, metrics, vad
         ticker = Ticker(settings.playout.tick_ms)
-        self._parts = Parts(settings, recognizer, llm, synthesizer, vad, metrics, ticker)
+        slow_turns = SlowTurns(settings.telemetry.slow_turn_ms, metrics.slow_turn)
+        self._parts = Parts(settings, recognizer, llm, synthesizer, vad, metrics, ticker, slow_turns, tracing)
         self._live: dict[str, tuple[Session, asyncio.Task[None]]] = {}
         self._registry, self._memory = registry, memory
         self._serials: dict[Session, int] = {}
@@ -105,7 +111,6 @@ class Sessions:
 
     def beat(self, lag_s: float, busy_s: float) -> None:
         """For the event loop's watch, every `admission.BEAT_S`: how late, and how long it was busy."""
-        self._metrics.loop_beat(lag_s, busy_s)
         busy = min(1.0, busy_s / (BEAT_S + lag_s))
         self._admission.beat(backlog_ms=self._vad.backlog_ms, lag_ms=lag_s * 1000, busy=busy)
 
@@ -131,7 +136,9 @@ class Sessions:
             token=token,
             predecessor=old[0] if old is not None and known is not None else None,
         )
-        task = asyncio.create_task(self._run(session, connection, live_id), name=f"session {session_id}")
+        task = asyncio.create_task(
+            self._run(session, connection, live_id), name=f"session {session_id}", context=session.context
+        )
         # Replaced in the table first: of two newcomers at once, the later one wins and ends the other.
         self._live[live_id] = (session, task)
         if old is not None:

@@ -12,13 +12,18 @@ import re
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from gateway.settings import PlayoutSettings
 from gateway.speak.hold import VoiceHold
 from gateway.speak.playout import Track
-from gateway.speak.tts import TtsError
+from gateway.speak.tts import Chunk, TtsError
+from gateway.telemetry.context import asking
 from gateway.think.llm import LlmError, ToolRequest
 from gateway.think.sentences import SentenceSplitter, spoken
+
+if TYPE_CHECKING:
+    from gateway.telemetry.spans import TurnTrace
 
 _PIECES_AHEAD = 8
 """Pieces of text the LLM may be ahead of synthesis; then its stream is not read."""
@@ -89,6 +94,7 @@ class Reply:
     """(part, message for people): `llm` or `tts` failed."""
     interruptible: bool = True
     marks: Marks = field(default_factory=Marks)
+    trace: TurnTrace | None = None
     pieces: list[Piece] = field(default_factory=list)
     task: asyncio.Task[None] | None = None
     failed: bool = False
@@ -215,6 +221,10 @@ class _Speaker:
 
     async def _speak(self, words: str) -> None:
         chunks = self.speech.synthesize(words)
+        with asking("tts", characters=len(words)):
+            await self._write(chunks)
+
+    async def _write(self, chunks: AsyncGenerator[Chunk, None]) -> None:
         async with aclosing(chunks):
             async for chunk in chunks:
                 if self.reply.marks.first_chunk is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextvars import Context
 
 from gateway.listen.echo import EchoGuard
 from gateway.session import events as ev
@@ -76,6 +77,11 @@ class Session:
         self._audio_clock = _Clock(core, _HELD_UP_S)
         self._event_clock = _Clock(core)
 
+    @property
+    def context(self) -> Context:
+        """What `run()` is to run in."""
+        return self._core.context
+
     async def run(self) -> ev.Closed:
         """The whole conversation; returns why it ended. One clean-up path, whatever ended it."""
         core, closed = self._core, INTERNAL
@@ -95,6 +101,8 @@ class Session:
             limit.cancel()
             core.end(closed)
             self._let_go()
+            if core.trace is not None:
+                core.trace.end(closed.reason)
             if self._keeper is not None:
                 await self._keeper.close(closed, wanted=self._hung_up)
             core.send(closed)

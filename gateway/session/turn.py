@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from gateway.listen.ear import Window
 from gateway.listen.utterance import Utterance
 from gateway.session.barge_in import Judge
 from gateway.session.reply import Marks, Reply
+
+if TYPE_CHECKING:
+    from gateway.telemetry.spans import Span, TurnTrace
 
 
 @dataclass(slots=True)
@@ -18,6 +22,7 @@ class Turn:
     turn_id: str = field(default_factory=lambda: uuid4().hex)
     texts: list[str] = field(default_factory=list)
     marks: Marks = field(default_factory=Marks)
+    trace: TurnTrace | None = None
 
     @property
     def question(self) -> str:
@@ -31,6 +36,8 @@ class Speech:
     turn: Turn
     utterance: Utterance
     onset_ms: int
+    began_s: float
+    """Loop time at which the onset was known."""
     interrupts: Reply | None = None
     """The reply captured at the onset: the only one that this speech can cancel."""
     judge: Judge | None = None
@@ -46,6 +53,8 @@ class Speech:
     """Loop time of the last change of `partial`."""
     ended_s: float | None = None
     """Loop time of the end of turn; None while it goes on."""
+    span: Span | None = None
+    """Of its recognition."""
 
     @property
     def open(self) -> bool:

@@ -14,6 +14,7 @@ from riva.client.proto import riva_audio_pb2, riva_tts_pb2, riva_tts_pb2_grpc
 from gateway.audio.pcm import SampleCarry
 from gateway.settings import TtsSettings, call_metadata
 from gateway.speak.tts import Chunk, TtsError, VoiceModel
+from gateway.telemetry.context import call_context
 from gateway.tls.client import client_security
 from gateway.triton.channel import open_channel
 from gateway.triton.errors import TritonUnavailable
@@ -108,7 +109,7 @@ class RivaSynthesizer:
         loop = asyncio.get_running_loop()
         since = loop.time()
         # A stream of one request: older services take a single one, which looks the same on the wire.
-        call = connection.stubs.SynthesizeOnline([request], metadata=self._metadata)
+        call = connection.stubs.SynthesizeOnline([request], metadata=[*self._metadata, *call_context()])
         try:
             while True:
                 async with asyncio.timeout(wait_ms / 1000):

@@ -9,15 +9,11 @@ import sys
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Literal, TextIO
 from urllib.parse import quote
 
-session_id: ContextVar[str] = ContextVar("session_id", default="")
-"""The session that the current task works for; tasks inherit it."""
-turn_id: ContextVar[str] = ContextVar("turn_id", default="")
-"""The turn that the current task works for; tasks inherit it."""
+from gateway.telemetry.context import session_id, trace_id_of_now, turn_id
 
 _MASK = "***"
 _MIN_SECRET = 4
@@ -92,6 +88,8 @@ class _LineFormatter(logging.Formatter):
             fields["session"] = session
         if turn := turn_id.get():
             fields["turn"] = turn
+        if trace := trace_id_of_now():
+            fields["trace"] = trace
         fields |= {key: value for key, value in vars(record).items() if key not in _STANDARD}
         if record.exc_info and record.exc_info[0] is not None:
             fields["error"] = "".join(traceback.format_exception(*record.exc_info)).strip()

@@ -13,9 +13,11 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar, Sample
 
 Dump = list[list[Any]]
-"""Of each family: [name, type, help, [[sample name, labels, value], …]]. Plain JSON."""
+"""Of each family: [name, type, help, [[sample name, labels, value], …]]. Plain JSON. A sample with an exemplar
+has a fourth member: its [labels, value, time (s)]."""
 
 Key = tuple[str, tuple[tuple[str, str], ...]]
 
@@ -27,22 +29,26 @@ def dump(registry: CollectorRegistry) -> Dump:
             family.name,
             family.type,
             family.documentation,
-            [[sample.name, dict(sample.labels), sample.value] for sample in family.samples],
+            [_dumped(sample) for sample in family.samples],
         ]
         for family in registry.collect()
     ]
 
 
 def merge(dumps: Iterable[Dump], peaks: Collection[str] = ()) -> Dump:
-    """One dump of all. peaks: names of the gauges of which the largest value counts, not the sum."""
+    """One dump of all; of exemplars the latest. peaks: names of the gauges of which the largest value counts, not the sum."""
     families: dict[str, list[Any]] = {}
     values: dict[str, dict[Key, float]] = {}
+    exemplars: dict[str, dict[Key, list[Any]]] = {}
     for one in dumps:
         for name, kind, about, samples in one:
+            shown = exemplars.setdefault(name, {})
             families.setdefault(name, [name, kind, about])
             known = values.setdefault(name, {})
-            for sample, labels, value in samples:
+            for sample, labels, value, *exemplar in samples:
                 key = sample, tuple(labels.items())
+                if exemplar and (key not in shown or shown[key][2] < exemplar[0][2]):
+                    shown[key] = exemplar[0]
                 if key not in known:
                     known[key] = value
                 elif sample.endswith("_created") and kind != "gauge":
@@ -52,9 +58,21 @@ def merge(dumps: Iterable[Dump], peaks: Collection[str] = ()) -> Dump:
                 else:
                     known[key] += value
     return [
-        [*family, [[sample, dict(labels), value] for (sample, labels), value in values[name].items()]]
+        [
+            *family,
+            [
+                [key[0], dict(key[1]), value, *([exemplars[name][key]] if key in exemplars[name] else [])]
+                for key, value in values[name].items()
+            ],
+        ]
         for name, family in families.items()
     ]
+
+
+def _dumped(sample: Sample) -> list[Any]:
+    plain = [sample.name, dict(sample.labels), sample.value]
+    shown = sample.exemplar
+    return plain if shown is None else [*plain, [dict(shown.labels), shown.value, shown.timestamp or 0.0]]
 
 
 def totals(one: Dump) -> Dump:
@@ -71,6 +89,7 @@ class DumpCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         for name, kind, about, samples in self._dump:
             family = Metric(name, about, kind)
-            for sample, labels, value in samples:
-                family.add_sample(sample, labels, value)
+            for sample, labels, value, *exemplar in samples:
+                shown = Exemplar(*exemplar[0]) if exemplar else None
+                family.add_sample(sample, labels, value, exemplar=shown)
             yield family

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from gateway.telemetry.model_metrics import MODEL_PEAKS
+from gateway.telemetry.process_metrics import PROCESS_PEAKS
 
 STAGES: dict[str, str] = {
     "end_of_turn": "End of the user's speech to the decision that the turn is over: the hangover",
@@ -29,13 +30,15 @@ BUCKETS_S = (
 )  # fmt: skip
 """Upper bounds: fine where a conversation still feels immediate."""
 
-LAG_BUCKETS_S = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
-
-PEAKS = MODEL_PEAKS | {
-    "parley_vad_backlog_seconds",
-    "parley_vad_backlog_sustained_seconds",
-    "parley_breaker_state",
-}
+PEAKS = (
+    MODEL_PEAKS
+    | PROCESS_PEAKS
+    | {
+        "parley_vad_backlog_seconds",
+        "parley_vad_backlog_sustained_seconds",
+        "parley_breaker_state",
+    }
+)
 """Gauges of which a whole deployment's is the largest of its processes'; of every other it is the sum."""
 
 
@@ -53,6 +56,11 @@ class Metrics:
             "parley_turns",
             "Replies by how they ended: completed, interrupted, cancelled, failed",
             ["outcome"],
+            registry=registry,
+        )
+        self._slow_turns = Counter(
+            "parley_slow_turns",
+            "Turns whose first audio took longer than telemetry.slow_turn_ms",
             registry=registry,
         )
         self._barge_ins = Counter(
@@ -109,9 +117,6 @@ class Metrics:
             "The same as it has lasted for a moment: what admission looks at",
             registry=registry,
         )
-        self._tasks = Gauge(
-            "parley_tasks", "asyncio tasks: a number that only grows is a leak", registry=registry
-        )
         self._breakers = Gauge(
             "parley_breaker_state",
             "0: every call goes through, 1: one call tries a part that failed, 2: the part is left alone",
@@ -125,17 +130,6 @@ class Metrics:
         )
         self._refused = Counter(
             "parley_refused", "Sessions not started, by reason", ["reason"], registry=registry
-        )
-        self._loop_lag = Histogram(
-            "parley_loop_lag_seconds",
-            "How late the event loop runs its timers, looked at 20 times a second",
-            buckets=LAG_BUCKETS_S,
-            registry=registry,
-        )
-        self._loop_busy = Counter(
-            "parley_loop_busy_seconds",
-            "Time in which the event loop's thread ran, or waited for a core to run on",
-            registry=registry,
         )
         self._resumes = Counter(
             "parley_resumes",
@@ -160,9 +154,17 @@ class Metrics:
         for kind in ("confirmed", "released", "heard"):
             self._holds.labels(kind)
 
-    def observe(self, stage: str, seconds: float) -> None:
-        """Times one stage. stage: a key of STAGES, else KeyError. Negative times count as 0."""
-        self._stages[stage].observe(max(0.0, seconds))
+    def observe(self, stage: str, seconds: float, trace_id: str = "") -> None:
+        """Times one stage. stage: a key of STAGES, else KeyError. Negative times count as 0.
+
+        trace_id: of the trace that shows it, as an exemplar.
+        """
+        exemplar = {"trace_id": trace_id} if trace_id else None
+        self._stages[stage].observe(max(0.0, seconds), exemplar)
+
+    def slow_turn(self) -> None:
+        """Counts a turn that took longer than telemetry.slow_turn_ms."""
+        self._slow_turns.inc()
 
     def turn_ended(self, outcome: str) -> None:
         """Counts a reply, once. outcome: completed, interrupted, cancelled or failed."""
@@ -214,11 +216,6 @@ class Metrics:
         else:
             self._resumes.labels(outcome).inc()
 
-    def loop_beat(self, lag_s: float, busy_s: float) -> None:
-        """One reading of how late the event loop is, and how long it was busy since the last one."""
-        self._loop_lag.observe(lag_s)
-        self._loop_busy.inc(max(0.0, busy_s))
-
     def watch_breaker(self, part: str, state: Callable[[], float]) -> None:
         """Has a breaker's state read whenever the metrics are. part: asr, llm or tts."""
         self._breakers.labels(part).set_function(state)
@@ -226,10 +223,6 @@ class Metrics:
     def watch_vad(self, backlog_ms: Callable[[], float]) -> None:
         """Has the detector's backlog read whenever the metrics are."""
         self._vad_backlog.set_function(lambda: backlog_ms() / 1000)
-
-    def watch_tasks(self, tasks: Callable[[], int]) -> None:
-        """Has the number of asyncio tasks read whenever the metrics are."""
-        self._tasks.set_function(tasks)
 
     def watch_admission(
         self, admitting: Callable[[], bool], backlog_ms: Callable[[], float], *, max_sessions: int

@@ -6,13 +6,15 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ExceptionHandler
+
+from gateway.telemetry.exposition import page
 
 CHECK_S = 2.0
 """Deadline of one readiness check."""
@@ -46,8 +48,9 @@ def build_pages(
         status = status_of(parts, draining=draining())
         return fresh({"status": status, "parts": parts}, 200 if status == READY else 503)
 
-    async def metrics(_: Request) -> Response:
-        return Response(generate_latest(registry), headers={"content-type": CONTENT_TYPE_LATEST})
+    async def metrics(request: Request) -> Response:
+        body, content_type = page(registry, request.headers.get("accept", ""))
+        return Response(body, headers={"content-type": content_type})
 
     return Starlette(
         routes=[

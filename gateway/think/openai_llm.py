@@ -16,6 +16,7 @@ from urllib.parse import urlsplit, urlunsplit
 import aiohttp
 
 from gateway.settings import LlmSettings
+from gateway.telemetry.context import trace_carrier
 from gateway.think.chat_wire import EventReader, StreamedReply, error_message, request_body
 from gateway.think.llm import LlmError, Message, ToolOffer, ToolRequest
 from gateway.think.llm_errors import (
@@ -151,7 +152,10 @@ class OpenAiLlm:
             self._free.pop()
         async with asyncio.timeout_at(deadline):
             response = await self._http.post(
-                _path(self._settings, "chat/completions"), data=body, server_hostname=self._name
+                _path(self._settings, "chat/completions"),
+                data=body,
+                headers=trace_carrier() or None,
+                server_hostname=self._name,
             )
             await _raise_for_status(response)
         return _Answer(response)

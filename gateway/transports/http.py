@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -15,6 +15,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from gateway.telemetry.draining import Drain, drain_route
+from gateway.telemetry.exposition import page
 from gateway.telemetry.pages import ERRORS, READY, Check, Readiness, fresh, status_of
 
 
@@ -29,8 +30,8 @@ class Shown(Protocol):
         """Whether a new session would be taken."""
         ...
 
-    async def metrics(self) -> bytes:
-        """Prometheus' text format."""
+    async def metrics(self, accept: str) -> tuple[bytes, str]:
+        """The page and its content type, as `exposition.page` has them. accept: the request's header."""
         ...
 
     async def sessions(self) -> list[dict[str, Any]]:
@@ -58,8 +59,8 @@ class Own:
     async def admitting(self) -> bool:
         return self._admitting()
 
-    async def metrics(self) -> bytes:
-        return generate_latest(self._registry)
+    async def metrics(self, accept: str) -> tuple[bytes, str]:
+        return page(self._registry, accept)
 
     async def sessions(self) -> list[dict[str, Any]]:
         return self._snapshot()
@@ -94,8 +95,9 @@ def build_admin(shown: Shown, drain: Drain) -> Starlette:
         body = {"status": "takes new sessions" if admitting else "takes no new sessions now"}
         return fresh(body, 200 if admitting else 503)
 
-    async def metrics(_: Request) -> Response:
-        return Response(await shown.metrics(), headers={"content-type": CONTENT_TYPE_LATEST})
+    async def metrics(request: Request) -> Response:
+        body, content_type = await shown.metrics(request.headers.get("accept", ""))
+        return Response(body, headers={"content-type": content_type})
 
     async def sessions(_: Request) -> Response:
         return fresh({"sessions": await shown.sessions()})

@@ -26,6 +26,7 @@ from gateway.identity import VOICE, Identity, current
 from gateway.identity.grpc_guard import REVOKED, Handler, guard_all
 from gateway.session.events import Connection
 from gateway.settings import SessionSettings
+from gateway.telemetry.context import read_trace
 from gateway.transports import voice_wire as wire
 from gateway.transports.pulse import Pulse
 from gateway.transports.secret_session import with_session
@@ -152,6 +153,8 @@ class VoiceServer:
         opening = await self._handshake(call)
         if caller is not None and caller.session:
             opening = with_session(opening, caller.session)
+        if trace := read_trace(call.invocation_metadata()):
+            opening = replace(opening, hello=replace(opening.hello, trace=trace))
 
         def gone() -> None:
             serving.cancel(connection.lost)

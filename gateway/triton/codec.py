@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from tritonclient.grpc import service_pb2 as pb
 
+from gateway.telemetry.context import session_id, turn_id
 from gateway.triton.errors import TritonError
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -26,6 +28,13 @@ def text(*values: str) -> Array:
     array = np.empty(len(values), dtype=object)
     array[:] = values
     return array
+
+
+def fresh_id() -> str:
+    """Of a request, as the server's own log names it: the turn that it is for, where there is one, and a mark."""
+    mark = secrets.token_hex(8)
+    turn = turn_id.get() or session_id.get()
+    return f"{turn}-{mark}" if turn else mark
 
 
 def request(

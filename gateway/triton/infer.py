@@ -11,14 +11,16 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from typing import Any
 
 import grpc.aio
 import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2 as pb
 
+from gateway.telemetry.context import Pairs, trace_carrier
 from gateway.triton.channel import GRPCInferenceServiceStub
-from gateway.triton.codec import Array, outputs, request, text
+from gateway.triton.codec import Array, fresh_id, outputs, request, text
 from gateway.triton.errors import TritonError, TritonUnavailable, from_rpc
 from gateway.triton.stream import Drains, Stream
 
@@ -39,7 +41,7 @@ async def infer(
     Raises: TritonError.
     """
     message = request(model, inputs, batched=batched)
-    return outputs(await _unary(stub, message, deadline_s), batched=batched)
+    return outputs(await _unary(stub, message, deadline_s, trace_carrier()), batched=batched)
 
 
 async def stream_decoupled(
@@ -114,6 +116,9 @@ class SequenceCall:
         if self._stream is not None:
             self._stream.on_over = on_over
         self._sequence = secrets.randbits(62) + 1
+        self._id = fresh_id()
+        self.carrier: Pairs = trace_carrier()
+        """The trace context that its requests carry along."""
         self._open = False
         self._answer: asyncio.Task[pb.ModelInferResponse] | None = None
 
@@ -175,7 +180,8 @@ class SequenceCall:
 
     async def _exchange(self, message: pb.ModelInferRequest, deadline_s: float) -> pb.ModelInferResponse:
         if self._stream is None:
-            return await _unary(self._stub, message, deadline_s)
+            return await _unary(self._stub, message, deadline_s, self.carrier)
+        self._stream.carrier = self.carrier
         self._stream.send(message)
         answer: pb.ModelInferResponse | None = None
         while not self._stream.finished:
@@ -195,6 +201,7 @@ class SequenceCall:
         if hints:
             inputs["HINTS"] = text(*hints)
         message = request(self._model, inputs, version=self._version, batched=self._batched)
+        message.id = self._id
         message.parameters["sequence_id"].int64_param = self._sequence
         message.parameters["sequence_start"].bool_param = start
         message.parameters["sequence_end"].bool_param = end
@@ -202,10 +209,11 @@ class SequenceCall:
 
 
 async def _unary(
-    stub: GRPCInferenceServiceStub, message: pb.ModelInferRequest, deadline_s: float
+    stub: GRPCInferenceServiceStub, message: pb.ModelInferRequest, deadline_s: float, carrier: Pairs
 ) -> pb.ModelInferResponse:
+    options: dict[str, Any] = {"metadata": carrier} if carrier else {}
     try:
-        response: pb.ModelInferResponse = await stub.ModelInfer(message, timeout=deadline_s)
+        response: pb.ModelInferResponse = await stub.ModelInfer(message, timeout=deadline_s, **options)
         return response
     except grpc.aio.AioRpcError as error:
         raise from_rpc(message.model_name, error) from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -12,8 +11,9 @@ import grpc.aio
 import numpy as np
 from tritonclient.grpc import service_pb2 as pb
 
+from gateway.telemetry.context import trace_carrier
 from gateway.triton.channel import GRPCInferenceServiceStub
-from gateway.triton.codec import request
+from gateway.triton.codec import fresh_id, request
 from gateway.triton.errors import (
     TritonError,
     TritonTimeout,
@@ -50,7 +50,9 @@ class Stream:
         """`Drains` reads the rest."""
         self._stub = stub
         # The model sees no streams: it pairs a request with its CANCEL by this id alone.
-        self._id = secrets.token_hex(8)
+        self._id = fresh_id()
+        self.carrier = trace_carrier()
+        """The trace context that the call carries along."""
         self._call: Any = None
         self._writing: asyncio.Task[None] | None = None
         self._reading: asyncio.Task[None] | None = None
@@ -70,7 +72,8 @@ class Stream:
     def send(self, message: pb.ModelInferRequest) -> None:
         """Queue a request; a failure to write shows in `next()`."""
         if self._call is None:
-            self._call = self._stub.ModelStreamInfer()
+            options = {"metadata": self.carrier} if self.carrier else {}
+            self._call = self._stub.ModelStreamInfer(**options)
         message.id = self._id
         message.parameters["triton_enable_empty_final_response"].bool_param = True
         self.pending += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Sequence
+from contextvars import Context
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -129,12 +130,14 @@ class Catalogue:
         """Look again. Callers at the same time share a look that began after they asked; never raises
         for what a repository or Triton has: see `problems` and `silent`."""
         if self._running is None or self._running.done():
-            self._running = asyncio.create_task(self._look(), name="catalogue")
+            self._running = asyncio.create_task(self._look(), name="catalogue", context=Context())
             task = self._running
         else:
             # What is under way may have passed what this caller wants to see.
             if self._next is None or self._next.done():
-                self._next = asyncio.create_task(self._look_after(self._running), name="catalogue")
+                self._next = asyncio.create_task(
+                    self._look_after(self._running), name="catalogue", context=Context()
+                )
             task = self._next
         await asyncio.shield(task)
 

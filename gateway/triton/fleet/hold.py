@@ -8,6 +8,7 @@ from contextlib import ExitStack, aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from gateway.telemetry.context import asking, spot
 from gateway.triton.codec import Array
 from gateway.triton.errors import ModelNotLoaded, TritonError, TritonTimeout, TritonUnavailable
 from gateway.triton.fleet.seat import HeldSequence, Seat, leave_if_taken
@@ -158,7 +159,11 @@ class Hold:
                 # Not before the model has had its END.
                 on_over=held.pop_all().close,
             )
-            return HeldSequence(call, asked.pop_all(), connection, request)
+            here = spot.get()
+            span = here.start("triton", model=info.name, version=lease.version) if here is not None else None
+            if span is not None:
+                call.carrier = span.carrier
+            return HeldSequence(call, asked.pop_all(), connection, request, span)
         raise AssertionError("neither of them swallows an error")
 
     async def stream(
@@ -174,6 +179,7 @@ class Hold:
                 fleet.admission.admit(server.address, info),
                 fleet.servers.figures.of(server.address, info.name).request() as request,
                 server.line.use() as connection,
+                asking("triton", model=info.name, version=lease.version),
             ):
                 responses = stream_decoupled(
                     connection.stubs.inference,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from gateway.telemetry.context import Spot
 from gateway.triton.codec import Array
 from gateway.triton.errors import TritonError, TritonTimeout
 from gateway.triton.infer import SequenceCall
@@ -87,12 +88,20 @@ def leave_if_taken(taking: asyncio.Task[Seat]) -> None:
 class HeldSequence:
     """A `SequenceCall` whose first answer, failures and silences are noted."""
 
-    __slots__ = ("_asked", "_call", "_connection", "_request")
+    __slots__ = ("_asked", "_call", "_connection", "_request", "_span")
 
     def __init__(
-        self, call: SequenceCall, asked: ExitStack, connection: Connection[Calls], request: Request
+        self,
+        call: SequenceCall,
+        asked: ExitStack,
+        connection: Connection[Calls],
+        request: Request,
+        span: Spot | None = None,
     ) -> None:
-        """asked: what is left when the last answer has come, or none will."""
+        """asked: what is left when the last answer has come, or none will. span: ended with it."""
+        if span is not None:
+            asked.callback(span.end)
+        self._span = span
         self._call, self._asked = call, asked
         self._connection, self._request = connection, request
 
@@ -115,6 +124,8 @@ class HeldSequence:
         except TritonError as error:
             if isinstance(error, TritonTimeout):
                 self._connection.silent_since(since)
+            if self._span is not None:
+                self._span.end(error=str(error))
             self._asked.__exit__(type(error), error, error.__traceback__)
             raise
         self._connection.heard()

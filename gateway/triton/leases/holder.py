@@ -6,6 +6,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable
+from contextvars import Context
 from dataclasses import dataclass
 from typing import Any
 
@@ -203,7 +204,7 @@ class Holder:
         if self._closed:
             self._fail_all(_closing())
         elif self._task is None:
-            self._task = asyncio.create_task(self._talk(), name="leases")
+            self._task = asyncio.create_task(self._talk(), name="leases", context=Context())
         else:
             self._more.set()
 

@@ -7,6 +7,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from contextvars import Context
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
@@ -157,7 +158,7 @@ class Servers(Generic[T]):
                 raise problems[0]
             self._started = True
             if self._names and self._following is None:
-                self._following = asyncio.create_task(self._follow_names())
+                self._following = asyncio.create_task(self._follow_names(), context=Context())
 
     async def close(self) -> None:
         """Calls in progress are cancelled."""
@@ -326,7 +327,9 @@ class Servers(Generic[T]):
         if self._attend is not None:
             server.attended = False
             server.suspect()
-            self._attending[server] = asyncio.create_task(self._attend_to(server, self._attend))
+            self._attending[server] = asyncio.create_task(
+                self._attend_to(server, self._attend), context=Context()
+            )
 
     async def _attend_to(self, server: Server[T], attend: Attend[T]) -> None:
         pause_s = _PAUSE_S

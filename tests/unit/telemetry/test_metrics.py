@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from gateway.telemetry.metrics import STAGES, Metrics, WorkerMetrics
 from gateway.telemetry.model_metrics import ModelLevel, ModelMetrics
+from gateway.telemetry.process_metrics import LoopMetrics, ProcessMetrics
 from gateway.telemetry.speech_metrics import SpeechMetrics
 
 TABLE = Path(__file__).parents[3] / "docs" / "reference" / "metrics.md"
@@ -38,8 +39,12 @@ def test_the_table_is_true() -> None:
     of_models.watch(lambda: [ModelLevel("m", "1", "default", 0)])
     speech = CollectorRegistry()
     SpeechMetrics(speech, max_streams=1)
+    process = CollectorRegistry()
+    ProcessMetrics(process)
+    LoopMetrics(process)
     real = {}
-    for family in [*registry.collect(), *workers.collect(), *models.collect(), *speech.collect()]:
+    every = (registry, workers, models, speech, process)
+    for family in (family for one in every for family in one.collect()):
         name = family.name + ("_total" if family.type == "counter" else "")
         labels = {label for sample in family.samples for label in sample.labels} - {"le"}
         real[name] = (family.type, labels)
