@@ -123,9 +123,6 @@ class Workers:
         )
         self._servers.append(public)
         told = dict(self._overrides)
-        if not self._settings.auth.sealing_key.get_secret_value():
-            # one for all of them: what one worker has sealed, another has to open
-            told["auth"] = dict(told.get("auth", {})) | {"sealing_key": secrets.token_urlsafe(32)}
         told["listen"] = dict(told.get("listen", {})) | {"grpc": self._grpc}
         told["auth"] = dict(told.get("auth", {})) | {"sealing_key": auth.sealing_key.get_secret_value()}
         options = ["--log-json"] if self._log_json else []
