@@ -39,13 +39,19 @@ def configure_triton(parser: argparse.ArgumentParser) -> None:
 
 async def drain_triton(where: str, timeout_s: float) -> int:
     """The exit code. Raises: Fault."""
+    from gateway.tls.client import client_security
+    from gateway.tls.files import TlsError
     from gateway.triton.channel import open_channel
     from gateway.triton.draining import Drain, Left
     from gateway.triton.errors import TritonError, TritonUnavailable
 
     end_with_sigterm()
-    key = load_settings().triton.repository_key.get_secret_value()
-    channel = open_channel(where)
+    settings = load_settings().triton
+    key = settings.repository_key.get_secret_value()
+    try:
+        channel = open_channel(where, security=client_security(settings.tls, "Triton", on=settings.ssl))
+    except TlsError as error:
+        raise Fault(str(error)) from None
     label = f"parley drain@{gethostname()}"
     since = asyncio.get_running_loop().time()
 

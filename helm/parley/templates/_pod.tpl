@@ -117,3 +117,8 @@ imagePullPolicy: {{ .Values.image.pullPolicy }}
     defaultMode: 0440
 {{- end }}
 {{- end -}}
+
+{{/* Recreate takes no limits. */}}
+{{- define "parley.strategy" -}}
+{{- ternary (dict "type" "Recreate") . (eq .type "Recreate") | toYaml -}}
+{{- end -}}

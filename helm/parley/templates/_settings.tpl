@@ -33,6 +33,11 @@ telemetry:
   slow_turn_ms: {{ int $v.telemetry.slowTurnMs }}
 {{- end -}}
 
+{{/* Every address of a headless Service's name is a server of its own. */}}
+{{- define "parley.several" -}}
+{{- if hasPrefix "127." . }}{{ . }}{{ else }}dns:///{{ . }}{{ end -}}
+{{- end -}}
+
 {{/* TLS towards a part of ours: (list $ "host") */}}
 {{- define "parley.clientTls" -}}
 {{- $root := index . 0 -}}
@@ -65,7 +70,7 @@ asr:
   model: {{ $v.riva.asrModel | quote }}
   ssl: {{ and (eq $v.riva.mode "external") $v.riva.external.ssl }}
 {{- else }}
-  uri: {{ printf "%s:50051" $speech | quote }}
+  uri: {{ printf "%s:50051" $speech | include "parley.several" | quote }}
   {{- if $v.tls.enabled }}
   ssl: true
   tls:
@@ -81,7 +86,7 @@ tts:
   ssl: {{ and (eq $v.riva.mode "external") $v.riva.external.ssl }}
 {{- else if eq $v.speech.tts "riva" }}
   kind: riva
-  uri: {{ printf "%s:50051" $speech | quote }}
+  uri: {{ printf "%s:50051" $speech | include "parley.several" | quote }}
   {{- if $v.tls.enabled }}
   ssl: true
   tls:
@@ -89,7 +94,7 @@ tts:
   {{- end }}
 {{- else }}
   kind: triton
-  uri: {{ printf "%s:8001" $triton | quote }}
+  uri: {{ printf "%s:8001" $triton | include "parley.several" | quote }}
   model: {{ $v.speech.ttsModel | quote }}
   {{- if and $v.tls.enabled $v.tls.triton }}
   ssl: true
@@ -130,7 +135,7 @@ listen:
 session:
   drain_s: {{ int $v.speech.drainSeconds }}
 triton:
-  uri: {{ printf "%s:8001" $triton | quote }}
+  uri: {{ printf "%s:8001" $triton | include "parley.several" | quote }}
   metrics: {{ printf "%s:8002" $triton | quote }}
   repositories: [{{ include "parley.repository" . | quote }}]
   {{- if and $v.tls.enabled $v.tls.triton }}

@@ -32,8 +32,8 @@
     {{- end }}
     {{- end }}
     {{- if $t.repositoryKeySecret }}
-    - --grpc-restricted-protocol=model-repository:$(TRITON_REPOSITORY_KEY)
-    - --http-restricted-api=model-repository:$(TRITON_REPOSITORY_KEY)
+    - --grpc-restricted-protocol=model-repository:$(PARLEY_TRITON__REPOSITORY_KEY)
+    - --http-restricted-api=model-repository:$(PARLEY_TRITON__REPOSITORY_KEY)
     {{- end }}
     {{- if and $v.tls.enabled $v.tls.triton }}
     - --grpc-use-ssl=true
@@ -50,8 +50,13 @@
   env:
     # Python models write caches beside them otherwise, on a root that is read only.
     - {name: HOME, value: /tmp}
+    {{- if and $v.tls.enabled $v.tls.triton }}
+    # For the preStop hook.
+    - {name: PARLEY_TRITON__SSL, value: "true"}
+    - {name: PARLEY_TRITON__TLS, value: {{ include "parley.clientTls" (list . (include "parley.host" (list . "speech"))) | fromYaml | toJson | quote }}}
+    {{- end }}
     {{- with $t.repositoryKeySecret }}
-    {{- include "parley.secretEnv" (dict "TRITON_REPOSITORY_KEY" (list . "repository-key")) | nindent 4 }}
+    {{- include "parley.secretEnv" (dict "PARLEY_TRITON__REPOSITORY_KEY" (list . "repository-key")) | nindent 4 }}
     {{- end }}
     {{- if eq $r.kind "objectStore" }}
     {{- include "parley.storeEnv" . | nindent 4 }}
