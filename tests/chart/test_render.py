@@ -388,7 +388,7 @@ def test_further_settings_win_also_when_they_are_false_or_nought() -> None:
     config = {"asr": {"language": "de-DE"}, "vad": {"threshold": 0.0}, "barge_in": {"enabled": False}}
     settings = _config_maps(render("cpu", {"gateway": {"config": config}}))["parley-gateway"]
     assert settings["asr"]["language"] == "de-DE"
-    assert settings["asr"]["uri"].startswith("parley-speech-headless.")
+    assert settings["asr"]["uri"].startswith("dns:///parley-speech-headless.")
     assert settings["barge_in"] == {"enabled": False}
     assert settings["vad"] == {"threshold": 0}
 
