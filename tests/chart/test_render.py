@@ -13,6 +13,7 @@ import yaml
 
 import gateway
 from gateway.settings import Settings
+from gateway.triton.tensorrt.configs import ENGINES
 from tests.chart.golden import GOLDEN, summary
 from tests.support.chart import CHART, PROFILES, Object, Refused, containers, one_of, pods, render, template
 from tests.support.cluster import need_tools, tool
@@ -317,8 +318,6 @@ def test_every_variable_is_a_setting(objects: list[Object]) -> None:
                     "PARLEY_API_KEY",
                 ):
                     continue
-                if parts == ["stand_in", "api_key"]:
-                    continue
                 section = Settings.model_fields[parts[0]].default
                 assert len(parts) == 1 or parts[1] in type(section).model_fields, (name, variable["name"])
 
@@ -341,6 +340,22 @@ def test_no_secret_is_in_a_config_map(objects: list[Object]) -> None:
             for variable in container.get("env", ()):
                 secret = re.search(r"(_KEY|__URL|HEADERS|METADATA)$", variable["name"])
                 assert not secret or "secretKeyRef" in variable["valueFrom"], (name, variable["name"])
+
+
+def test_the_engine_volume_is_where_models_compile_into() -> None:
+    values = {"speech": {"engineCache": {"enabled": True}, "triton": {"gpu": {"count": 1, "mig": "2g.20gb"}}}}
+    for _, spec in pods(render("gpu", values)):
+        for container in containers(spec):
+            if container["name"] == "triton":
+                mounts = {one["mountPath"]: one for one in container["volumeMounts"]}
+                assert mounts[ENGINES]["subPath"] == "2g.20gb", (
+                    "slices of another size build engines of their own"
+                )
+                assert "--model-config-name=tensorrt" in container["args"]
+                assert container["resources"]["limits"]["nvidia.com/mig-2g.20gb"] == 1
+                assert "nvidia.com/gpu" not in container["resources"]["limits"]
+                return
+    raise AssertionError("no Triton")
 
 
 def test_budgets_only_where_a_pod_can_be_spared(objects: list[Object]) -> None:

@@ -41,6 +41,7 @@
 {{- define "parley.speechEnv" -}}
 {{- $v := .Values -}}
 {{- $secrets := dict -}}
+{{- if $v.auth.enabled }}{{ $_ := set $secrets "PARLEY_AUTH__SEALING_KEY" (list (include "parley.keysSecret" .) "sealing-key") }}{{ end -}}
 {{- with $v.speech.triton.repositoryKeySecret }}{{ $_ := set $secrets "PARLEY_TRITON__REPOSITORY_KEY" (list . "repository-key") }}{{ end -}}
 - {name: PARLEY_CONFIG, value: /etc/parley/config.yaml}
 {{- if ne $v.speech.topology "sidecar" }}

@@ -25,6 +25,12 @@
     - --grpc-http2-min-recv-ping-interval-without-data=5000
     - --grpc-http2-max-ping-strikes=0
     - --log-verbose={{ int $t.logVerbose }}
+    # How long a voice took to its first chunk, where the gateway asks Triton itself: autoscaling looks at it.
+    - --metrics-config=histogram_latencies=true
+    {{- if $v.speech.engineCache.enabled }}
+    # Where a model has configs/tensorrt.pbtxt (`parley models tensorrt`), it compiles into /engines at its first load.
+    - --model-config-name=tensorrt
+    {{- end }}
     {{- if gt (int $t.gpu.count) 0 }}
     - --pinned-memory-pool-byte-size={{ mul (int64 $t.pinnedPoolMb) 1048576 }}
     {{- range $gpu := until (int $t.gpu.count) }}
@@ -116,7 +122,7 @@
 {{- define "parley.engineMount" -}}
 {{- if .Values.speech.engineCache.enabled }}
 - name: engines
-  mountPath: /var/cache/parley/engines
+  mountPath: /engines
   subPath: {{ default "whole" .Values.speech.triton.gpu.mig }}
 {{- end }}
 {{- end -}}
