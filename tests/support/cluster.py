@@ -303,7 +303,7 @@ def _connects(port: int) -> bool:
 
 
 def _established(crd: Object) -> bool:
-    conditions = crd.get("status", {}).get("conditions", ())
+    conditions = (crd.get("status") or {}).get("conditions") or ()
     return any(one["type"] == "Established" and one["status"] == "True" for one in conditions)
 
 
