@@ -13,7 +13,7 @@ from gateway.app.identity import identity_of
 from gateway.app.listeners import grpc_tls, listen_http
 from gateway.app.memory import make_memory
 from gateway.app.synthesizer import watched_synthesizer
-from gateway.app.telemetry import open_tracing, watch_loop
+from gateway.app.telemetry import open_tracing, tell_of, watch_loop
 from gateway.breaker import Breaker
 from gateway.settings import Settings
 from gateway.telemetry.draining import Drain
@@ -89,7 +89,8 @@ class Gateway:
         self._closers.append(identity.close)
         registry = CollectorRegistry()
         metrics = Metrics(registry)
-        tracing = open_tracing(settings.telemetry, "gateway", ProcessMetrics(registry))
+        process = ProcessMetrics(registry)
+        tracing = open_tracing(settings.telemetry, "gateway", process)
         if tracing is not None:
             self._closers.append(tracing.close)
 
@@ -142,6 +143,7 @@ class Gateway:
             return sessions.open + (audio.open if audio is not None else 0)
 
         self.drain = Drain(settings.session.drain_s, drain, left)
+        tell_of(settings, registry, process, identity, self.drain)
         audio: OpenAiAudioService | None = None
         if not shared:
             beside: dict[str, ASGIApp] = {CLIENT_SECRETS: ClientSecrets(identity, settings.auth)}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from gateway.app.exposure import warn_exposure
 from gateway.app.identity import identity_of
 from gateway.app.listeners import listen_http
-from gateway.app.telemetry import open_tracing, watch_loop
+from gateway.app.telemetry import open_tracing, tell_of, watch_loop
 from gateway.settings import AuthSettings, Settings, TlsSettings
 from gateway.telemetry.draining import Drain, drain_route
 from gateway.telemetry.http_server import HttpServer
@@ -50,7 +50,8 @@ class Speech:
         identity = self._identity = identity_of(settings.auth)
         observer = Observer(ModelMetrics(registry))
         metrics = SpeechMetrics(registry, max_streams=MAX_STREAMS)
-        self._tracing = open_tracing(settings.telemetry, "speech", ProcessMetrics(registry))
+        process = ProcessMetrics(registry)
+        self._tracing = open_tracing(settings.telemetry, "speech", process)
         self._server = SpeechServer(
             settings.triton,
             settings.models,
@@ -66,6 +67,7 @@ class Speech:
         self._address = await self._server.start()
         server, grace_s = self._server, settings.session.drain_s
         self.drain = Drain(grace_s, lambda: server.stop(grace_s), lambda: metrics.open)
+        tell_of(settings, registry, process, identity, self.drain)
         try:
             self._http, self._http_url = await start_speech_http(
                 settings.listen.speech_http,

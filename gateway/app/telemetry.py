@@ -8,14 +8,42 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from gateway.settings import TelemetrySettings
+from gateway.settings import Settings, TelemetrySettings
 
 if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
+    from gateway.identity import Identity
+    from gateway.telemetry.draining import Drain
     from gateway.telemetry.loop_watch import LoopWatch
     from gateway.telemetry.process_metrics import LoopMetrics, ProcessMetrics
     from gateway.telemetry.tracing import Tracing
 
 BEAT_S = 0.05
+
+
+def tell_of(
+    settings: Settings,
+    registry: CollectorRegistry,
+    process: ProcessMetrics,
+    identity: Identity | None,
+    drain: Drain | None,
+) -> None:
+    """What a service's parts tell of themselves, on its page: certificates, refusals of callers, the drain."""
+    from gateway.telemetry.certificates import CertificateExpiry
+
+    chains = {
+        "listeners": settings.tls.cert,
+        "asr": settings.asr.tls.cert,
+        "llm": settings.llm.tls.cert,
+        "tts": settings.tts.tls.cert,
+        "triton": settings.triton.tls.cert,
+    }
+    registry.register(CertificateExpiry({of: path for of, path in chains.items() if path is not None}))
+    if identity is not None:
+        identity.on_denied = process.auth_refused
+    if drain is not None:
+        process.watch_drain(lambda: drain.begun and not drain.over, drain.overdue_s)
 
 
 def open_tracing(settings: TelemetrySettings, service: str, process: ProcessMetrics) -> Tracing | None:

@@ -20,7 +20,7 @@ from pydantic import SecretStr
 from starlette.types import ASGIApp
 
 from gateway.app import OpenAiAudioService, identity_of, listen_http, split_address, warn_exposure
-from gateway.app.telemetry import open_tracing
+from gateway.app.telemetry import open_tracing, tell_of
 from gateway.cli.common import Fault
 from gateway.cli.link import Message
 from gateway.cli.worker_limits import SharedLimits
@@ -99,6 +99,7 @@ class Workers:
         if not auth.sealing_key.get_secret_value():  # one for all: what the parent seals the workers open
             auth = auth.model_copy(update={"sealing_key": SecretStr(secrets.token_urlsafe(32))})
         identity = self._identity = identity_of(auth, self._limits.limits)
+        tell_of(self._settings, self._own, self._process, identity, self._drain)
         self._port, self._grpc = reserve(listen.grpc)
         beside: dict[str, ASGIApp] = {CLIENT_SECRETS: ClientSecrets(identity, auth)}
         if self._settings.openai_audio.enabled:

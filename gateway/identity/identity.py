@@ -72,6 +72,8 @@ class Identity:
             if auth.jwt_issuer
             else None
         )
+        self.on_denied: Callable[[str], None] = lambda reason: None
+        """Told why, for each call that is not let in."""
         self.sealer = Sealer(auth.sealing_key.get_secret_value())
         self._counting = counting or Limits(loop.time)
         self._open: dict[object, tuple[Caller, Callable[[], None]]] = {}
@@ -80,6 +82,13 @@ class Identity:
 
     async def caller(self, given: str, scope: str) -> Caller:
         """Who shows this credential ("": none). Raises Denied, also when the scope is not theirs."""
+        try:
+            return await self._allowed(given, scope)
+        except Denied as denied:
+            self.on_denied(denied.reason)
+            raise
+
+    async def _allowed(self, given: str, scope: str) -> Caller:
         if not self.configured and not is_client_secret(given):
             return ANYBODY
         found = await self._who(given)
@@ -108,7 +117,11 @@ class Identity:
         """
         limited = bool(caller.max_sessions or caller.per_minute)
         if limited:
-            await self._counting.enter(caller)
+            try:
+                await self._counting.enter(caller)
+            except Denied as denied:
+                self.on_denied(denied.reason)
+                raise
         token = self._follow(caller, on_revoked) if on_revoked is not None else None
         current.set(caller)  # a call has a task, and so a context, of its own
         try:

@@ -45,6 +45,12 @@ class Drain:
         assert self._task is not None
         await asyncio.shield(self._task)
 
+    def overdue_s(self) -> float:
+        """For how long it has gone on beyond its grace; 0 while it has not."""
+        if self._task is None or self._task.done():
+            return 0.0
+        return max(0.0, asyncio.get_running_loop().time() - self._until)
+
     def describe(self) -> dict[str, object]:
         """For the page: `status` is serving, draining or drained."""
         if self._task is None:

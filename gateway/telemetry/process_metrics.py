@@ -8,8 +8,23 @@ from importlib.metadata import PackageNotFoundError, version
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
+from gateway.telemetry.certificates import NAME as CERTIFICATES
+
 LAG_BUCKETS_S = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
-PROCESS_PEAKS = frozenset({"parley_build_info", "process_start_time_seconds", "process_max_fds"})
+DENIALS = (
+    "missing", "unknown", "expired", "revoked", "token", "issuer", "audience", "scope", "limit", "unavailable",
+)  # fmt: skip
+"""The reasons of `gateway.identity.caller.Denied`."""
+PROCESS_PEAKS = frozenset(
+    {
+        "parley_build_info",
+        "parley_draining",
+        "parley_drain_overdue_seconds",
+        CERTIFICATES,
+        "process_start_time_seconds",
+        "process_max_fds",
+    }
+)
 """Of several processes, the largest counts."""
 
 
@@ -36,6 +51,26 @@ class ProcessMetrics:
         )
         for outcome in ("exported", "failed", "overflow"):
             self._spans.labels(outcome)
+        self._denied = Counter(
+            "parley_auth_refused", "Calls whose credential was not good enough", ["reason"], registry=registry
+        )
+        for reason in DENIALS:
+            self._denied.labels(reason)
+        self._draining = Gauge("parley_draining", "1 while this process is being drained", registry=registry)
+        self._overdue = Gauge(
+            "parley_drain_overdue_seconds",
+            "How long a drain has gone on beyond its grace",
+            registry=registry,
+        )
+
+    def auth_refused(self, reason: str) -> None:
+        """Counts a call that was not let in. reason: one of `gateway.identity.caller.Reason`."""
+        self._denied.labels(reason).inc()
+
+    def watch_drain(self, draining: Callable[[], bool], overdue_s: Callable[[], float]) -> None:
+        """Has both read whenever the metrics are."""
+        self._draining.set_function(lambda: float(draining()))
+        self._overdue.set_function(overdue_s)
 
     def spans(self, outcome: str, count: int) -> None:
         """Counts spans that left, or never will. From any thread."""

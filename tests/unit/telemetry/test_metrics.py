@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import get_args
 
 import pytest
+import trustme
+from cryptography import x509
 from prometheus_client import CollectorRegistry, generate_latest
 
+from gateway.identity.caller import Reason
+from gateway.telemetry.certificates import NAME as CERTIFICATES
+from gateway.telemetry.certificates import CertificateExpiry
 from gateway.telemetry.metrics import STAGES, Metrics, WorkerMetrics
 from gateway.telemetry.model_metrics import ModelLevel, ModelMetrics
-from gateway.telemetry.process_metrics import LoopMetrics, ProcessMetrics
+from gateway.telemetry.process_metrics import DENIALS, LoopMetrics, ProcessMetrics
 from gateway.telemetry.speech_metrics import SpeechMetrics
 
 TABLE = Path(__file__).parents[3] / "docs" / "reference" / "metrics.md"
@@ -21,7 +28,13 @@ def make() -> tuple[Metrics, CollectorRegistry]:
     return Metrics(registry), registry
 
 
-def test_the_table_is_true() -> None:
+def trustme_chain(folder: Path) -> Path:
+    path = folder / "tls.crt"
+    trustme.CA().issue_cert("localhost").cert_chain_pems[0].write_to_path(str(path))
+    return path
+
+
+def test_the_table_is_true(tmp_path: Path) -> None:
     metrics, registry = make()
     metrics.dropped("x")
     metrics.watch_breaker("llm", lambda: 2)
@@ -42,6 +55,7 @@ def test_the_table_is_true() -> None:
     process = CollectorRegistry()
     ProcessMetrics(process)
     LoopMetrics(process)
+    process.register(CertificateExpiry({"listeners": trustme_chain(tmp_path)}))
     real = {}
     every = (registry, workers, models, speech, process)
     for family in (family for one in every for family in one.collect()):
@@ -131,3 +145,27 @@ def test_a_gateway_says_how_many_sessions_it_takes() -> None:
     assert registry.get_sample_value("parley_sessions_capacity") == 120
     assert registry.get_sample_value("parley_admitting") == 1
     assert registry.get_sample_value("parley_vad_backlog_sustained_seconds") == 0.03
+
+
+def test_every_reason_of_a_refusal_is_there_before_the_first() -> None:
+    assert set(DENIALS) == set(get_args(Reason))
+
+
+def test_a_certificate_that_is_replaced_or_gone_is_seen(tmp_path: Path) -> None:
+    registry = CollectorRegistry()
+    path = trustme_chain(tmp_path)
+    registry.register(CertificateExpiry({"listeners": path}))
+
+    def expires() -> float | None:
+        return registry.get_sample_value(CERTIFICATES, {"of": "listeners"})
+
+    first = x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc.timestamp()
+    assert expires() == first
+    issuer = trustme.CA()
+    soon = datetime.now(UTC) + timedelta(days=3)
+    issuer.issue_cert("localhost", not_after=soon).cert_chain_pems[0].write_to_path(str(path))
+    assert expires() == int(soon.timestamp())
+    path.write_text("no certificate")
+    assert expires() is None
+    path.unlink()
+    assert expires() is None
