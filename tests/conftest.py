@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+pytest_plugins = ["tests.support.leak_plugin"]
+
 if TYPE_CHECKING:
     from tests.support.cluster import Cluster
 
