@@ -29,7 +29,9 @@ class _Records(logging.Handler):
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    logging.getLogger("gateway").addHandler(_Records(level=logging.DEBUG))
+    ours = logging.getLogger("gateway")
+    ours.setLevel(logging.DEBUG)  # what only a debug log would tell is told all the same
+    ours.addHandler(_Records(level=logging.DEBUG))
     _watch_errors()
 
 

@@ -41,7 +41,10 @@ def logs_below(folder: Path) -> Iterator[Path]:
     """Files that look like logs or captured output."""
     for pattern in _LOGS:
         for path in folder.rglob(pattern):
-            if path.is_file() and path.stat().st_size <= _MOST_BYTES:
+            inner = any(
+                part.startswith("runpytest-") for part in path.relative_to(folder).parts
+            )  # a test run inside a test
+            if not inner and path.is_file() and path.stat().st_size <= _MOST_BYTES:
                 yield path
 
 
