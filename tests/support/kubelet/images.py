@@ -15,6 +15,7 @@ from gateway.triton.host import find_wheel, libpython_folder, python_version
 
 CHECKOUT = Path(__file__).parents[3]
 PREFIX = "/opt/parley"
+_PACKAGES = Path("/opt/packages")
 SYSTEM = ("/usr", "/bin", "/lib", "/lib64", "/sbin")
 
 
@@ -74,12 +75,13 @@ class Images:
         for name, model in self.models.items():
             shutil.copytree(model, folder / "model_repository" / name, dirs_exist_ok=True)
         (folder / "empty").mkdir()
-        libraries = [wheel.libraries, *filter(None, [libpython_folder()])]
+        site = Path(sysconfig.get_path("purelib"))
+        libraries = [_PACKAGES / wheel.libraries.relative_to(site), *filter(None, [libpython_folder()])]
         _script(
             folder / "bin" / "tritonserver",
             "#!/bin/sh\nunset PYTHONHOME PYTHONPATH\n"
             f"export LD_LIBRARY_PATH={':'.join(map(str, libraries))}\n"
-            f'cd {PREFIX}/empty && exec {wheel.server} --backend-directory={PREFIX}/backends "$@"\n',
+            f'cd {PREFIX}/empty && exec {_PACKAGES / wheel.server.relative_to(site)} --backend-directory={PREFIX}/backends "$@"\n',
         )
         repository = f"--model-repository={PREFIX}/model_repository"
         return Image(
@@ -97,8 +99,8 @@ def _environment(folder: Path) -> None:
     )
     for name in ("python", "python3"):
         (folder / "bin" / name).symlink_to(Path(sys.base_prefix, "bin", f"python{python_version()}"))
-    (site / "gateway").symlink_to(CHECKOUT / "gateway")
-    (site / "packages.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
+    (site / "gateway").mkdir()  # to mount the checkout's on
+    (site / "packages.pth").write_text(f"{_PACKAGES}\n")
     _script(
         folder / "bin" / "parley",
         f"#!{PREFIX}/bin/python3\nimport sys\nfrom gateway.cli import main\nsys.exit(main())\n",
@@ -111,15 +113,17 @@ def _script(path: Path, text: str) -> None:
 
 
 def _binds(folder: Path) -> dict[str, Path]:
-    seen = {PREFIX: folder, str(CHECKOUT): CHECKOUT, "/etc/ssl": Path("/etc/ssl")}
-    for path in (
-        Path(sys.base_prefix),
-        Path(sysconfig.get_path("purelib")).resolve(),
-        Path("/etc/alternatives"),
-    ):
-        if path.is_dir() and not path.is_relative_to("/usr"):
-            seen[str(path)] = path
-    return seen
+    """Nothing at the checkout's own place, which may be one that a pod mounts over."""
+    seen = {
+        PREFIX: folder,
+        f"{PREFIX}/lib/python{python_version()}/site-packages/gateway": CHECKOUT / "gateway",
+        str(_PACKAGES): Path(sysconfig.get_path("purelib")).resolve(),
+        "/etc/ssl": Path("/etc/ssl"),
+        "/etc/alternatives": Path("/etc/alternatives"),
+    }
+    if sys.base_prefix != "/usr":
+        seen[sys.base_prefix] = Path(sys.base_prefix)
+    return {target: source for target, source in seen.items() if source.is_dir()}
 
 
 def _variables() -> dict[str, str]:

@@ -81,6 +81,7 @@ class Kubelet:
         images = Images(self.folder / "images", dict(models or {}))
         self._host = Host(api, self.network, self.services, images, self.folder, self._tell)
         self._pods: dict[str, Pod] = {}
+        self._gone: dict[str, Pod] = {}
         self._ending: set[asyncio.Task[None]] = set()
         self._following: asyncio.Task[None] | None = None
         self._relays: list[Relay] = []
@@ -116,8 +117,17 @@ class Kubelet:
         ]
 
     def log(self, namespace: str, pod: str, container: str) -> str:
-        """What a container wrote; pods that are gone have none."""
-        return self._pods[f"{namespace}/{pod}"].log(container)
+        """What a container wrote, in all of its lives; of pods that are gone too."""
+        key = f"{namespace}/{pod}"
+        return (self._pods.get(key) or self._gone[key]).log(container)
+
+    def logs(self) -> dict[str, str]:
+        """What every container wrote, by "namespace/pod/container"."""
+        return {
+            f"{key}/{one.name}": pod.log(one.name)
+            for key, pod in sorted({**self._gone, **self._pods}.items())
+            for one in (*pod.inits, *pod.mains)
+        }
 
     async def run(
         self,
@@ -195,6 +205,7 @@ class Kubelet:
 
     async def _drop(self, key: str, pod: Pod, grace_s: float) -> None:
         await pod.end(grace_s)
+        self._gone[key] = pod
         if self._pods.get(key) is pod:
             del self._pods[key]
         await self._remove(pod.object)
