@@ -37,8 +37,8 @@ from tools.cluster.build import ToolsError, tools
 T = TypeVar("T")
 
 CHECKOUT = Path(__file__).parents[2]
-OUR_CRDS = Path(__file__).with_name("crds")
-"""Of projects that publish no module with theirs."""
+OURS = Path(__file__).with_name("cluster_files")
+"""Custom resources of projects that publish no module with theirs; how simulated pods of `helm test` end."""
 SERVICES = "198.18.0.0/16"
 """Cluster addresses; the block is nobody's (RFC 2544), so that pods that really run can have them."""
 RESTRICTED = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn", "audit")}
@@ -194,7 +194,7 @@ class Cluster:
             "kwok", f"--kubeconfig={self.kubeconfig}", "--manage-all-nodes=false", "--cidr=10.244.0.0/16",
             "--manage-nodes-with-label-selector=type=kwok", "--node-ip=127.0.0.1", f"--node-port={kwok}",
             f"--server-address=127.0.0.1:{kwok}", "--node-lease-duration-seconds=40",
-            f"--config={self._tools / 'stages.yaml'}",
+            f"--config={self._tools / 'stages.yaml'}", f"--config={OURS / 'helm-tests.stage'}",
         )  # fmt: skip
         self.run(self._furnish())
 
@@ -212,12 +212,14 @@ class Cluster:
         """Nodes, custom resources, a storage class; done when a pod could run."""
         for number in range(self._nodes):
             await self.api.create(_node(number, self._gpus))
-        crds = [*sorted((self._tools / "crds").glob("*.yaml")), *sorted(OUR_CRDS.glob("*.yaml"))]
+        crds = [*sorted((self._tools / "crds").glob("*.yaml")), *sorted(OURS.glob("*.yaml"))]
         documents = [one for path in crds for one in yaml.load_all(path.read_text(), yaml.CSafeLoader) if one]
         await asyncio.gather(*(self.api.create(one) for one in documents))
+        runtime = {"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "handler": "nvidia"}
+        await self.api.create({**runtime, "metadata": {"name": "nvidia"}})
         await self.api.create({
-            "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "provisioner": "kwok.x-k8s.io/simulated",
-            "metadata": {"name": "standard", "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}},
+            "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "provisioner": "kwok.x-k8s.io/volume",
+            "metadata": {"name": "kwok-volume", "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}},
         })  # fmt: skip
         await self.api.until(
             "/apis/apiextensions.k8s.io/v1/customresourcedefinitions",
@@ -325,6 +327,7 @@ def _node(number: int, gpus: int) -> Object:
         "kubernetes.io/os": "linux",
         "kubernetes.io/arch": "amd64",
         "topology.kubernetes.io/zone": f"zone-{number}",
+        "nvidia.com/gpu.present": str(gpus > 0).lower(),
         "type": "kwok",
     }
     return {
