@@ -133,6 +133,8 @@ class Servers(Generic[T]):
             server.address,
             "takes no new calls" if resting else "takes calls again",
         )
+        if resting and self._names:
+            self._lost.set()  # another has come in its place, or is about to
         self._tell()
 
     async def failed(self, server: Server[T], error: BaseException) -> None:
@@ -201,7 +203,7 @@ class Servers(Generic[T]):
         ]
 
     async def _await_one(self, wanted: str | Pick[T], wait_s: float) -> Server[T]:
-        if self._names and not self.listed:
+        if self._names and not self.available():
             self._lost.set()
         try:
             async with asyncio.timeout(wait_s):
@@ -227,7 +229,7 @@ class Servers(Generic[T]):
             return server is not None and not server.removed and server.health is Health.SUSPECT
         listed = self.listed
         waits = any(not server.attended or server.health is not Health.UP for server in listed)
-        return waits or (self._names and not listed)
+        return waits or (self._names and not self.available())
 
     async def _leave(self, server: Server[T], error: BaseException | None) -> None:
         server.users -= 1

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -244,6 +246,61 @@ async def test_the_list_of_a_name_is_followed(monkeypatch: pytest.MonkeyPatch) -
         assert gone.open == 2  # nothing new, and what it had goes on
         assert new.open > 0
         await end(old + more)
+
+
+async def test_one_that_takes_the_place_of_another_gets_calls_at_once() -> None:
+    """A rolling update of a single pod: the name is asked again when its address rests, not half a minute later."""
+    async with running(2) as world:
+        old, new = world.fronts
+        world.named = [old.host]
+        spoken = [chunk async for chunk in world.tts.synthesize("hello")]
+        world.named = [new.host]
+        await old.says(serving=False)
+        await until(
+            world.tts._fronts, lambda: [one.address for one in world.tts._fronts.servers] == [new.address]
+        )
+        spoken += [chunk async for chunk in world.tts.synthesize("hello")]
+        assert (old.sentences, new.sentences, len(spoken)) == (1, 1, 2)
+
+
+HOSTS = """\
+127.0.0.1 localhost
+127.0.0.1 speech.test
+127.0.0.2 speech.test
+127.0.0.3 speech.test
+"""
+ASK = """
+import asyncio, sys
+from gateway.listen.riva_asr import RivaRecognizer
+from gateway.settings import AsrSettings
+
+async def main():
+    asr = RivaRecognizer(AsrSettings(uri="speech.test:" + sys.argv[1]))
+    try:
+        await asyncio.gather(*(asr.check() for _ in range(9)))
+        print(*(server.address.rpartition(":")[0] for server in asr._fronts.servers))
+    finally:
+        await asr.close()
+
+asyncio.run(main())
+"""
+
+
+async def test_the_systems_own_resolver_tells_of_every_address(tmp_path: Path) -> None:
+    """In a mount namespace, where /etc/hosts is ours."""
+    (tmp_path / "hosts").write_text(HOSTS)
+    async with running(3) as world:
+        process = await asyncio.create_subprocess_exec(
+            "unshare", "--user", "--map-root-user", "--mount", "sh", "-c",
+            f'mount --bind {tmp_path}/hosts /etc/hosts || exit 77; exec "$@"',
+            "sh", sys.executable, "-c", ASK, str(world.port),
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        out, errors = await asyncio.wait_for(process.communicate(), 30)
+        if process.returncode != 0 and (b"unshare" in errors or process.returncode == 77):
+            pytest.skip("no mount namespace may be made here")
+        assert process.returncode == 0, errors.decode()
+        assert sorted(out.decode().split()) == ["127.0.0.1", "127.0.0.2", "127.0.0.3"]
 
 
 async def test_one_that_takes_connections_and_says_nothing_is_left_out() -> None:
