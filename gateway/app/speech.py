@@ -64,11 +64,11 @@ class Speech:
             tracing=self._tracing,
         )
         observer.watch(self._server.fleet)
-        self._address = await self._server.start()
         server, grace_s = self._server, settings.session.drain_s
         self.drain = Drain(grace_s, lambda: server.stop(grace_s), lambda: metrics.open)
         tell_of(settings, registry, process, identity, self.drain)
         try:
+            # Before the models are loaded, which takes minutes: probes see a process that lives and is not ready.
             self._http, self._http_url = await start_speech_http(
                 settings.listen.speech_http,
                 {"triton": self._server.check},
@@ -78,8 +78,10 @@ class Speech:
                 identity,
                 drain=self.drain,
             )
+            self._address = await self._server.start()
         except BaseException:
-            await self._server.stop(0)
+            if self._http is not None:
+                await self._http.stop()
             await self._close_tracing()
             raise
         self._watch = watch_loop(settings.telemetry, LoopMetrics(registry))

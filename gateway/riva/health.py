@@ -23,7 +23,8 @@ class Health(health.aio.HealthServicer):  # type: ignore[misc]
     def __init__(self, models: SpeechModels) -> None:
         super().__init__()
         self._models = models
-        self._leaving = asyncio.Event()
+        self._leaves = False
+        self._changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def Check(
         self, request: health_pb2.HealthCheckRequest, context: Any
@@ -32,22 +33,35 @@ class Health(health.aio.HealthServicer):  # type: ignore[misc]
         return await super().Check(request, context)
 
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> None:
-        watching = asyncio.create_task(super().Watch(request, context))
-        leaving = asyncio.create_task(self._leaving.wait())
-        try:
-            await asyncio.wait({watching, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            watching.cancel()
-            leaving.cancel()
-            await asyncio.wait({watching})
-        if self._leaving.is_set():
-            status = health_pb2.HealthCheckResponse.NOT_SERVING
-            await context.write(health_pb2.HealthCheckResponse(status=status))
+        """Not the library's own: there, one watcher that leaves takes the news from all others of its service."""
+        last = None
+        while True:
+            unknown = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+            status = self._server_status.get(request.service, unknown)
+            if status != last:
+                last = status
+                await context.write(health_pb2.HealthCheckResponse(status=status))
+            if self._leaves:
+                return
+            if status == self._server_status.get(request.service, unknown):
+                await asyncio.shield(self._changed)
+
+    async def set(self, service: str, status: Any) -> None:
+        before = self._server_status.get(service)
+        await super().set(service, status)
+        if self._server_status.get(service) != before:
+            self._tell()
 
     async def leave(self) -> None:
         """For ever NOT_SERVING: who watches is told, and let go, or a shutdown would wait for them."""
         await self.enter_graceful_shutdown()
-        self._leaving.set()
+        self._leaves = True
+        self._tell()
+
+    def _tell(self) -> None:
+        """Watchers look again."""
+        changed, self._changed = self._changed, asyncio.get_running_loop().create_future()
+        changed.set_result(None)
 
     async def update(self, *, max_age_s: float = 0.0) -> None:
         """Sets every service's status; "" serves while any of them does."""

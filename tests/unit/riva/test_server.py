@@ -125,6 +125,33 @@ async def test_health_follows_the_models() -> None:
         await server.stop(0)
 
 
+async def test_a_watcher_that_leaves_takes_no_news_from_the_others() -> None:
+    repository = FakeRepository(model("asr_a"))
+    checks = Health(SpeechModels(FakeFleet(repository, FakeAsr(), FakeTts(Notice()))))
+    server = grpc.aio.server()
+    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    await checks.update()
+    asked = health_pb2.HealthCheckRequest(service=ASR_SERVICE)
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            first, second = (health_pb2_grpc.HealthStub(channel).Watch(asked) for _ in range(2))
+            for watch in (first, second):
+                assert (await watch.read()).status == SERVING
+            first.cancel()
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as other:
+                health = health_pb2_grpc.HealthStub(other)
+                assert (await health.Check(asked)).status == SERVING  # behind the cancel
+            repository.models.clear()
+            await checks.update()
+            assert (await asyncio.wait_for(second.read(), 5)).status == NOT_SERVING
+            await checks.leave()
+            assert await asyncio.wait_for(second.read(), 5) is grpc.aio.EOF
+    finally:
+        await server.stop(0)
+
+
 async def test_open_calls_are_counted_by_kind() -> None:
     registry = CollectorRegistry()
     repository = FakeRepository(model("asr_a"), model("tts_a"))
