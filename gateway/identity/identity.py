@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from typing import Any
 
 from gateway.identity.caller import ADMIN, SCOPES, Caller, Denied, current
 from gateway.identity.client_secrets import (
@@ -132,7 +133,7 @@ class Identity:
                 self._counting.leave(caller)
 
     def client_secret(
-        self, maker: Caller, seconds: int, session: dict[str, object] | None
+        self, maker: Caller, seconds: int, session: Mapping[str, Any] | None
     ) -> tuple[str, int]:
         """A client secret and when it expires (Unix time, s).
 
