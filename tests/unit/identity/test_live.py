@@ -184,7 +184,7 @@ async def test_our_own_keys_arrive(tmp_path: Path) -> None:
                 await gateway.stop()
             assert parts["llm"]["ok"] is not refused
             for part in ("asr", "tts"):  # no Triton is there: who is let in hears of that
-                assert ("API key" in parts[part]["error"]) is refused, parts
+                assert ("refused the credentials" in parts[part]["error"]) is refused, parts
     finally:
         await speech.stop()
         await llm.stop()
