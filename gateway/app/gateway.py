@@ -75,6 +75,7 @@ class Gateway:
         from gateway.listen.silero import SileroVad
         from gateway.openai_audio.client_secrets import PATH as CLIENT_SECRETS
         from gateway.openai_audio.client_secrets import ClientSecrets
+        from gateway.openai_audio.openapi import SCHEMAS, paths
         from gateway.session.manager import Sessions
         from gateway.speak.guarded_tts import GuardedSynthesizer
         from gateway.telemetry.metrics import Metrics
@@ -153,7 +154,9 @@ class Gateway:
                 beside |= audio.beside
             admin, self.admin = await listen_http(
                 RequireIdentity(
-                    build_admin(self.shown, self.drain), identity, admin_scope(settings.auth.open_metrics)
+                    build_admin(self.shown, self.drain, guarded=identity.configured),
+                    identity,
+                    admin_scope(settings.auth.open_metrics),
                 ),
                 settings.listen.admin,
                 settings.tls,
@@ -162,7 +165,11 @@ class Gateway:
             )
             self._closers.append(admin.stop)
             http, self.http = await listen_http(
-                RequireIdentity(build_public(beside), identity, public_scope),
+                RequireIdentity(
+                    build_public(beside, paths(settings.openai_audio), SCHEMAS, guarded=identity.configured),
+                    identity,
+                    public_scope,
+                ),
                 settings.listen.http,
                 settings.tls,
                 "the HTTP address",

@@ -29,6 +29,7 @@ from gateway.identity import Identity
 from gateway.identity.asgi_guard import RequireIdentity, admin_scope, public_scope
 from gateway.openai_audio.client_secrets import PATH as CLIENT_SECRETS
 from gateway.openai_audio.client_secrets import ClientSecrets
+from gateway.openai_audio.openapi import SCHEMAS, paths
 from gateway.settings import Settings
 from gateway.telemetry.draining import Drain
 from gateway.telemetry.exposition import page
@@ -109,7 +110,11 @@ class Workers:
             self._audio = OpenAiAudioService(self._settings, None, self.admitting, self._tracing)
             beside |= self._audio.beside
         admin, self._admin = await listen_http(
-            RequireIdentity(build_admin(self, self._drain), identity, admin_scope(auth.open_metrics)),
+            RequireIdentity(
+                build_admin(self, self._drain, guarded=identity.configured),
+                identity,
+                admin_scope(auth.open_metrics),
+            ),
             listen.admin,
             self._settings.tls,
             "the admin address",
@@ -117,7 +122,13 @@ class Workers:
         )
         self._servers.append(admin)
         public, self._http = await listen_http(
-            RequireIdentity(build_public(beside), identity, public_scope),
+            RequireIdentity(
+                build_public(
+                    beside, paths(self._settings.openai_audio), SCHEMAS, guarded=identity.configured
+                ),
+                identity,
+                public_scope,
+            ),
             listen.http,
             self._settings.tls,
             "the HTTP address",

@@ -36,7 +36,7 @@ def admin_scope(open_metrics: bool) -> ScopeOf:
     """Of a listener for operators. What is not known there takes the scope admin as well."""
 
     def scope(path: str) -> str:
-        if path in _HEALTH or (open_metrics and path == "/metrics"):
+        if path in _HEALTH or path == "/openapi.json" or (open_metrics and path == "/metrics"):
             return OPEN
         return METRICS if path == "/metrics" else ADMIN
 

@@ -24,7 +24,8 @@ from gateway.settings import AuthSettings
 PATH = "/v1/realtime/client_secrets"
 _LONGEST_JSON = 64 * 1024
 _STALL_S = 10.0
-_SECONDS = (10, 7_200)
+SECONDS = (10, 7_200)
+"""Least and most that a secret may be good for."""
 
 
 class ClientSecrets:
@@ -73,7 +74,7 @@ def _seconds(expires_after: object, usual: int) -> int:
             "expires_after",
         )
     seconds = expires_after.get("seconds", usual)
-    least, most = _SECONDS
+    least, most = SECONDS
     if isinstance(seconds, bool) or not isinstance(seconds, int) or not least <= seconds <= most:
         raise bad(
             f"expires_after.seconds must be a whole number from {least} to {most}.", "expires_after.seconds"

@@ -14,9 +14,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from gateway.telemetry import openapi
 from gateway.telemetry.draining import Drain, drain_route
 from gateway.telemetry.exposition import page
 from gateway.telemetry.pages import ERRORS, READY, Check, Readiness, fresh, status_of
+from gateway.transports.openapi import admin_document, public_document
 
 
 class Shown(Protocol):
@@ -70,19 +72,31 @@ async def _healthz(_: Request) -> Response:
     return JSONResponse({"status": "ok"})
 
 
-def build_public(beside: Mapping[str, ASGIApp] = MappingProxyType({})) -> Starlette:
-    """The ASGI app of the public address: `/healthz`, and nothing else that tells of this process.
+def build_public(
+    beside: Mapping[str, ASGIApp] = MappingProxyType({}),
+    paths: Mapping[str, Any] = MappingProxyType({}),
+    schemas: Mapping[str, Any] = MappingProxyType({}),
+    *,
+    guarded: bool = False,
+) -> Starlette:
+    """The ASGI app of the public address: `/healthz`, `/openapi.json`, and nothing else that tells of this process.
 
-    beside: what answers there, by path as a Starlette route has it.
+    beside: what answers there, by path as a Starlette route has it. paths, schemas: how OpenAPI tells it.
+    guarded: callers must show a credential.
     """
     return Starlette(
-        routes=[Route("/healthz", _healthz), *(Route(path, app) for path, app in beside.items())],
+        routes=[
+            Route("/healthz", _healthz),
+            openapi.route(public_document(paths, schemas, guarded=guarded)),
+            *(Route(path, app) for path, app in beside.items()),
+        ],
         exception_handlers=ERRORS,
     )
 
 
-def build_admin(shown: Shown, drain: Drain) -> Starlette:
-    """The ASGI app of the operators' address: health, readiness, admission, metrics, sessions, draining."""
+def build_admin(shown: Shown, drain: Drain, *, guarded: bool = False) -> Starlette:
+    """The ASGI app of the operators' address: health, readiness, admission, metrics, sessions, draining. guarded:
+    callers must show a credential."""
 
     async def readyz(_: Request) -> Response:
         parts, admitting = await asyncio.gather(shown.parts(), shown.admitting())
@@ -110,6 +124,7 @@ def build_admin(shown: Shown, drain: Drain) -> Starlette:
             Route("/metrics", metrics),
             Route("/v1/sessions", sessions),
             drain_route(drain),
+            openapi.route(admin_document(guarded=guarded)),
         ],
         exception_handlers=ERRORS,
     )
