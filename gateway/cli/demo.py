@@ -24,7 +24,17 @@ from gateway.audio.resample import resample
 from gateway.cli import endpoints
 from gateway.cli.cast import Line, user_speech
 from gateway.cli.client import Arrival, CallFailed, VoiceClient
-from gateway.cli.common import FAILED, INTERRUPTED, OK, Fault, complain, load_settings, stop_event, unless
+from gateway.cli.common import (
+    FAILED,
+    INTERRUPTED,
+    OK,
+    Fault,
+    api_key,
+    complain,
+    load_settings,
+    stop_event,
+    unless,
+)
 from gateway.cli.conversation import Conversation, ReplyRecord
 from gateway.cli.microphone import SteadyMicrophone
 from gateway.cli.stack import Stack
@@ -179,7 +189,7 @@ async def _converse(found: dict[str, str], console: Console, assistant: str) -> 
     cast, speech = await user_speech(found["triton_grpc"], assistant)
     console.print(f"            {cast.remark}\n")
     hello = ev.Hello(input_rate=_IN_RATE, output_rate=_OUT_RATE, configure=ev.Configure(voice=cast.assistant))
-    async with VoiceClient(found["grpc"], hello) as client:
+    async with VoiceClient(found["grpc"], hello, api_key=api_key(None)) as client:
         microphone = SteadyMicrophone(client, record=True)
         microphone.start()
         view = HumanView(microphone.began, user="heard", assistant="parley")

@@ -12,13 +12,15 @@ import json
 import socket
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from gateway.app import check_exposure, split_address
 from gateway.cli.child import READY_S, Child
 from gateway.cli.common import Fault
+from gateway.cli.stack_keys import StackKeys
 from gateway.settings import ListenSettings, Settings
 from gateway.triton.catalogue.repositories import is_url
 from gateway.triton.errors import TritonError
@@ -50,6 +52,7 @@ class Stack:
         self.triton: EmbeddedTriton | None = None
         self.children: list[Child] = []
         self.endpoints: dict[str, str] = {}
+        self._keys = StackKeys(settings)
         self.own_llm = "base_url" not in settings.llm.model_fields_set
 
     async def start(self) -> dict[str, str]:
@@ -109,7 +112,9 @@ class Stack:
     async def sessions(self) -> int | None:
         """How many sessions are open; None when the gateway does not say."""
         try:
-            _, body = await asyncio.to_thread(_get, self.endpoints["admin"] + "/v1/sessions", 1.0)
+            _, body = await asyncio.to_thread(
+                _get, self.endpoints["admin"] + "/v1/sessions", 1.0, self._keys.headers()
+            )
             return len(json.loads(body)["sessions"])
         except (OSError, ValueError, KeyError):
             return None
@@ -162,6 +167,7 @@ class Stack:
         if given.auth.insecure:
             for part in told.values():
                 part["auth"] = {"insecure": True}
+        self._keys.tell(told, own_llm=self.own_llm)
         return told
 
     async def _until_ready(self, admin: str) -> None:
@@ -225,9 +231,11 @@ def _repository(chosen: str) -> str | Path:
     return path if path.is_absolute() or path.is_dir() or not ours.is_dir() else ours
 
 
-def _get(url: str, timeout_s: float) -> tuple[int, bytes]:
+def _get(url: str, timeout_s: float, headers: Mapping[str, str] = MappingProxyType({})) -> tuple[int, bytes]:
     try:
-        with urllib.request.urlopen(url, timeout=timeout_s) as answer:
+        with urllib.request.urlopen(
+            urllib.request.Request(url, headers=dict(headers)), timeout=timeout_s
+        ) as answer:
             return answer.status, answer.read()
     except urllib.error.HTTPError as error:
         return error.code, error.read()
