@@ -32,7 +32,8 @@ def _told(one: Object) -> list[str]:
             ports = ", ".join(f"{port['name']} {port['port']}" for port in spec["ports"])
             return [f"{spec.get('type', 'headless')}: {ports}"]
         case "ConfigMap":
-            return ["keys " + ", ".join(one["data"]), *one["data"].get("config.yaml", "").splitlines()]
+            settings = one["data"].get("config.yaml", "") if "rules" not in one["metadata"]["name"] else ""
+            return ["keys " + ", ".join(one["data"]), *settings.splitlines()]
         case "ServiceAccount":
             return []
         case "Role":

@@ -55,6 +55,7 @@ EVERYTHING: Object = {
         "serviceMonitor": {"enabled": True},
         "prometheusRule": {"enabled": True},
         "dashboard": {"enabled": True},
+        "adapterRules": {"enabled": True},
     },
     "ingress": {
         "http": {"enabled": True, "host": "voice.example.com", "tlsSecret": "front"},
@@ -151,6 +152,22 @@ def test_kubernetes_own_schemas_take_every_object() -> None:
 def test_golden(profile: str) -> None:
     """After a change that is meant: `python -m tests.chart.golden`, and read the difference."""
     assert (GOLDEN / f"{profile}.txt").read_text() == summary(render(profile))
+
+
+def test_a_sidecar_goes_where_speech_can_run() -> None:
+    values: Object = {
+        "speech": {"topology": "sidecar", "nodeSelector": {"gpu": "yes"}},
+        "gateway": {"nodeSelector": {"zone": "a"}},
+    }
+    deployment = one_of(render("gpu", values), "Deployment", "parley-gateway")
+    spec = deployment["spec"]["template"]["spec"]
+    assert [one["name"] for one in spec["containers"]] == ["gateway", "speech", "triton"]
+    assert spec["nodeSelector"] == {"gpu": "yes", "zone": "a"}
+    assert spec["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    assert spec["terminationGracePeriodSeconds"] == 120
+    settings = _config_maps(render("gpu", values))
+    assert settings["parley-gateway"]["asr"]["uri"] == "127.0.0.1:50051"
+    assert settings["parley-speech"]["listen"]["riva"] == "127.0.0.1:50051"
 
 
 def test_names_are_unique_and_of_this_namespace(objects: list[Object]) -> None:
@@ -292,7 +309,9 @@ def _config_maps(objects: list[Object]) -> dict[str, Object]:
     return {
         one["metadata"]["name"]: yaml.safe_load(one["data"]["config.yaml"])
         for one in objects
-        if one["kind"] == "ConfigMap" and "config.yaml" in one["data"]
+        if one["kind"] == "ConfigMap"
+        and "config.yaml" in one["data"]
+        and "rules" not in one["metadata"]["name"]
     }
 
 
@@ -435,6 +454,7 @@ def test_further_settings_win_also_when_they_are_false_or_nought() -> None:
         ({"redis": {"url": "redis://redis:6379/0", "existingSecret": "x"}}, "exclude"),
         ({"tls": {"enabled": True}}, "tls.existingSecret"),
         ({"tls": {"certManager": {"enabled": True}}}, "issuerRef"),
+        ({"tls": {"enabled": True, "existingSecret": "a", "admin": True, "clientAuth": "required"}}, "kubelet"),
         ({"tls": {"existingSecret": "a", "enabled": True, "certManager": {"enabled": True, "issuerRef": {"name": "i"}}}}, "exclude"),
         ({"auth": {"existingSecret": "a"}}, "existingHashesSecret"),
         ({"auth": {"trustedProxies": ["proxy"]}}, "trustedProxies"),

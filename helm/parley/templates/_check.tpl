@@ -30,11 +30,13 @@
 {{- if and $v.tls.certManager.enabled (not $v.tls.enabled) }}
 {{- fail "tls.certManager.enabled does nothing while tls.enabled is false" }}
 {{- end }}
+{{- if and $v.tls.enabled $v.tls.admin (eq $v.tls.clientAuth "required") }}
+{{- fail "tls.admin with tls.clientAuth required shuts out the probes, since a kubelet shows no certificate: leave tls.admin false, or set tls.clientAuth to optional" }}
+{{- end }}
 {{- if and (include "parley.speechSidecar" .) $v.speech.autoscaling.enabled }}
 {{- fail "speech.topology sidecar scales with the gateway: set gateway.autoscaling.enabled in place of speech.autoscaling.enabled" }}
 {{- end }}
 {{- if and $v.redis.url $v.redis.existingSecret }}
 {{- fail "redis.url and redis.existingSecret exclude each other" }}
 {{- end }}
-{{- $port := include "parley.llmModel" . -}}
 {{- end -}}

@@ -33,6 +33,11 @@ telemetry:
   slow_turn_ms: {{ int $v.telemetry.slowTurnMs }}
 {{- end -}}
 
+{{/* Its probes come to the port that the gateway calls, and a kubelet shows no certificate: its key guards it. */}}
+{{- define "parley.standInSettings" -}}
+{{- include "parley.commonSettings" . | replace "client_auth: \"required\"" "client_auth: \"optional\"" -}}
+{{- end -}}
+
 {{/* Every address of a headless Service's name is a server of its own. */}}
 {{- define "parley.several" -}}
 {{- if hasPrefix "127." . }}{{ . }}{{ else }}dns:///{{ . }}{{ end -}}
@@ -69,6 +74,9 @@ asr:
   uri: {{ include "parley.rivaUri" (list . "asr") | quote }}
   model: {{ $v.riva.asrModel | quote }}
   ssl: {{ and (eq $v.riva.mode "external") $v.riva.external.ssl }}
+  {{- if and (eq $v.riva.mode "external") $v.riva.external.caSecret }}
+  tls: {ca: /etc/parley/riva/ca.crt}
+  {{- end }}
 {{- else }}
   uri: {{ printf "%s:50051" $speech | include "parley.several" | quote }}
   {{- if $v.tls.enabled }}
@@ -84,6 +92,9 @@ tts:
   uri: {{ include "parley.rivaUri" (list . "tts") | quote }}
   voice: {{ $v.riva.voice | quote }}
   ssl: {{ and (eq $v.riva.mode "external") $v.riva.external.ssl }}
+  {{- if and (eq $v.riva.mode "external") $v.riva.external.caSecret }}
+  tls: {ca: /etc/parley/riva/ca.crt}
+  {{- end }}
 {{- else if eq $v.speech.tts "riva" }}
   kind: riva
   uri: {{ printf "%s:50051" $speech | include "parley.several" | quote }}
@@ -105,7 +116,9 @@ tts:
 llm:
   base_url: {{ include "parley.llmUrl" . | quote }}
   model: {{ include "parley.llmModel" . | quote }}
-  {{- if and $v.tls.enabled (eq $v.llm.mode "standIn") }}
+  {{- if and (eq $v.llm.mode "external") $v.llm.external.caSecret }}
+  tls: {ca: /etc/parley/llm/ca.crt}
+  {{- else if and $v.tls.enabled (eq $v.llm.mode "standIn") }}
   tls:
     {{- include "parley.clientTls" (list . (include "parley.host" (list . "llm"))) | nindent 4 }}
   {{- end }}

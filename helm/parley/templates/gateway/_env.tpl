@@ -31,6 +31,29 @@
 {{- end }}
 {{- end -}}
 
+{{/* Secrets with the ca.crt of parts that are elsewhere. */}}
+{{- define "parley.authorities" -}}
+{{- $found := dict -}}
+{{- with .Values.redis.caSecret }}{{ $_ := set $found "redis" . }}{{ end -}}
+{{- if and (eq .Values.llm.mode "external") .Values.llm.external.caSecret }}{{ $_ := set $found "llm" .Values.llm.external.caSecret }}{{ end -}}
+{{- if and (eq .Values.riva.mode "external") .Values.riva.external.caSecret }}{{ $_ := set $found "riva" .Values.riva.external.caSecret }}{{ end -}}
+{{- toYaml $found -}}
+{{- end -}}
+
+{{/* With speech as a sidecar the pod must go where speech can run as well. */}}
+{{- define "parley.gatewayPod" -}}
+{{- $pod := deepCopy .Values.gateway -}}
+{{- if include "parley.speechSidecar" . -}}
+{{- $speech := .Values.speech -}}
+{{- $_ := set $pod "nodeSelector" (merge (deepCopy $speech.nodeSelector) $pod.nodeSelector) -}}
+{{- $_ := set $pod "tolerations" (concat $pod.tolerations $speech.tolerations | uniq) -}}
+{{- $_ := set $pod "affinity" (default $speech.affinity $pod.affinity) -}}
+{{- $_ := set $pod "runtimeClassName" (default $speech.runtimeClassName $pod.runtimeClassName) -}}
+{{- $_ := set $pod "podSecurityContext" $speech.podSecurityContext -}}
+{{- end -}}
+{{- toYaml $pod -}}
+{{- end -}}
+
 {{- define "parley.telemetryEnv" -}}
 {{- with .Values.telemetry.headersSecret }}
 {{- include "parley.secretEnv" (dict "PARLEY_TELEMETRY__HEADERS" (list . "headers")) }}
