@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
@@ -26,6 +26,7 @@ from gateway.session.events import (
     Hello,
     Ready,
     ReplyAudio,
+    ResumeToken,
     ServerEvent,
     Truncate,
 )
@@ -36,14 +37,20 @@ from gateway.transports.pulse import Ping, Pong
 REFUSALS = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 """Who calls is not known, or may not."""
 
+T = TypeVar("T", ReplyAudio, Flushed)
+
 
 class CallFailed(Exception):
     """The call could not be made or broke; `str()` is one sentence for a person."""
 
-    def __init__(self, message: str, status: grpc.StatusCode | None = None) -> None:
+    def __init__(
+        self, message: str, status: grpc.StatusCode | None = None, retry_s: float | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
         """gRPC's code, where there was one."""
+        self.retry_s = retry_s
+        """When to come again, where the server said so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +91,10 @@ class VoiceClient:
         self._connect_s = connect_s
         self._report_heard = report_heard
         self.player = Player(self.hello.output_rate, jitter_s=jitter_s, keep=keep_audio)
+        self._generations_from = 0
         self.ready: Ready | None = None
+        self.token: bytes = b""
+        """Goes on with this session on another connection (`Hello.resume`); empty before the first came."""
         self._channel: grpc.aio.Channel | None = None
         self._call: Any = None
         self._writing = asyncio.Lock()
@@ -192,15 +202,27 @@ class VoiceClient:
         """Everything after `ready`, to the end of the stream. Raises CallFailed when it broke."""
         while (arrival := await self._receive()) is not None:
             event = arrival.event
+            if isinstance(event, ResumeToken):
+                self.token = event.token
+                continue
             if isinstance(event, ReplyAudio):
-                self.player.push(arrival.at, event)
+                self.player.push(arrival.at, self._counted(event))
             elif isinstance(event, Flushed):
-                self.player.flush(arrival.at, event.generation)
+                self.player.flush(arrival.at, self._counted(event).generation)
                 if self._report_heard and event.reply_id and not self._ended_input:
                     heard_ms = self.player.heard_ms(arrival.at, event.reply_id)
                     with contextlib.suppress(CallFailed):  # what the server still had to say is read first
                         await self.send(Truncate(event.reply_id, heard_ms))
             yield arrival
+
+    def take_over(self, player: Player, generations_from: int) -> None:
+        """Plays on with another client's player, whose generations were smaller."""
+        self.player, self._generations_from = player, generations_from
+
+    def _counted(self, event: T) -> T:
+        if not self._generations_from:
+            return event
+        return replace(event, generation=event.generation + self._generations_from)
 
     async def close(self) -> None:
         """Cut the stream, if it is still open, and the connection."""
@@ -221,6 +243,7 @@ class VoiceClient:
                 output=pb.AudioFormat(encoding=pb.PCM16, sample_rate=hello.output_rate),
                 settings=wire.settings_message(hello.configure),
                 lead_ms=hello.lead_ms,
+                resume=hello.resume,
             )
         )
 
@@ -278,6 +301,14 @@ class VoiceClient:
             pass  # whoever reads or writes is told
 
     async def _failure(self) -> CallFailed:
+        failure = await self._why()
+        if self._call is not None and self._call.done():
+            pushback = dict(await self._call.trailing_metadata() or ()).get("grpc-retry-pushback-ms", "")
+            if str(pushback).isdecimal():
+                failure.retry_s = int(pushback) / 1000
+        return failure
+
+    async def _why(self) -> CallFailed:
         if self._fell_silent:
             return CallFailed(
                 f"{self.address} fell silent: nothing came for {self._lost_s:g} s; connect again",

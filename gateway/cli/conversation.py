@@ -58,6 +58,8 @@ class Conversation:
             return
         self.last_event_at = arrival.at
         match event:
+            case ev.Ready():  # on another line: what was open on the one before is over
+                self._speaking = self._finals_awaited = 0
             case ev.StateChanged(state):
                 self.state = state
             case ev.SpeechStarted():

@@ -14,6 +14,7 @@ from typing import Any
 from gateway.cli.client import REFUSALS, CallFailed, VoiceClient
 from gateway.cli.common import FAILED, OK, REFUSED, Fault
 from gateway.cli.conversation import Conversation
+from gateway.cli.steady import SteadyClient
 from gateway.cli.view import HumanView, JsonView, View
 from gateway.session.events import Flushed, Hello, ReplyAudio
 from gateway.tls.client import ClientSecurity
@@ -29,15 +30,28 @@ _INSTALL = "pip install 'parley[mic]'"
 
 
 async def talk_live(
-    server: str, hello: Hello, *, as_json: bool, security: ClientSecurity | None = None, key: str = ""
+    server: str,
+    hello: Hello,
+    *,
+    as_json: bool,
+    security: ClientSecurity | None = None,
+    key: str = "",
+    reconnect: bool = True,
 ) -> int:
     """Until Ctrl-C or until the server closes. Raises Fault without devices or packages."""
     sound = _Sound(asyncio.get_running_loop())
     asked = Hello(hello.session_id, _RATE, _RATE, hello.configure, hello.lead_ms)
     began = asyncio.get_running_loop().time()
+
+    def make(hello: Hello, connect_s: float) -> VoiceClient:
+        return VoiceClient(
+            server, hello, connect_s=connect_s, keep_audio=False, security=security, api_key=key
+        )
+
     try:
-        async with VoiceClient(server, asked, keep_audio=False, security=security, api_key=key) as client:
+        async with SteadyClient(make, asked, reconnect=reconnect) as client:
             view: View = JsonView(began) if as_json else HumanView(began)
+            client.on_gap = view.note
             talk = Conversation(client.player)
             try:
                 sound.open()
@@ -62,7 +76,7 @@ async def talk_live(
     return OK if talk.answered else FAILED
 
 
-async def _send(client: VoiceClient, sound: _Sound) -> None:
+async def _send(client: SteadyClient, sound: _Sound) -> None:
     try:
         while True:
             await client.send_audio(await sound.captured())

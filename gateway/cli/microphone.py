@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from gateway.audio.pcm import FRAME_MS, frame_bytes
 from gateway.cli.client import CallFailed, VoiceClient
+from gateway.cli.steady import SteadyClient
 
 
 @dataclass(slots=True)
@@ -22,7 +23,7 @@ class _Clip:
 class SteadyMicrophone:
     """Sends from `start()` to `stop()`. A late frame is caught up with, so the schedule never drifts."""
 
-    def __init__(self, client: VoiceClient, *, record: bool = False) -> None:
+    def __init__(self, client: VoiceClient | SteadyClient, *, record: bool = False) -> None:
         self._client = client
         self._rate = client.hello.input_rate
         self._frame = frame_bytes(self._rate)

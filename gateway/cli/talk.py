@@ -12,6 +12,7 @@ from gateway.cli.common import FAILED, INTERRUPTED, OK, REFUSED, USAGE, Fault, a
 from gateway.cli.conversation import Conversation
 from gateway.cli.microphone import SteadyMicrophone
 from gateway.cli.secure import add_tls_options, security_of
+from gateway.cli.steady import SteadyClient
 from gateway.cli.view import HumanView, JsonView, View
 from gateway.cli.wav import read_speech, write_wav
 from gateway.session.events import Configure, Hello, TextIn
@@ -66,6 +67,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="NAME", help="TTS model of the replies")
     parser.add_argument("--policy", metavar="NAME", help="the server's routing policy")
     parser.add_argument("--instructions", metavar="TEXT", help="system prompt of this session")
+    parser.add_argument(
+        "--no-reconnect",
+        dest="reconnect",
+        action="store_false",
+        help="end when the line is lost or the server shuts down",
+    )
     parser.set_defaults(run=_run)
 
 
@@ -95,22 +102,34 @@ async def _talk(options: argparse.Namespace) -> int:
         from gateway.cli.mic import talk_live
 
         key = api_key(options.api_key)
-        return await talk_live(server, hello, as_json=options.json, security=security, key=key)
+        return await talk_live(
+            server,
+            hello,
+            as_json=options.json,
+            security=security,
+            key=key,
+            reconnect=options.reconnect,
+        )
     speech = await asyncio.to_thread(_read_wav, options.wav) if options.wav is not None else b""
     if options.out is not None and not options.out.absolute().parent.is_dir():
         raise Fault(f"cannot write {options.out}: there is no folder {options.out.absolute().parent}", USAGE)
     try:
         key = api_key(options.api_key)
-        async with VoiceClient(server, hello, security=security, api_key=key) as client:
+
+        def make(asked: Hello, connect_s: float) -> VoiceClient:
+            return VoiceClient(server, asked, connect_s=connect_s, security=security, api_key=key)
+
+        async with SteadyClient(make, hello, reconnect=options.reconnect) as client:
             return await _converse(client, options, speech)
     except CallFailed as failure:
         raise Fault(str(failure), REFUSED if failure.status in REFUSALS else FAILED) from None
 
 
-async def _converse(client: VoiceClient, options: argparse.Namespace, speech: bytes) -> int:
+async def _converse(client: SteadyClient, options: argparse.Namespace, speech: bytes) -> int:
     began = asyncio.get_running_loop().time()
     view: View = JsonView(began) if options.json else HumanView(began)
     talk = Conversation(client.player)
+    client.on_gap = view.note
     try:
         show_ready(client, view, began)
         listening = asyncio.create_task(listen(client, talk, view))
@@ -141,12 +160,12 @@ async def _converse(client: VoiceClient, options: argparse.Namespace, speech: by
     return OK if talk.answered else FAILED
 
 
-def show_ready(client: VoiceClient, view: View, began: float) -> None:
+def show_ready(client: SteadyClient, view: View, began: float) -> None:
     assert client.ready is not None
     view.show(Arrival(began, client.ready))
 
 
-async def listen(client: VoiceClient, talk: Conversation, view: View) -> None:
+async def listen(client: SteadyClient, talk: Conversation, view: View) -> None:
     """Show and record everything until the stream ends. Raises CallFailed when it breaks."""
     try:
         async for arrival in client:
@@ -156,7 +175,7 @@ async def listen(client: VoiceClient, talk: Conversation, view: View) -> None:
         talk.over()
 
 
-async def _speak(client: VoiceClient, talk: Conversation, speech: bytes) -> bool:
+async def _speak(client: SteadyClient, talk: Conversation, speech: bytes) -> bool:
     microphone = SteadyMicrophone(client)
     microphone.start()
     try:
@@ -168,7 +187,7 @@ async def _speak(client: VoiceClient, talk: Conversation, speech: bytes) -> bool
         await microphone.stop()
 
 
-async def _type(client: VoiceClient, talk: Conversation, texts: list[str]) -> bool:
+async def _type(client: SteadyClient, talk: Conversation, texts: list[str]) -> bool:
     loop = asyncio.get_running_loop()
     for text in texts:
         words = text.encode("utf-8", "replace").decode()

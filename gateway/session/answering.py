@@ -45,8 +45,8 @@ class Answering:
         self._user_is_speaking, self._on_over = user_is_speaking, on_over
         self.history = History(core.instructions, max_turns=core.settings.llm.history_turns)
         """What was said, as it was heard."""
-        self.on_history: Callable[[], None] = lambda: None
-        """The history is another."""
+        self.on_history: Callable[[bool], None] = lambda at_once: None
+        """The history is another. At once: no reply waits to be heard meanwhile."""
         self._says: deque[ev.Say] = deque()
         self._questions: deque[Turn] = deque(maxlen=_SAYS_WAITING)
         self._tools: dict[str, asyncio.Future[str]] = {}
@@ -216,7 +216,7 @@ class Answering:
         reply.announced = True
         reply.marks.first_audio = self._core.now()
         self.history.user(reply.question)
-        self.on_history()
+        self.on_history(False)
         self._core.send(ev.ReplyStarted(reply.reply_id, reply.turn_id, self.playout.generation))
         self._core.enter(ev.State.SPEAKING)
         trace_id = reply.trace.trace_id if reply.trace is not None else ""
@@ -309,7 +309,7 @@ class Answering:
         for request, output in reply.consulted:
             self.history.tool(request, output)
         self.history.assistant(heard, interrupted=outcome in (ev.Outcome.INTERRUPTED, ev.Outcome.CANCELLED))
-        self.on_history()
+        self.on_history(True)
         if reply.announced or outcome in (ev.Outcome.COMPLETED, ev.Outcome.FAILED):
             timings = reply.marks.timings_ms()
             self._core.send(ev.ReplyDone(reply.reply_id, outcome, heard, unheard, heard_ms, timings))

@@ -98,6 +98,21 @@ class Keeper:
         self._timer: asyncio.TimerHandle | None = None
         self._writing: asyncio.Task[None] | None = None
         self._again = False
+        self._unsaid: list[ev.ServerEvent] | None = []
+        """What is to be told after `ready`; None once that was sent."""
+
+    def begin(self) -> None:
+        """`ready` was sent."""
+        unsaid, self._unsaid = self._unsaid or [], None
+        for event in unsaid:
+            self._core.send(event)
+        self.changed()
+
+    def _say(self, event: ev.ServerEvent) -> None:
+        if self._unsaid is None:
+            self._core.send(event)
+        else:
+            self._unsaid.append(event)
 
     def now(self) -> Remembered:
         return self._dump(self._epoch, self._serial)
@@ -140,9 +155,7 @@ class Keeper:
 
     def _failed(self, outcome: str, why: str) -> None:
         self._memory.count(outcome)
-        self._core.send(
-            ev.Warning("not_resumed", f"the session was not resumed, as {why}: this is a fresh one")
-        )
+        self._say(ev.Warning("not_resumed", f"the session was not resumed, as {why}: this is a fresh one"))
 
     async def _claim(self, token: Remembered | None) -> Remembered | None:
         """Raises StoreError."""
@@ -164,10 +177,16 @@ class Keeper:
 
     # ---- keeping -----------------------------------------------------------------------------------
 
-    def changed(self) -> None:
-        """What is to be remembered is another: soon it will be."""
+    def changed(self, at_once: bool = False) -> None:
+        """What is to be remembered is another: soon it will be. at_once: nothing of a reply waits for it."""
         self._serial += 1
-        if self._timer is None:
+        if self._core.ended.done():
+            return  # `close` keeps it
+        if at_once and self._unsaid is None:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._settle()
+        elif self._timer is None:
             self._timer = self._core.later(_SETTLE_S, self._settle)
 
     def _settle(self) -> None:
@@ -223,7 +242,7 @@ class Keeper:
         if not self._store_failed:
             self._store_failed = True
             log.warning("session %s: %s: its history waits with its client", self._core.session_id, error)
-            self._core.send(
+            self._say(
                 ev.Warning("history_with_client", "the store of histories does not answer: keep the token")
             )
 

@@ -154,7 +154,7 @@ class Session:
             )
         )
         if self._keeper is not None:
-            self._keeper.changed()
+            self._keeper.begin()
         core.enter(ev.State.LISTENING)
         self._answering.warm_up()
         self._touch()

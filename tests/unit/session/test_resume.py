@@ -199,6 +199,7 @@ async def test_a_token_that_opens_nothing_gives_a_warning_and_a_fresh_session() 
         fresh = await there.connect(ev.Hello(resume=given, caller="eve", session_id="mine"))
         (warning,) = fresh.of(ev.Warning)
         assert warning.code == "not_resumed"
+        assert isinstance(fresh.sent[0].event, ev.Ready), "`ready` comes first, whatever is to be said"
         assert words in warning.message
         assert fresh.of(ev.Ready)[0] == ev.Ready("mine", 16_000, 24_000, "en-US", "")
         await there.type(fresh, "hi")
