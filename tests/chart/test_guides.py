@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.support.cluster import Cluster
 
@@ -96,14 +98,7 @@ def test_what_talks_has_only_options_that_there_are() -> None:
 def place(cluster: Cluster) -> Iterator[Cluster]:
     yield cluster
     cluster.kubectl("delete", "namespace", "parley", "--ignore-not-found", "--timeout=50s")
-    cluster.kubectl(
-        "delete",
-        "storageclass,persistentvolume",
-        "-l",
-        "app!=none",
-        "--field-selector",
-        "metadata.name=parley",
-    )
+    cluster.kubectl("delete", "storageclass/parley", "persistentvolume/parley-node-1", "--ignore-not-found")
 
 
 def _run(script: str, environment: dict[str, str], cwd: Path) -> None:
@@ -143,10 +138,6 @@ def test_the_upgrade_guide_runs(place: Cluster) -> None:
 
 
 def test_the_keys_of_a_single_host_are_made(tmp_path: Path) -> None:
-    import os
-
-    import yaml
-
     for script in _runnable("single-host.md"):
         _run(script, dict(os.environ), tmp_path)
     compose = yaml.safe_load((ROOT / "compose.yaml").read_text())
