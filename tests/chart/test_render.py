@@ -394,6 +394,34 @@ def test_budgets_only_where_a_pod_can_be_spared(objects: list[Object]) -> None:
             assert one["spec"]["maxUnavailable"]
 
 
+def test_autoscalers_look_at_metrics_that_their_pods_have() -> None:
+    def scalers(values: Object) -> dict[str, list[str]]:
+        return {
+            one["metadata"]["name"]: [metric["pods"]["metric"]["name"] for metric in one["spec"]["metrics"]]
+            for one in render("production", values)
+            if one["kind"] == "HorizontalPodAutoscaler"
+        }
+
+    rules = yaml.safe_load((CHART / "files/prometheus-adapter-rules.yaml").read_text())
+    served = {rule["name"]["as"] for rule in rules["rules"]}
+    together = scalers({})
+    assert {name for names in together.values() for name in names} == served
+    assert together["parley-gateway"] == ["parley_session_load"]
+    apart = scalers({"speech": {"topology": "shared"}})
+    assert apart["parley-speech"] == ["parley_speech_streams_active"], "of the front"
+    assert set(apart["parley-triton"]) == set(together["parley-speech"]) - {"parley_speech_streams_active"}
+
+
+def test_scaling_down_is_slow() -> None:
+    for one in render("production"):
+        if one["kind"] == "HorizontalPodAutoscaler":
+            down = one["spec"]["behavior"]["scaleDown"]
+            assert down["stabilizationWindowSeconds"] >= 600
+            assert down["policies"] == [
+                {"type": "Pods", "value": 1, "periodSeconds": down["policies"][0]["periodSeconds"]}
+            ]
+
+
 def test_the_default_has_no_budget_and_production_has() -> None:
     assert not [one for one in render("cpu") if one["kind"] == "PodDisruptionBudget"]
     budgets = [one for one in render("production") if one["kind"] == "PodDisruptionBudget"]
