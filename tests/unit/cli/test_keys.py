@@ -72,6 +72,7 @@ async def test_new_rotate_and_revoke_as_a_running_parley_sees_them(
         await identity.caller(await command("new", "other"), SPEECH)
 
 
+@pytest.mark.shows_secrets
 def test_the_file_of_the_settings_is_the_default(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
