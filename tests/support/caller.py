@@ -47,12 +47,13 @@ class Caller:
         session_id: str = "",
         configure: ev.Configure | None = None,
         security: ClientSecurity | None = None,
+        api_key: str = "",
     ) -> None:
         self.rate = 24_000
         self.hello = ev.Hello(
             session_id=session_id, output_rate=self.rate, configure=configure or ev.Configure(voice=voice)
         )
-        self.client = VoiceClient(address, self.hello, keep_audio=False, security=security)
+        self.client = VoiceClient(address, self.hello, keep_audio=False, security=security, api_key=api_key)
         self.arrivals: list[Arrival] = []
         self.failed: CallFailed | None = None
         """Why the stream broke; None while it did not."""

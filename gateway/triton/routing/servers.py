@@ -25,6 +25,8 @@ Attend = Callable[[Server[T]], AbstractAsyncContextManager[Models | None]]
 
 _AGAIN_S = 30.0
 """Names are resolved anew this often, and when a server is lost."""
+_NONE_YET_S = 2.0
+"""The same while they stand for nobody: the pods behind a headless name are listed once they are ready."""
 _NOT_SOONER_S = 1.0
 _PROBE_S = 1.0
 _PAUSE_S, _LONGEST_PAUSE_S = 0.5, 5.0
@@ -289,7 +291,7 @@ class Servers(Generic[T]):
     async def _follow_names(self) -> None:
         while True:
             try:
-                async with asyncio.timeout(_AGAIN_S):
+                async with asyncio.timeout(_AGAIN_S if self._servers else _NONE_YET_S):
                     await self._lost.wait()
             except TimeoutError:
                 pass

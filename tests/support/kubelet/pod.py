@@ -301,6 +301,7 @@ class Pod:
         if one.running is not None:
             self._say(f"{one.name} is stopped: {why}")
             await self._finish(one, one.running, grace_s)
+            await one.done.wait()
 
     async def _finish(self, one: One, running: Container, grace_s: float) -> None:
         loop = asyncio.get_running_loop()

@@ -289,6 +289,20 @@ def test_a_server_that_is_listed_again_while_in_use_goes_on() -> None:
     inside("dns:///t:1", begin, t=["10.0.0.1", "10.0.0.2"])
 
 
+def test_a_name_that_stands_for_nobody_yet_is_asked_for_often() -> None:
+    async def scenario(world: World) -> None:
+        await world.servers.start()
+        await asyncio.sleep(7)
+        assert world.resolved == [0, 2, 5]
+        world.names["t"] = ["10.0.0.1"]
+        await asyncio.sleep(2)
+        assert await world.call() == "10.0.0.1:1"
+        await asyncio.sleep(62)
+        assert world.resolved == [0, 2, 5, 8, 39, 70]
+
+    inside("dns:///t:1", scenario, t=[])
+
+
 def test_a_name_is_resolved_anew_at_once_when_a_server_is_lost() -> None:
     async def scenario(world: World) -> None:
         await world.servers.start()
