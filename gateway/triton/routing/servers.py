@@ -291,7 +291,7 @@ class Servers(Generic[T]):
     async def _follow_names(self) -> None:
         while True:
             try:
-                async with asyncio.timeout(_AGAIN_S if self._servers else _NONE_YET_S):
+                async with asyncio.timeout(_AGAIN_S if self.available() else _NONE_YET_S):
                     await self._lost.wait()
             except TimeoutError:
                 pass
