@@ -19,6 +19,8 @@ OPEN = ""
 """The scope of what everybody may see."""
 _UNREAD_BYTES, _UNREAD_S = 1 << 20, 2.0
 """What a refused client may still send, so that it reads why; then the connection is closed."""
+_POLICY, _LONGEST_REASON = 1008, 120
+"""RFC 6455: policy violation; a reason has at most 123 bytes."""
 _HEALTH = ("/healthz", "/readyz", "/admitz")
 
 ScopeOf = Callable[[str], str]
@@ -29,7 +31,7 @@ def public_scope(path: str) -> str:
     """Of the public listener."""
     if path in _HEALTH or path == "/openapi.json":
         return OPEN
-    return VOICE if path.startswith("/v1/realtime/") else AUDIO
+    return VOICE if path == "/v1/realtime" or path.startswith("/v1/realtime/") else AUDIO
 
 
 def admin_scope(open_metrics: bool) -> ScopeOf:
@@ -52,7 +54,7 @@ class RequireIdentity:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         wanted = (
             OPEN
-            if scope["type"] != "http" or not self._identity.configured
+            if scope["type"] not in ("http", "websocket") or not self._identity.configured
             else self._scope_of(scope["path"])
         )
         if wanted == OPEN:
@@ -73,6 +75,11 @@ class RequireIdentity:
         except Denied as denied:
             if inside:
                 raise
+            if scope["type"] == "websocket":  # refused before it is accepted: HTTP's 403, whatever the reason
+                await send(
+                    {"type": "websocket.close", "code": _POLICY, "reason": str(denied)[:_LONGEST_REASON]}
+                )
+                return
             await _read_a_little(receive)
             await _refusal(denied, scope["path"])(scope, receive, send)
 

@@ -96,7 +96,13 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     parser.add_argument("--sessions", type=_whole, default=0, metavar="N", help="the most at once")
     parser.add_argument("--against", type=Path, metavar="OLD", help="a run folder to compare with")
     parser.add_argument("--host", default="", metavar="ADDR", help="a gateway that runs: host:port")
-    parser.add_argument("--key", default="", help="its API key; PARLEY_LOAD_KEY is safer")
+    parser.add_argument(
+        "--api-key",
+        "--key",
+        dest="key",
+        default="",
+        help="its API key; PARLEY_API_KEY or PARLEY_LOAD_KEY is safer",
+    )
     parser.add_argument("--tls", action="store_true", help="speak TLS to it")
     parser.add_argument(
         "--ca", type=Path, metavar="FILE", help="certificates to trust instead of the system's"
@@ -139,7 +145,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     return Options(
         scenario=raw.scenario, out=raw.out.resolve(), duration_s=raw.duration, sessions=raw.sessions,
         against=raw.against.resolve() if raw.against else None, host=raw.host,
-        key=raw.key or os.environ.get("PARLEY_LOAD_KEY", ""), tls=raw.tls,
+        key=raw.key or os.environ.get("PARLEY_LOAD_KEY", "") or os.environ.get("PARLEY_API_KEY", ""), tls=raw.tls,
         ca=raw.ca.resolve() if raw.ca else None, profile=raw.profile, settings=raw.set, parts=raw.part,
         gateway_core=raw.gateway_core, callers_core=raw.callers_core, seed=raw.seed, workers=raw.workers,
         allow_void=raw.allow_void, locust=given[at + 1 :],
