@@ -21,14 +21,21 @@ from tests.support.virtual_time import run_virtual, settle
 class World:
     """The parts that sessions of one test share."""
 
-    def __init__(self, *, memory: Memory | None = None, **settings: Any) -> None:
+    def __init__(self, *, memory: Memory | None = None, tracing: Any = None, **settings: Any) -> None:
         defaults: dict[str, Any] = {"echo": {"enabled": False}, "gate": {"enabled": False}}
         self.settings = Settings(**{**defaults, **settings})
         self.asr, self.llm, self.tts, self.vad = FakeRecognizer(), FakeLlm(), FakeTts(), FakeVad()
         self.registry = CollectorRegistry()
         self.metrics = Metrics(self.registry)
         self.sessions = Sessions(
-            self.settings, self.asr, self.llm, self.tts, self.vad, self.metrics, memory=memory
+            self.settings,
+            self.asr,
+            self.llm,
+            self.tts,
+            self.vad,
+            self.metrics,
+            memory=memory,
+            tracing=tracing,
         )
         self._running: list[asyncio.Task[None]] = []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 
 import pytest
@@ -81,5 +82,48 @@ def test_busy_is_the_time_that_the_thread_worked() -> None:
         assert sum(busy_s for _, busy_s in resting) < 0.15
         working = sum(busy_s for _, busy_s in readings[len(resting) :])
         assert 0.2 <= working <= loop.time() - began + 0.01
+
+    asyncio.run(main())
+
+
+def stand_still(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+def test_a_stall_is_counted_and_the_line_says_what_the_thread_was_at(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    stalls: list[None] = []
+
+    async def main() -> None:
+        watch = LoopWatch(0.02, lambda lag_s, busy_s: None, stall_s=0.1, on_stall=lambda: stalls.append(None))
+        watch.start()
+        await asyncio.sleep(0.1)
+        stand_still(0.05)
+        await asyncio.sleep(0.1)
+        assert not stalls
+        stand_still(0.4)
+        await asyncio.sleep(0.1)
+        watch.stop()
+
+    with caplog.at_level(logging.WARNING):
+        asyncio.run(main())
+    assert len(stalls) == 1
+    (record,) = caplog.records
+    innermost, below, *_ = record.__dict__["at"].split(" < ")
+    assert innermost.startswith("telemetry/test_loop_watch.py:")
+    assert innermost.endswith(" stand_still")
+    assert below.endswith(" main")
+
+
+def test_its_thread_ends_with_it() -> None:
+    async def main() -> None:
+        watch = LoopWatch(0.02, lambda lag_s, busy_s: None, stall_s=0.05)
+        watch.start()
+        (thread,) = [one for one in threading.enumerate() if one.name == "lookout"]
+        await asyncio.sleep(0.1)
+        watch.stop()
+        await asyncio.to_thread(thread.join, 5.0)
+        assert not thread.is_alive()
 
     asyncio.run(main())

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
 
+from gateway.telemetry.exposition import page
 from gateway.telemetry.merge import DumpCollector, dump, merge, totals
 from gateway.telemetry.metrics import PEAKS, Metrics
 
@@ -59,3 +60,24 @@ def test_a_page_of_merged_metrics_begins_when_the_first_did() -> None:
     first, second = dump(process(1, 0, "full")), dump(process(1, 0, "full"))
     began = shown([first]).get_sample_value("parley_voice_to_voice_seconds_created")
     assert shown([second, first]).get_sample_value("parley_voice_to_voice_seconds_created") == began
+
+
+def test_of_several_exemplars_the_latest_is_shown() -> None:
+    registries = []
+    for trace, value in (("a" * 32, 0.2), ("b" * 32, 0.21)):
+        registry = CollectorRegistry()
+        timed = Histogram("parley_x_seconds", "x", buckets=(0.1, 1.0), registry=registry)
+        timed.observe(value, {"trace_id": trace})
+        registries.append(registry)
+    plain = CollectorRegistry()
+    Histogram("parley_x_seconds", "x", buckets=(0.1, 1.0), registry=plain).observe(0.3)
+    dumps = [json.loads(json.dumps(dump(registry))) for registry in (*registries, plain)]
+    for order in (dumps, dumps[::-1]):
+        whole = CollectorRegistry()
+        whole.register(DumpCollector(merge(order)))
+        text, _ = page(whole, "application/openmetrics-text")
+        (line,) = [one for one in text.decode().splitlines() if " # " in one]
+        assert line.startswith(f'parley_x_seconds_bucket{{le="1.0"}} 3.0 # {{trace_id="{"b" * 32}"}} 0.21 ')
+        plain_text, kind = page(whole, "text/plain")
+        assert kind.startswith("text/plain")
+        assert b" # {" not in plain_text
