@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr
 
@@ -51,5 +52,10 @@ class AuthSettings(Part):
         False, description="listen on other than loopback without any credentials; said loudly at each start"
     )
     trusted_proxies: Listed[str] = Field(
-        (), description="addresses and networks (CIDR) whose X-Forwarded-* and Forwarded headers are believed"
+        (),
+        description="addresses and networks (CIDR) whose word for the client's address and scheme is believed",
+    )
+    proxy_header: Literal["x-forwarded-for", "forwarded"] = Field(
+        "x-forwarded-for",
+        description="where they say it: X-Forwarded-For and -Proto, or Forwarded; the other one is not read",
     )

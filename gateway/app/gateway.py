@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from gateway.app.audio import OpenAiAudioService
 from gateway.app.exposure import warn_exposure
 from gateway.app.identity import identity_of
-from gateway.app.listeners import grpc_tls, listen_http
+from gateway.app.listeners import grpc_tls, listen_http, proxies_of
 from gateway.app.memory import make_memory
 from gateway.app.synthesizer import watched_synthesizer
 from gateway.app.telemetry import open_tracing, tell_of, watch_loop
@@ -159,7 +159,7 @@ class Gateway:
                     admin_scope(settings.auth.open_metrics),
                 ),
                 settings.listen.admin,
-                settings.tls,
+                settings,
                 "the admin address",
                 of_operators=True,
             )
@@ -171,7 +171,7 @@ class Gateway:
                     public_scope,
                 ),
                 settings.listen.http,
-                settings.tls,
+                settings,
                 "the HTTP address",
             )
             self._closers.append(http.stop)
@@ -183,6 +183,7 @@ class Gateway:
             metrics.dropped,
             shared_port=shared,
             tls=grpc_tls(settings.tls),
+            proxies=proxies_of(settings.auth),
             identity=identity,
         )
         self.grpc = await voice.start()

@@ -9,7 +9,7 @@ from gateway.app.exposure import warn_exposure
 from gateway.app.identity import identity_of
 from gateway.app.listeners import listen_http
 from gateway.app.telemetry import open_tracing, tell_of, watch_loop
-from gateway.settings import AuthSettings, Settings, TlsSettings
+from gateway.settings import AuthSettings, Settings
 from gateway.telemetry.draining import Drain, drain_route
 from gateway.telemetry.http_server import HttpServer
 
@@ -73,7 +73,7 @@ class Speech:
                 settings.listen.speech_http,
                 {"triton": self._server.check},
                 registry,
-                settings.tls,
+                settings,
                 settings.auth,
                 identity,
                 drain=self.drain,
@@ -110,7 +110,7 @@ async def start_speech_http(
     address: str,
     checks: Mapping[str, Callable[[], Awaitable[None]]],
     registry: CollectorRegistry,
-    tls: TlsSettings,
+    settings: Settings,
     auth: AuthSettings | None = None,
     identity: Identity | None = None,
     *,
@@ -126,4 +126,4 @@ async def start_speech_http(
     auth = auth or AuthSettings()
     bare = build_pages(checks, registry, draining=lambda: drain.begun, beside=[drain_route(drain)])
     pages = RequireIdentity(bare, identity or identity_of(auth), admin_scope(auth.open_metrics))
-    return await listen_http(pages, address, tls, "the speech process' HTTP address", of_operators=True)
+    return await listen_http(pages, address, settings, "the speech process' HTTP address", of_operators=True)

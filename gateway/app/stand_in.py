@@ -24,7 +24,7 @@ class StandInLlm:
 
         app = build_app(self._settings.stand_in, now=lambda: datetime.now().astimezone())
         self._server, url = await listen_http(
-            app, self._settings.listen.llm, self._settings.tls, "the stand-in LLM"
+            app, self._settings.listen.llm, self._settings, "the stand-in LLM"
         )
         self._base_url = f"{url}/v1"
 

@@ -116,7 +116,7 @@ class Workers:
                 admin_scope(auth.open_metrics),
             ),
             listen.admin,
-            self._settings.tls,
+            self._settings,
             "the admin address",
             of_operators=True,
         )
@@ -130,7 +130,7 @@ class Workers:
                 public_scope,
             ),
             listen.http,
-            self._settings.tls,
+            self._settings,
             "the HTTP address",
         )
         self._servers.append(public)

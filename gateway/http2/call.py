@@ -28,6 +28,9 @@ class CallOver(ConnectionError):
 class Line(Protocol):
     """What a call needs of its connection."""
 
+    peer: str
+    """Address of the other end, without its port."""
+
     def send_message(self, call: Call, message: bytes) -> bool:
         """False, and nothing done, when it could not leave at once."""
         ...
@@ -82,6 +85,11 @@ class Call:
         Must not raise."""
         self.deserialize: Callable[[bytes], Any] | None = None
         self.serialize: Callable[[Any], bytes] | None = None
+
+    @property
+    def peer_address(self) -> str:
+        """Of the connection's other end, without its port."""
+        return self._line.peer
 
     # ---- for servicers ----------------------------------------------------------------------------
 

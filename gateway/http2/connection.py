@@ -53,6 +53,7 @@ class Connection(Replies, asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self.peer = (transport.get_extra_info("peername") or ("",))[0]
         self._transport.set_write_buffer_limits(high=_UNSENT_BYTES)
         self._rules.initiate_connection()
         more = _CONNECTION_WINDOW - frames.DEFAULT_WINDOW

@@ -46,6 +46,7 @@ class Replies:
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
+        self.peer = ""
         self._open: dict[int, Call] = {}
         self._transport: asyncio.Transport | None = None
         self._parting: Parting | None = None

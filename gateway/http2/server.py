@@ -8,7 +8,7 @@ import inspect
 import logging
 import socket
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -45,12 +45,14 @@ class GrpcServer:
         shared_port: bool = False,
         idle_s: float = 0.0,
         tls: ssl.SSLContext | None = None,
+        on_call: Callable[[Call], None] = lambda call: None,
     ) -> None:
         """max_calls: open at once, over all connections; more get RESOURCE_EXHAUSTED. idle_s: a connection
-        without a call is closed after it; 0 leaves it open. tls: with h2 among its ALPN protocols."""
+        without a call is closed after it; 0 leaves it open. tls: with h2 among its ALPN protocols.
+        on_call: in the task of each call, before anything of it."""
         self.max_message_bytes, self.max_calls = max_message_bytes, max_calls
         self._shared_port, self._idle_s = shared_port, idle_s
-        self._tls = tls
+        self._tls, self._on_call = tls, on_call
         self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         self._connections: dict[Replies, int] = {}
         """With the number of sweeps in which nothing came."""
@@ -190,6 +192,7 @@ class GrpcServer:
     # ---- a call -----------------------------------------------------------------------------------
 
     async def _serve(self, call: Call) -> None:
+        self._on_call(call)
         try:
             async with asyncio.timeout(_deadline_s(call)) as deadline:
                 await self._answer(call)

@@ -87,6 +87,7 @@ class Identity:
             return await self._allowed(given, scope)
         except Denied as denied:
             self.on_denied(denied.reason)
+            log.info("a caller was refused: %s", denied.reason)
             raise
 
     async def _allowed(self, given: str, scope: str) -> Caller:

@@ -64,6 +64,8 @@ class Passed:
 
 session_id: ContextVar[str] = ContextVar("session_id", default="")
 """The session that the current task works for; tasks inherit it."""
+client_address: ContextVar[str] = ContextVar("client_address", default="")
+"""Of the client that the current task works for; tasks inherit it."""
 turn_id: ContextVar[str] = ContextVar("turn_id", default="")
 """The turn that the current task works for; tasks inherit it."""
 spot: ContextVar[Spot | None] = ContextVar("spot", default=None)

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Literal, TextIO
 from urllib.parse import quote
 
-from gateway.telemetry.context import session_id, trace_id_of_now, turn_id
+from gateway.telemetry.context import client_address, session_id, trace_id_of_now, turn_id
 
 _MASK = "***"
 _MIN_SECRET = 4
@@ -88,6 +88,8 @@ class _LineFormatter(logging.Formatter):
             fields["session"] = session
         if turn := turn_id.get():
             fields["turn"] = turn
+        if client := client_address.get():
+            fields["client"] = client
         if trace := trace_id_of_now():
             fields["trace"] = trace
         fields |= {key: value for key, value in vars(record).items() if key not in _STANDARD}

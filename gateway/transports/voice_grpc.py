@@ -24,9 +24,10 @@ from gateway.http2.call import Call, CallOver
 from gateway.http2.server import GrpcServer
 from gateway.identity import VOICE, Identity, current
 from gateway.identity.grpc_guard import REVOKED, Handler, guard_all
+from gateway.proxies import TrustedProxies
 from gateway.session.events import Connection
 from gateway.settings import SessionSettings
-from gateway.telemetry.context import read_trace
+from gateway.telemetry.context import client_address, read_trace
 from gateway.transports import voice_wire as wire
 from gateway.transports.pulse import Pulse
 from gateway.transports.secret_session import with_session
@@ -66,6 +67,7 @@ class VoiceServer:
         *,
         shared_port: bool = False,
         tls: ssl.SSLContext | None = None,
+        proxies: TrustedProxies | None = None,
         identity: Identity | None = None,
     ) -> None:
         """shared_port: other processes listen on the address as well, and the system spreads connections.
@@ -76,6 +78,7 @@ class VoiceServer:
         self._address = address
         self._on_drop = on_drop
         self._shared_port, self._tls = shared_port, tls
+        self._proxies = proxies or TrustedProxies(())
         self._admitting = True
         self._setting: asyncio.Task[None] | None = None
         self._serving: set[asyncio.Task[None]] = set()
@@ -92,6 +95,7 @@ class VoiceServer:
             shared_port=self._shared_port,
             idle_s=_IDLE_S if self._shared_port else 0.0,
             tls=self._tls,
+            on_call=self._name_client,
         )
         # Raw bytes in and out: a message that does not parse is refused with our words and status.
         converse: dict[str, Handler] = {"Converse": grpc.stream_stream_rpc_method_handler(self._converse)}
@@ -114,6 +118,15 @@ class VoiceServer:
         for service in ("", SERVICE):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         return f"{host}:{bound}"
+
+    def _name_client(self, call: Call) -> None:
+        """For every line of the log that has to do with the call."""
+        headers: dict[str, str] = {}
+        for name, value in call.invocation_metadata():
+            text = value if isinstance(value, str) else ""
+            headers[name] = f"{headers[name]},{text}" if name in headers else text
+        scheme = "https" if self._tls is not None else "http"
+        client_address.set(self._proxies.client(call.peer_address, scheme, headers).address)
 
     def _guarded(self, handlers: dict[str, Handler]) -> dict[str, Handler]:
         return guard_all(handlers, self._identity, VOICE) if self._identity is not None else handlers

@@ -47,6 +47,8 @@ def _other(value: object) -> str:
             return "riva"
         case "info":
             return "debug"
+        case "x-forwarded-for":
+            return "forwarded"
         case "off":
             return "required"
         case "auto":

@@ -320,6 +320,9 @@ class Calls:
 class Sink:
     """A transport that keeps what is written."""
 
+    def get_extra_info(self, name: str, default: object = None) -> object:
+        return default
+
     def __init__(self) -> None:
         self.written = b""
         self.closed = False
