@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -244,6 +245,18 @@ def test_the_schema_knows_the_keys_and_no_others() -> None:
     settings = {name for name in known if name.startswith(("gateway.config.", "speech.config."))}
     assert known - free - settings - ours == set()
     assert ours - known - {name.rpartition(".")[0] for name in settings} == set()
+
+
+def test_the_guide_names_keys_that_are_there() -> None:
+    text = (CHART / "README.md").read_text()
+    named = {
+        tuple(one.split("."))
+        for one in re.findall(r"`([a-z]\w*(?:\.\w+)+)`", text)
+        if one.split(".")[0] in VALUES
+    }
+    assert len(named) > 20
+    for path in named:
+        assert _at(VALUES, path, ...) is not ..., ".".join(path)
 
 
 def test_every_key_is_described() -> None:
