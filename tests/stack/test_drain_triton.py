@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from gateway.triton.infer import SequenceCall
 from gateway.triton.routing.choose import Want
 from gateway.triton.server import EmbeddedTriton
 from gateway.triton.stream import Drains
+from tests.chart.test_adapter_rules import TRITON
 from tests.support.stack import TEST_MODELS, skip_without_triton
 
 pytestmark = pytest.mark.stack
@@ -52,12 +54,12 @@ async def fleet_of(*servers: EmbeddedTriton) -> AsyncIterator[Fleet]:
 
 
 class Talk:
-    """A session that is heard, chunk by chunk, and spoken to, all of it on one Triton."""
+    """A session that is heard, chunk by chunk until it is enough, and spoken to, all of it on one Triton."""
 
-    def __init__(self, fleet: Fleet, chunks: int) -> None:
-        self._fleet, self._chunks = fleet, chunks
-        self.begun, self.left = asyncio.Event(), chunks
-        self.heard = self.spoken = 0
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self.begun, self.enough = asyncio.Event(), asyncio.Event()
+        self.heard = self.sent = self.spoken = 0
 
     async def run(self) -> None:
         await asyncio.gather(self._hear(), self._speak())
@@ -67,12 +69,13 @@ class Talk:
         try:
             await hold.take(deadline_s=5)
             call = await hold.sequence()
-            for number in range(self._chunks):
-                outputs = await call.infer(
-                    CHUNK, start=number == 0, end=number == self._chunks - 1, deadline_s=5
-                )
-                self.heard, self.left = int(outputs["TRANSCRIPT"][0]), self._chunks - number - 1
-                if number == 3:
+            last = False
+            while not last:
+                last = self.enough.is_set()
+                outputs = await call.infer(CHUNK, start=not self.sent, end=last, deadline_s=5)
+                self.sent += CHUNK.size
+                self.heard = int(outputs["TRANSCRIPT"][0])
+                if self.sent > 3 * CHUNK.size:
                     self.begun.set()
                 await asyncio.sleep(0.05)  # as a microphone would
         finally:
@@ -104,10 +107,11 @@ async def said(process: asyncio.subprocess.Process) -> str:
 
 async def test_drained_first_a_triton_that_is_stopped_loses_nothing(tmp_path: Path) -> None:
     async with server(tmp_path / "1") as old, server(tmp_path / "2") as new, fleet_of(old, new) as fleet:
-        talks = [Talk(fleet, 60) for _ in range(8)]
+        talks = [Talk(fleet) for _ in range(8)]
         tasks = [asyncio.create_task(talk.run()) for talk in talks]
         for talk in talks:
             await talk.begun.wait()
+        assert {server.users for server in fleet.servers.listed} == {8}
         process = await drain(old, 30)
         assert process.stdout is not None
         assert "a front" in (await process.stdout.readline()).decode()
@@ -117,23 +121,43 @@ async def test_drained_first_a_triton_that_is_stopped_loses_nothing(tmp_path: Pa
                 if servers._changed is None:
                     servers._changed = asyncio.get_running_loop().create_future()
                 await asyncio.shield(servers._changed)
-        assert any(talk.left for talk in talks)
-        late = Talk(fleet, 20)
+        late = Talk(fleet)
+        late.enough.set()
         await late.run()
+        assert process.returncode is None
+        for talk in talks:
+            talk.enough.set()
         out = await said(process)
         assert process.returncode == 0, out
         assert "can be stopped" in out
         os.kill(old.pid, signal.SIGTERM)
         await asyncio.gather(*tasks)
-        assert [(talk.heard, talk.spoken) for talk in (*talks, late)] == [(60 * 1_600, 50)] * 8 + [
-            (20 * 1_600, 50)
+        assert [(talk.heard, talk.spoken) for talk in (*talks, late)] == [
+            (talk.sent, 50) for talk in (*talks, late)
         ]
+
+
+async def test_the_series_that_autoscalers_ask_for_are_on_its_page(tmp_path: Path) -> None:
+    async with server(tmp_path) as triton, fleet_of(triton) as fleet:
+        talk = Talk(fleet)
+        talk.enough.set()
+        await talk.run()
+
+        def page() -> str:
+            with urllib.request.urlopen(f"{triton.metrics}/metrics", timeout=10) as response:
+                return str(response.read().decode())
+
+        async with asyncio.timeout(10):  # the page is made anew several times a second
+            while "nv_inference_request_success{" not in (shown := await asyncio.to_thread(page)):
+                pass
+        for series in TRITON - {"nv_inference_first_response_histogram_ms"}:  # of later Tritons
+            assert f'{series}{{model="asr_count"' in shown, series
 
 
 async def test_a_triton_that_is_stopped_without_it_loses_its_utterances(tmp_path: Path) -> None:
     """If this fails, Triton has learnt to let sequences end, and the hook is not needed."""
     async with server(tmp_path) as triton, fleet_of(triton) as fleet:
-        talks = [Talk(fleet, 60) for _ in range(4)]
+        talks = [Talk(fleet) for _ in range(4)]
         tasks = [asyncio.create_task(talk.run()) for talk in talks]
         for talk in talks:
             await talk.begun.wait()
@@ -145,7 +169,7 @@ async def test_a_triton_that_is_stopped_without_it_loses_its_utterances(tmp_path
 async def test_what_is_left_at_the_deadline_is_said(tmp_path: Path) -> None:
     async with server(tmp_path) as triton:
         async with fleet_of(triton) as fleet:
-            talk = Talk(fleet, 80)
+            talk = Talk(fleet)
             task = asyncio.create_task(talk.run())
             await talk.begun.wait()
             process = await drain(triton, 1)
@@ -153,19 +177,25 @@ async def test_what_is_left_at_the_deadline_is_said(tmp_path: Path) -> None:
             assert process.returncode == 1
             assert "not drained within 1 s, left: asr_count" in out
             assert "by a front" in out
+            talk.enough.set()
             await task
         # What is no process of Parley counts by its requests.
         async with open_channel(triton.grpc) as channel:
             call = SequenceCall(GRPCInferenceServiceStub(channel), "asr_count", drains=Drains(deadline_s=1))
+            await call.infer(CHUNK, start=True, deadline_s=5)
             process = await drain(triton, 20)
-            answers = 0
-            reading = asyncio.create_task(said(process))
-            while answers < 30:
-                await call.infer(CHUNK, start=answers == 0, end=answers == 29, deadline_s=5)
-                answers += 1
-                assert answers < 10 or not reading.done()
+            assert process.stdout is not None
+            begun = asyncio.create_task(process.stdout.readline())
+            until_s = float("inf")
+            while (now := asyncio.get_running_loop().time()) < until_s:
+                await call.infer(CHUNK, deadline_s=5)
+                if until_s == float("inf") and begun.done():
+                    until_s = now + 3.0  # longer than what counts as quiet
                 await asyncio.sleep(0.1)
-            assert "requests are being answered" in await reading
+            assert process.returncode is None
+            await call.infer(CHUNK, end=True, deadline_s=5)
+            assert "can be stopped" in await said(process)
+            assert "requests are being answered" in begun.result().decode()
             assert process.returncode == 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import weakref
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -85,6 +86,9 @@ class Fleet:
         """By server address."""
         self._tasks: set[asyncio.Task[Any]] = set()
         self._holds: weakref.WeakSet[Hold] = weakref.WeakSet()
+        self.held: Counter[tuple[str, str]] = Counter()
+        """Sessions by model and server, those too that have chosen one and do not have it yet: of many that begin at once,
+        each sees the others."""
         self._drains_end: dict[str, asyncio.TimerHandle] = {}
         """By server address."""
         self._looks = Looks(self.look, self.run)
@@ -157,7 +161,11 @@ class Fleet:
             address for address, manager in self.managers().items() if on_demand and not manager.read_only
         }
         return [
-            replace(each, info=self.offered(each.server, each.info))
+            replace(
+                each,
+                info=self.offered(each.server, each.info),
+                held=self.held[each.key],
+            )
             for each in self.servers.candidates()
             if each.resident or each.server in loads
         ]

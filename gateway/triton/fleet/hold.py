@@ -291,6 +291,7 @@ class Hold:
     async def _get(self, candidate: Candidate, within_s: float | None) -> Seat | None:
         """None: it was called off."""
         task = self._getting = self._fleet.run(Seat.take(self._fleet, candidate, within_s))
+        self._fleet.held[candidate.key] += 1
         try:
             await asyncio.wait({task})
         except asyncio.CancelledError:
@@ -298,6 +299,7 @@ class Hold:
             task.add_done_callback(leave_if_taken)
             raise
         finally:
+            self._fleet.held[candidate.key] -= 1
             self._getting = None
         return None if task.cancelled() else task.result()
 

@@ -37,6 +37,11 @@ class Seat:
     ) -> None:
         self._fleet, self._use, self.server = fleet, use, server
         self.manager, self.lease = manager, lease
+        fleet.held[self._key] += 1
+
+    @property
+    def _key(self) -> tuple[str, str]:
+        return self.lease.info.name, self.server.address
 
     @property
     def info(self) -> ModelInfo:
@@ -61,11 +66,13 @@ class Seat:
         return await self.manager.request(self.info.name)
 
     def leave(self) -> None:
+        self._fleet.held[self._key] -= 1
         self.lease.release()
         self._fleet.run(self._use.__aexit__(None, None, None))
 
     async def doubt(self, error: TritonError) -> None:
         """A request failed: whoever looks after the server, and after the model, finds out why. Leaves."""
+        self._fleet.held[self._key] -= 1
         try:
             await self._use.__aexit__(type(error), error, None)
             finding_out = self.manager.suspect(self.info.name, error)

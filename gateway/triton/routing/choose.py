@@ -1,7 +1,7 @@
 """Which of the models that fit serves a request: pure functions over what is known at the moment.
 
 First a filter: family, language, capabilities, rate. What is left is ranked: language, resident, preferred tags,
-queue, sessions on the server, first chunk, default, name. `docs/guides/routing.md` has the order as an operator reads it.
+queue, first chunk, default, name; and of the servers of the best, the one with the least to do. `docs/guides/routing.md` has the order as an operator reads it.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Candidate:
     """It takes requests at once."""
     load: Load = IDLE
     held: int = 0
-    """Sessions and calls that this process has on the server."""
+    """Sessions of this process that have the model on the server."""
     standing: Standing | None = None
     """Given by `rank`."""
 
@@ -250,7 +250,24 @@ def _ranked(candidates: Iterable[Candidate], want: Want, policy: Policy) -> list
         )
         return replace(each, standing=standing)
 
-    return sorted(map(placed, fit), key=lambda each: _key(each, policy))
+    return _spread(sorted(map(placed, fit), key=lambda each: _key(each, policy)))
+
+
+def _spread(ranked: list[Candidate]) -> list[Candidate]:
+    """Which model is best is decided: of the servers that are as ready to serve it, first the one where least is done
+    with it. Sessions stay where they begin, and one that is a little slower than the others is not left idle for that."""
+    best = ranked[0] if ranked else None
+    alike = [
+        each
+        for each in ranked
+        if best is not None
+        and each.info.name == best.info.name
+        and (each.resident, each.load.unwell) == (best.resident, best.load.unwell)
+    ]
+    if len(alike) < 2:
+        return ranked
+    first = min(alike, key=lambda each: (each.load.queue, each.held))
+    return [first, *(each for each in ranked if each is not first)]
 
 
 def _key(each: Candidate, policy: Policy) -> tuple[Any, ...]:
@@ -263,7 +280,6 @@ def _key(each: Candidate, policy: Policy) -> tuple[Any, ...]:
         each.load.unwell,  # one failure is no reason to load something else: whether it is dead is being found out
         tuple(tag not in standing.tags for tag in policy.prefer_tags),
         each.load.queue,
-        each.held,  # sessions stay where they begin: those that begin while all is quiet are spread too
         standing.p50_s,
         not each.info.default,
         not each.resident,

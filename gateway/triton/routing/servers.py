@@ -102,7 +102,7 @@ class Servers(Generic[T]):
                 there = {info.name for info in server.models.resident()}
                 for info in server.models.known():
                     load = self.figures.load(server.address, info.name)
-                    found.append(Candidate(info, server.address, info.name in there, load, server.users))
+                    found.append(Candidate(info, server.address, info.name in there, load))
         return found
 
     def use(self, wanted: str | Pick[T] = "", *, wait_s: float = 1.0) -> Use[T]:

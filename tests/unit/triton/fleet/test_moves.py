@@ -225,3 +225,14 @@ async def test_a_drain_that_nobody_ends_runs_out() -> None:
         await asyncio.sleep(20.5)
         assert await say(hold) == {1}
         hold.release()
+
+
+@virtual
+async def test_sessions_that_begin_at_once_are_spread() -> None:
+    async with town(voice("tts_a"), addresses="127.0.0.1:1,127.0.0.1:2,127.0.0.1:3") as here:
+        fleet = await here.fleet("tts_a", tts="tts_a")
+        holds = [fleet.hold(SPEECH) for _ in range(12)]
+        await asyncio.gather(*(hold.take() for hold in holds))
+        assert [server.users for server in fleet.servers.listed] == [4, 4, 4]
+        for hold in holds:
+            hold.release()
