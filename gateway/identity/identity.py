@@ -57,8 +57,8 @@ class Identity:
         self._file = KeyFile(auth.keys) if auth.keys is not None else None
         scopes = tuple(scope for scope in SCOPES if scope != ADMIN)
         self._plain = Keys(
-            KeyRecord(f"api_keys[{at}]", digest(value), scopes)
-            for at, key in enumerate(auth.api_keys)
+            KeyRecord(f"settings key {at}", digest(value), scopes)
+            for at, key in enumerate(auth.api_keys, 1)
             if (value := key.get_secret_value())
         )
         self._tokens = (

@@ -73,7 +73,7 @@ async def test_a_web_socket_is_no_way_around() -> None:
     assert [message["code"] for message in line.sent] == [1008, 1008]
     assert all(len(message["reason"].encode()) <= 123 for message in line.sent)
     await guard(scope("websocket", "/v1/audio/x", "good"), line.receive, line.send)
-    assert [caller.name for caller in app.callers] == ["api_keys[0]"]
+    assert [caller.name for caller in app.callers] == ["settings key 1"]
 
 
 async def test_a_refused_client_is_not_read_for_ever() -> None:
