@@ -7,13 +7,11 @@ import asyncio
 import json
 import socket
 from typing import Any
-from urllib.parse import urlsplit
-
-from pydantic import BaseModel, SecretStr
 
 from gateway.app import Gateway, Service, Speech, StandInLlm, run_loop, serve_forever
 from gateway.cli.common import FAILED, OK, Fault, Help, address, load_settings
 from gateway.settings import Settings
+from gateway.settings_secrets import secrets_of
 from gateway.telemetry.logs import setup_logging
 from gateway.triton.errors import TritonError
 
@@ -132,30 +130,6 @@ def build(part: str, settings: Settings) -> Service:
     if part == "gateway":
         return Gateway(settings)
     return Speech(settings) if part == "speech" else StandInLlm(settings)
-
-
-def secrets_of(settings: BaseModel) -> list[str]:
-    """Values that no log line may hold: every secret of the settings, whatever its section."""
-    found: list[str] = []
-    for value in (getattr(settings, name) for name in type(settings).model_fields):
-        found += _secrets_in(value)
-    return found
-
-
-def _secrets_in(value: object) -> list[str]:
-    match value:
-        case SecretStr():
-            text = value.get_secret_value()
-            password = urlsplit(text).password if "://" in text else None
-            return [one for one in (text, password) if one]
-        case BaseModel():
-            return secrets_of(value)
-        case dict():
-            return [one for each in value.values() for one in _secrets_in(each)]
-        case tuple():
-            return [one for each in value for one in _secrets_in(each)]
-        case _:
-            return []
 
 
 def _overrides(options: argparse.Namespace) -> dict[str, Any]:

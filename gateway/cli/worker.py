@@ -13,8 +13,8 @@ from typing import Any
 from gateway.app import Gateway, serve_forever
 from gateway.cli.common import FAILED, OK, Fault, load_settings
 from gateway.cli.link import Link, Message, open_link
-from gateway.cli.serve import secrets_of
 from gateway.cli.worker_limits import ParentCounts
+from gateway.settings_secrets import secrets_of
 from gateway.telemetry.logs import setup_logging
 from gateway.telemetry.merge import dump
 

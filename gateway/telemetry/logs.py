@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import sys
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Literal, TextIO
-from urllib.parse import quote
 
+from gateway.telemetry import redaction
 from gateway.telemetry.context import client_address, session_id, trace_id_of_now, turn_id
 
-_MASK = "***"
-_MIN_SECRET = 4
-"""Shorter values are no secrets worth the name, and masking them would garble every line."""
-_CREDENTIAL = re.compile(
-    r"\b(?:pk|ek|pi)_[\w-]{20,}|\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*|(?<=[Bb]earer )[^\s'\",]+"
-)
-"""What callers show: API keys, client secrets, tokens. They are nowhere in our settings, so their form tells."""
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -38,6 +30,8 @@ def setup_logging(
     level: debug, info, warning or error. secrets: values masked wherever they appear.
     stream: where lines go; default stderr. worker: this process among several, named in every line.
     """
+    secrets = tuple(secrets)
+    redaction.keep(secrets)
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(_LineFormatter(form == "json", secrets, worker))
     root = logging.getLogger()
@@ -71,9 +65,7 @@ class _LineFormatter(logging.Formatter):
         super().__init__()
         self._worker = worker
         self._as_json = as_json
-        forms = {form for secret in secrets if len(secret) >= _MIN_SECRET for form in _forms(secret)}
-        # longest first: a secret may contain another
-        self._secrets = sorted(forms, key=len, reverse=True)
+        self._redactor = redaction.Redactor(secrets)
 
     def format(self, record: logging.LogRecord) -> str:
         fields: dict[str, object] = {
@@ -102,22 +94,7 @@ class _LineFormatter(logging.Formatter):
     def _mask(self, value: object) -> object:
         if value is None or isinstance(value, bool | int | float):
             return value
-        text = str(value)
-        for secret in self._secrets:
-            text = text.replace(secret, _MASK)
-        return _CREDENTIAL.sub(_MASK, text)
-
-
-def _forms(secret: str) -> set[str]:
-    """The secret as it stands in text, in the `repr` of a list, in JSON and in a URL."""
-    return {
-        secret,
-        repr(secret)[1:-1],
-        json.dumps(secret)[1:-1],
-        json.dumps(secret, ensure_ascii=False)[1:-1],
-        quote(secret),
-        quote(secret, safe=""),
-    }
+        return self._redactor.redacted(str(value))
 
 
 def _as_text(fields: dict[str, object]) -> str:

@@ -6,6 +6,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 import aiohttp
 
+from gateway.telemetry.redaction import MASK, redacted
+
 _RETRYABLE_STATUS = frozenset({408, 409, 425, 429})
 _MAX_QUOTE = 200
 
@@ -94,7 +96,7 @@ def _kind(error: Exception, secret: str) -> str:
 
 
 def _quote(text: str, secret: str) -> str:
-    text = " ".join(text.split()) or "it did not say why"
+    text = redacted(" ".join(text.split()) or "it did not say why")
     if secret:
-        text = text.replace(secret, "…")
+        text = text.replace(secret, MASK)
     return text[:_MAX_QUOTE].rstrip(".") + "."

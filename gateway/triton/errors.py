@@ -7,6 +7,8 @@ import re
 import grpc
 import grpc.aio
 
+from gateway.telemetry.redaction import redacted
+
 _PREAMBLE = re.compile(
     r"^(load failed for model '[^']*': )?(version \d+ is at UNAVAILABLE state: )?(Internal: |Invalid argument: )?"
 )
@@ -87,4 +89,4 @@ def from_message(what: str, message: str) -> TritonError:
 
 def first_line(text: str) -> str:
     """The message without Triton's preamble, and without the Python stack that it appends."""
-    return _PREAMBLE.sub("", text.split("\n\nAt:", 1)[0].strip().replace("\n", " "))
+    return redacted(_PREAMBLE.sub("", text.split("\n\nAt:", 1)[0].strip().replace("\n", " ")))

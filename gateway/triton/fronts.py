@@ -16,6 +16,7 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from gateway.telemetry.redaction import redacted
 from gateway.triton.errors import TritonUnavailable
 from gateway.triton.line import Channel, Connection
 from gateway.triton.routing.addresses import Resolve, parse_targets, resolve_host
@@ -140,7 +141,7 @@ class Fronts(Generic[T]):
                         if not word.done():
                             word.set_result(None)
                         return
-                    ended = (error.details() or error.code().name).split("\n", 1)[0][:200]
+                    ended = redacted((error.details() or error.code().name).split("\n", 1)[0])[:200]
             if not word.done():
                 word.set_exception(TritonUnavailable(ended))
                 return
@@ -161,4 +162,4 @@ def status_of(error: grpc.aio.AioRpcError | TritonUnavailable) -> tuple[grpc.Sta
     """How a call ended, and in which words; also one that no service took."""
     if isinstance(error, TritonUnavailable):
         return _CODE.UNAVAILABLE, str(error)
-    return error.code(), (error.details() or "").strip().split("\n", 1)[0][:200]
+    return error.code(), redacted((error.details() or "").strip().split("\n", 1)[0])[:200]

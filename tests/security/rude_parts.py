@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -16,14 +17,14 @@ from gateway.telemetry.http_server import serve_http
 
 
 @asynccontextmanager
-async def rude_http() -> AsyncIterator[tuple[str, list[str]]]:
+async def rude_http(status: int = 401) -> AsyncIterator[tuple[str, list[str]]]:
     """http://host:port, and the headers' values it has seen so far."""
     seen: list[str] = []
 
     async def refuse(request: Request) -> Response:
         seen.extend(request.headers.values())
         told = "; ".join(f"{name}: {value}" for name, value in request.headers.items())
-        return PlainTextResponse(f"Incorrect API key provided: {told}", 401)
+        return PlainTextResponse(f"Incorrect API key provided: {told}", status)
 
     methods = ["GET", "POST"]
     server = serve_http(Starlette(routes=[Route("/{path:path}", refuse, methods=methods)]), "127.0.0.1", 0)
@@ -34,16 +35,16 @@ async def rude_http() -> AsyncIterator[tuple[str, list[str]]]:
         await server.stop()
 
 
-class _Refuse(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+class _Refuse(grpc.aio.ServerInterceptor):
     def __init__(self, seen: list[str], status: grpc.StatusCode) -> None:
         self._seen, self._status = seen, status
 
-    async def intercept_service(self, _: object, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+    async def intercept_service(self, _: object, details: grpc.HandlerCallDetails) -> Any:
         sent = [(str(key), str(value)) for key, value in details.invocation_metadata]
         self._seen.extend(value for _, value in sent)
         told = "; ".join(f"{key}: {value}" for key, value in sent)
 
-        async def refuse(requests: object, context: grpc.aio.ServicerContext) -> None:
+        async def refuse(requests: object, context: Any) -> None:
             await context.abort(self._status, f"who is this? {told}")
 
         return grpc.stream_stream_rpc_method_handler(refuse)

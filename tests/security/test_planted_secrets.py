@@ -106,15 +106,24 @@ def test_all_kinds_of_secret_settings_are_found() -> None:
 
 
 @pytest.mark.shows_secrets  # the rude parts do, in this process; what Parley tells is looked at below
-@pytest.mark.parametrize("form", ["text", "json"])
-async def test_no_planted_secret_is_told(form: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("form", "http_status", "grpc_status"),
+    [
+        ("text", 401, grpc.StatusCode.UNAUTHENTICATED),
+        ("json", 400, grpc.StatusCode.INVALID_ARGUMENT),
+        ("json", 500, grpc.StatusCode.INTERNAL),
+    ],
+)
+async def test_no_planted_secret_is_told(
+    form: str, http_status: int, grpc_status: grpc.StatusCode, tmp_path: Path
+) -> None:
     secrets = planted()
     own_key = json.loads(secrets["PARLEY_AUTH__API_KEYS"])[0]
     wrong_key = f"pk_{PLANTED}-wrong-" + "y" * 30
     texts: dict[str, str] = {}
     async with (
-        rude_http() as (http, http_saw),
-        rude_grpc() as (grpc_at, grpc_saw),
+        rude_http(http_status) as (http, http_saw),
+        rude_grpc(grpc_status) as (grpc_at, grpc_saw),
         rude_grpc(grpc.StatusCode.UNAVAILABLE) as (triton_at, _),
     ):
         environment = (

@@ -20,10 +20,10 @@ from riva.client.proto import riva_asr_pb2_grpc
 from gateway.app import Gateway, Speech, StandInLlm
 from gateway.cli import main
 from gateway.cli.client import CallFailed, VoiceClient
-from gateway.cli.serve import secrets_of
 from gateway.identity.keys import KeyRecord, digest, new_key, write_keys
 from gateway.session import events as ev
 from gateway.settings import Settings
+from gateway.settings_secrets import secrets_of
 from gateway.telemetry.logs import setup_logging
 from tests.unit.identity.places import Places, places
 
