@@ -16,6 +16,12 @@ from gateway.triton.errors import ModelFull, SequenceLost, TritonError, TritonTi
 
 _LOG = logging.getLogger(__name__)
 
+_OURS = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.INTERNAL,
+)
+"""What a caller could not have done better: an operator reads of it."""
 _MOST_BYTES = 4_000
 """Of a status text, as it is sent: what is not ASCII takes three bytes for one."""
 
@@ -78,6 +84,8 @@ async def statuses(
         raise  # aborted already, or the client is gone
     except Exception as error:
         code, text = status(error)
+        if code in _OURS:
+            _LOG.warning("a call failed: %s: %s", code.name, text)
         if drain is not None:
             await drain()
         await context.abort(code, short(text))

@@ -10,6 +10,7 @@ import pytest
 from pydantic import SecretStr
 
 from gateway.settings import LlmSettings
+from gateway.telemetry.context import Passed, spot
 from gateway.think.llm import LlmError, Message, ToolOffer, ToolRequest
 from gateway.think.openai_llm import OpenAiLlm
 from tests.support.faulty_llm import FaultyLlm
@@ -59,6 +60,21 @@ async def test_api_key_is_really_sent_and_no_other(monkeypatch: pytest.MonkeyPat
     assert with_key["authorization"] == "Bearer sk-mine"
     assert "authorization" not in without
     assert not any("somebody-else" in value for value in (with_key | without).values())
+
+
+async def test_the_trace_context_goes_along_where_there_is_one() -> None:
+    carrier = (("traceparent", "00-" + "ab" * 16 + "-" + "cd" * 8 + "-01"), ("tracestate", "a=1"))
+
+    async def traced() -> None:
+        spot.set(Passed(carrier))
+        await collect(server)
+
+    async with FaultyLlm("ok") as server:
+        await asyncio.create_task(traced())
+        await collect(server)
+        with_it, without = server.headers
+    assert [with_it[key] for key, _ in carrier] == [value for _, value in carrier]
+    assert "traceparent" not in without
 
 
 async def test_tool_calls_are_assembled() -> None:
