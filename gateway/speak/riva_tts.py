@@ -33,6 +33,8 @@ _REFUSALS = (
     grpc.StatusCode.OUT_OF_RANGE,
 )
 """The request is wrong, the service is not."""
+_LOST = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+"""The second is what a grpc.aio server says to a call that comes in the moment in which it is stopped."""
 _NO_SUCH_VOICE = ("not available on server", "Unavailable model requested")
 """What Riva says of a voice or language it has not, under a code that would mean a fault."""
 
@@ -91,9 +93,10 @@ class RivaSynthesizer:
                             yield Chunk(pcm, settings.sample_rate)
                 break
             except (grpc.aio.AioRpcError, TritonUnavailable) as error:
-                # Of several services another takes a sentence of which nothing has been heard.
-                lost = isinstance(error, grpc.aio.AioRpcError) and error.code() is grpc.StatusCode.UNAVAILABLE
-                if not (lost and empty and tries < len(self._fronts.servers)):
+                # Of several services another takes a sentence of which nothing has been heard; also where they share
+                # one address, behind which one that is being stopped may have been the first.
+                lost = isinstance(error, grpc.aio.AioRpcError) and error.code() in _LOST
+                if not (lost and empty and tries < max(2, len(self._fronts.servers))):
                     raise self._error(error) from error
         if empty:
             raise TtsError(

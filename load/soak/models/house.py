@@ -65,9 +65,9 @@ async def house_up(soak: Soak, kind: Kind, out: Path) -> AsyncIterator[House]:
     repository = out / "repository"
     shutil.rmtree(repository, ignore_errors=True)
     for source in (kind.asr, kind.tts):
-        _put(source, repository / source.name)
+        put_model(source, repository / source.name)
     for name in kind.third:
-        _put(kind.further, repository / name)
+        put_model(kind.further, repository / name)
     asr, tts = kind.models
     common = {
         "PARLEY_TRITON__REPOSITORIES": str(repository),
@@ -105,7 +105,7 @@ def _plain(env: dict[str, str]) -> list[str]:
     return [f"{key.removeprefix('PARLEY_').lower().replace('__', '.')}={value}" for key, value in env.items()]
 
 
-def _put(source: Path, target: Path) -> None:
+def put_model(source: Path, target: Path) -> None:
     if not source.is_dir():
         raise Failed(f"there is no model {source.name} to soak")
     shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))

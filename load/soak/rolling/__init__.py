@@ -1,0 +1,95 @@
+"""A rolling update of gateways and of speech services under live calls."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from contextlib import AsyncExitStack
+
+from load.report.figures import percentile
+from load.run.soaking import Outcome, Soak
+from load.run.stage import environment
+from load.soak.rolling.course import GRACE_S, Stack, stack_up
+from load.soak.rolling.people import Person, Seen
+
+ABOUT = "32 calls while every gateway and every speech service is replaced, one after the other: none is lost"
+_ALL, _SHORT = 10, 1
+"""Updates of everything."""
+_CALLERS = 32
+_PAUSE_S, _PAUSE_SHORT_S = 10.0, 1.0
+"""Between two replacements."""
+_AGAIN_S = 2.0
+"""The longest that a caller may be without a line."""
+
+
+async def run(soak: Soak) -> Outcome:
+    """Raises Failed."""
+    # Replicas are started by fork and exec while callers talk: gRPC's own handlers of forks are in the way.
+    os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+    updates = soak.count or (_SHORT if soak.short else _ALL)
+    callers = soak.at_once or _CALLERS
+    began = time.monotonic()
+    async with AsyncExitStack() as leaving:
+        stack = await leaving.enter_async_context(stack_up(soak.out, environment(soak.settings)))
+        people = [Person(seed) for seed in range(callers)]
+        living = [asyncio.create_task(one.live(stack.gateways.address)) for one in people]
+
+        async def all_gone() -> None:
+            for task in living:
+                task.cancel()
+            await asyncio.gather(*living, return_exceptions=True)
+
+        leaving.push_async_callback(all_gone)
+        await asyncio.gather(*(one.present.wait() for one in people))
+        rows = []
+        for number in range(updates):
+            rows += await _update(stack, number, soak.short)
+        for one in people:
+            one.leave()
+        await asyncio.gather(*living)
+    seen = Seen()
+    for one in people:
+        seen.add(one.seen)
+    return _outcome(seen, rows, updates, callers, time.monotonic() - began)
+
+
+async def _update(stack: Stack, number: int, short: bool) -> list[tuple[str, str, str, str]]:
+    rows = []
+    for part in (stack.gateways, stack.speech):
+        for old in part.replicas[: 1 if short and part is stack.speech else None]:
+            await asyncio.sleep(_PAUSE_SHORT_S if short else _PAUSE_S)
+            left, took_s = await part.replace_one(old)
+            rows.append((f"{number + 1}", old.child.name, left, f"{took_s:.2f}"))
+            print(f"  {old.child.name} replaced: {left} after {took_s:.2f} s", flush=True)
+    return rows
+
+
+def _outcome(
+    seen: Seen, rows: list[tuple[str, str, str, str]], updates: int, callers: int, seconds: float
+) -> Outcome:
+    longest = max(seen.gaps_s, default=0.0)
+    moved = len(seen.gaps_s) >= updates * callers
+    ok = not (seen.cut or seen.forgotten or seen.failed or seen.fresh) and longest < _AGAIN_S and moved
+    findings = [
+        f"{callers} calls, {updates} updates of two gateways and two speech services in {seconds:.0f} s: "
+        + ("no call and no reply was lost." if ok else "NOT FINE."),
+        f"Replies heard to their end: {seen.replies}; cut: {len(seen.cut)}{_some(seen.cut)}; calls that failed: "
+        f"{len(seen.failed)}{_some(seen.failed)}.",
+        f"Reconnections: {len(seen.gaps_s)}, each with the history it had but {seen.fresh}; replies that knew of another "
+        f"number of questions than was asked: {len(seen.forgotten)}{_some(seen.forgotten)}.",
+        f"From the close to the next `ready`: p50 {percentile(seen.gaps_s, 0.5):.2f} s, p99 "
+        f"{percentile(seen.gaps_s, 0.99):.2f} s, longest {longest:.2f} s (allowed: {_AGAIN_S:g} s).",
+        f"Errors that callers were told of: {len(seen.errors)}{_some(seen.errors)}. The grace is {GRACE_S:g} s.",
+    ]
+    data = {
+        "replies": seen.replies, "cut": seen.cut, "failed": seen.failed, "fresh": seen.fresh, "errors": seen.errors,
+        "forgotten": seen.forgotten, "gaps_s": seen.gaps_s, "updates": updates, "callers": callers, "seconds": seconds,
+    }  # fmt: skip
+    return Outcome(
+        "Soak: rolling", ok, findings, ("update", "replaced", "drain", "drained in, s"), rows, data
+    )
+
+
+def _some(what: list[str]) -> str:
+    return f" ({'; '.join(sorted(set(what))[:3])})" if what else ""

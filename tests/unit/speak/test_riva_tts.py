@@ -181,3 +181,32 @@ async def test_what_is_no_answer_at_all_is_an_error() -> None:
     finally:
         await synthesizer.close()
         await server.stop(None)
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED])
+async def test_what_a_service_that_is_being_stopped_would_not_take_is_asked_once_more(
+    code: grpc.StatusCode,
+) -> None:
+    calls = 0
+
+    async def stopped_at_first(context: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            await context.abort(code, "the server is being stopped")
+        await odd_pieces(context)
+
+    async with served(stopped_at_first) as (_, synthesizer):
+        assert b"".join(chunk.pcm for chunk in await spoken(synthesizer)) == b"\x01\x02\x03\x04\x05\x06"
+    assert calls == 2
+
+
+async def test_what_was_heard_in_part_is_not_said_again() -> None:
+    async def breaks_off(context: Any) -> None:
+        await context.write(pb.SynthesizeSpeechResponse(audio=bytes(320)))
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is being stopped")
+
+    async with served(breaks_off) as (service, synthesizer):
+        with pytest.raises(TtsError):
+            await spoken(synthesizer)
+        assert len(service.requests) == 1
