@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import accept_part, export_part, first_chunk_part, guard, slices_part, speech, speed
+from bench import accept_part, export_part, first_chunk_part, guard, slices_part, speech, speed, tls_part
 from bench.machine import describe
 from bench.parts import OWN_STACK, PARTS, Bench
 from bench.report import Part, as_json, machine_text, part_text
@@ -44,6 +44,7 @@ ALONE: dict[str, Callable[[bool], Part]] = {
     "slices": lambda quick: slices_part.main(quick=quick),
     "accept": lambda quick: accept_part.main(quick=quick),
     "first-chunk": lambda quick: first_chunk_part.main(quick=quick),
+    "tls": lambda quick: tls_part.main(quick=quick),
     "export": lambda quick: export_part.main(quick=quick),
 }
 """Parts that start everything themselves, take long, and are in no `all`."""

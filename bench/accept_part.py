@@ -80,25 +80,33 @@ async def _measure(sessions: int, rounds: int) -> dict[str, list[tuple[float, fl
             parts_up(out, "zero", (), None, 1, cores_b) as parts,
             gateway_up(out, parts, _FREE, 1, cores_a) as gateway,
         ):
-            await _come_and_go(gateway.grpc, 50, shared=False)
+            await come_and_go(gateway.grpc, 50, shared=False)
             for _ in range(rounds):
                 for title, shared in (("a connection each", False), ("one connection for all", True)):
-                    before, begun = _cpu_s(gateway.child.pid), time.monotonic()
-                    await _come_and_go(gateway.grpc, sessions, shared=shared)
+                    before, begun = cpu_s(gateway.child.pid), time.monotonic()
+                    await come_and_go(gateway.grpc, sessions, shared=shared)
                     passed = time.monotonic() - begun
-                    cost_ms = 1_000 * (_cpu_s(gateway.child.pid) - before) / sessions
+                    cost_ms = 1_000 * (cpu_s(gateway.child.pid) - before) / sessions
                     found[title].append((cost_ms, sessions / passed))
     return found
 
 
-async def _come_and_go(address: str, sessions: int, *, shared: bool) -> None:
-    """Raises Failed when one is not served."""
-    together = grpc.aio.insecure_channel(address, options=_OWN) if shared else None
+async def come_and_go(
+    address: str, sessions: int, *, shared: bool, credentials: grpc.ChannelCredentials | None = None
+) -> None:
+    """credentials: None speaks in the clear. Raises Failed when one is not served."""
+
+    def dial() -> grpc.aio.Channel:
+        if credentials is None:
+            return grpc.aio.insecure_channel(address, options=_OWN)
+        return grpc.aio.secure_channel(address, credentials, options=_OWN)
+
+    together = dial() if shared else None
     places = asyncio.Semaphore(_AT_ONCE)
 
     async def one() -> None:
         async with places:
-            channel = together or grpc.aio.insecure_channel(address, options=_OWN)
+            channel = together or dial()
             call: grpc.aio.StreamStreamCall[bytes, bytes] = channel.stream_stream(_CONVERSE)()
             await call.write(_START)
             if await call.read() is grpc.aio.EOF:
@@ -121,5 +129,5 @@ async def _come_and_go(address: str, sessions: int, *, shared: bool) -> None:
             await together.close()
 
 
-def _cpu_s(pid: int) -> float:
+def cpu_s(pid: int) -> float:
     return usage.CpuMeter().look(usage.trees([pid]).get(pid, ()))
