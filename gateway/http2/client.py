@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import os
 import ssl
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from gateway.http2.client_connection import ClientConnection
 from gateway.http2.metadata import Header
 
 _DIAL_S = 20.0
+_GOODBYE_S = 0.5
 _SILENT_MS = 10_000
 """Bytes unacknowledged for this long, or probes unanswered: the peer's machine is gone."""
 _PROBE_AFTER_S = 30
@@ -59,6 +61,7 @@ class StreamChannel:
         self._waiting: list[tuple[StreamCall, list[Header]]] = []
         self._dialling: asyncio.Task[None] | None = None
         self._closed = False
+        self._left = asyncio.Event()
         self.unary_unary = others.unary_unary
         self.unary_stream = others.unary_stream
         self.stream_unary = others.stream_unary
@@ -89,6 +92,14 @@ class StreamChannel:
         self._waiting.clear()
         for connection in list(self._connections):
             connection.cut()
+        if self._tls is not None:  # its goodbye takes a round trip, and the socket stays open for it
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_GOODBYE_S):
+                    while self._connections:
+                        self._left.clear()
+                        await self._left.wait()
+            for connection in list(self._connections):
+                connection.abort()
         await self._others.close(grace)
 
     def _begin(self, call: StreamCall, headers: list[Header]) -> None:
@@ -143,6 +154,7 @@ class StreamChannel:
     def _lost(self, connection: ClientConnection) -> None:
         if connection in self._connections:
             self._connections.remove(connection)
+        self._left.set()
 
     def _headers(self, method: str, metadata: Sequence[tuple[str, str | bytes]]) -> list[Header]:
         headers = [

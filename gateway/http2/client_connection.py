@@ -105,6 +105,11 @@ class ClientConnection(asyncio.Protocol):
             call.cancel()
         self.close()
 
+    def abort(self) -> None:
+        """At once, without a goodbye."""
+        if self._transport is not None:
+            self._transport.abort()
+
     def watch_peer(self, idle_s: int, silent_ms: int) -> None:
         """A machine that is gone is noticed by the kernel: idle for `idle_s`, it is probed."""
         sock = self._transport.get_extra_info("socket") if self._transport is not None else None

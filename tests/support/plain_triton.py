@@ -17,8 +17,14 @@ _START_S = 30.0
 
 
 @contextmanager
-def plain_triton(folder: Path, repository: Path, *arguments: str, load: Sequence[str] = ()) -> Iterator[str]:
-    """Its gRPC address. folder: scratch space of its own. Ends it, and waits for that."""
+def plain_triton(
+    folder: Path,
+    repository: Path,
+    *arguments: str,
+    load: Sequence[str] = (),
+    credentials: grpc.ChannelCredentials | None = None,
+) -> Iterator[str]:
+    """Its gRPC address. credentials: where the arguments have it speak TLS. folder: scratch space of its own. Ends it, and waits for that."""
     wheel = find_wheel()
     assert wheel is not None
     backends, empty = folder / "backends", folder / "empty"
@@ -42,7 +48,7 @@ def plain_triton(folder: Path, repository: Path, *arguments: str, load: Sequence
             start_new_session=True,
         )
     try:
-        _wait(address, server, folder / "triton.log")
+        _wait(address, server, folder / "triton.log", credentials)
         yield address
     finally:
         server.terminate()
@@ -52,9 +58,17 @@ def plain_triton(folder: Path, repository: Path, *arguments: str, load: Sequence
             server.kill()
 
 
-def _wait(address: str, server: subprocess.Popen[bytes], log: Path) -> None:
+def _wait(
+    address: str, server: subprocess.Popen[bytes], log: Path, credentials: grpc.ChannelCredentials | None
+) -> None:
     """Its port opens when the models of the command line are loaded."""
-    with grpc.insecure_channel(address, options=[("grpc.max_reconnect_backoff_ms", 100)]) as channel:
+    options = [("grpc.max_reconnect_backoff_ms", 100)]
+    dialled = (
+        grpc.insecure_channel(address, options)
+        if credentials is None
+        else grpc.secure_channel(address, credentials, options)
+    )
+    with dialled as channel:
         try:
             grpc.channel_ready_future(channel).result(_START_S)
         except grpc.FutureTimeoutError:
