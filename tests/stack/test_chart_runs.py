@@ -12,12 +12,16 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import aiohttp
+import grpc
 import pytest
 
+from gateway.cli.client import CallFailed
 from gateway.session import events as ev
 from tests.support.caller import Caller
 from tests.support.cluster import CHECKOUT, Cluster
@@ -196,6 +200,44 @@ async def test_a_call_outlives_a_rolling_update_of_speech(release: Release) -> N
     assert not [line for line in release.kubelet.told if name in line and "is killed" in line]
 
 
+async def test_metrics_and_admin_are_not_on_the_public_port(release: Release) -> None:
+    forward = release.kubelet.forward
+    public = await asyncio.to_thread(release.cluster.run, forward(release.namespace, "parley-gateway", 8080))
+    admin = await asyncio.to_thread(
+        release.cluster.run, forward(release.namespace, "parley-gateway-admin", 8081)
+    )
+    scrape, call = release.secret("metrics-key"), release.secret("api-key")
+    for path in ("/metrics", "/v1/sessions", "/drain"):
+        assert (await _get(f"http://{public}{path}", call))[0] == 404, path
+    assert (await _get(f"http://{public}/v1/models", ""))[0] == 401
+    status, models = await _get(f"http://{public}/v1/models", call)
+    assert (status, "tts_flite" in models) == (200, True), models
+    assert (await _get(f"http://{admin}/readyz", ""))[0] == 200, "a kubelet has no key"
+    assert [(await _get(f"http://{admin}/metrics", key))[0] for key in ("", call, scrape)] == [401, 403, 200]
+
+
+async def test_a_key_that_is_revoked_in_its_secret_is_refused_without_a_restart(
+    release: Release, tmp_path: Path
+) -> None:
+    key, before = release.secret("api-key"), _names(await asyncio.to_thread(release.pods, "gateway"))
+    path = f"/api/v1/namespaces/{release.namespace}/secrets/parley-key-hashes"
+    kept = release.cluster.run(release.cluster.api.get(path))["data"]["keys.yaml"]
+    file = tmp_path / "keys.yaml"
+    file.write_bytes(base64.b64decode(kept))
+    await asyncio.to_thread(_revoke, file, "api")
+    async with release.caller() as caller:
+        await asyncio.to_thread(_put_keys, release, path, base64.b64encode(file.read_bytes()).decode())
+        refused = await caller.until_over(within_s=15)
+        assert refused is not None or caller.since(ev.Closed), "an open call of a revoked key is ended"
+    with pytest.raises(CallFailed) as told:
+        async with Caller(release.address, api_key=key):
+            pass
+    assert told.value.status is grpc.StatusCode.UNAUTHENTICATED
+    await asyncio.to_thread(_put_keys, release, path, kept)
+    await asyncio.to_thread(_until_taken, release, key)
+    assert _names(await asyncio.to_thread(release.pods, "gateway")) == before
+
+
 def test_no_log_and_no_object_in_the_clear_holds_a_key(release: Release) -> None:
     keys = [
         release.secret(key) for key in ("api-key", "admin-key", "metrics-key", "internal-key", "sealing-key")
@@ -214,6 +256,33 @@ def test_uninstall_leaves_the_keys_alone(release: Release) -> None:
     path = f"/api/v1/namespaces/{release.namespace}/secrets"
     left = {one["metadata"]["name"] for one in release.cluster.run(release.cluster.api.list(path))}
     assert left == {"parley-api-keys", "parley-key-hashes"}
+
+
+def _revoke(file: Path, name: str) -> None:
+    command = [sys.executable, "-m", "gateway.cli", "keys", "revoke", name, "--file", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=CHECKOUT, timeout=30)
+    assert done.returncode == 0, done.stderr
+
+
+def _until_taken(release: Release, key: str) -> None:
+    """A file that is read live tells nobody when it was."""
+    limit = time.monotonic() + 15
+    while release.talk("--text", "Hello", key=key).returncode:
+        assert time.monotonic() < limit, "a key that is back in its file is taken again"
+        time.sleep(0.3)
+
+
+def _put_keys(release: Release, path: str, data: str) -> None:
+    """Into the Secret, and from it into the pods, as kubelets do about every minute."""
+    release.cluster.run(release.cluster.api.patch(path, {"data": {"keys.yaml": data}}))
+    for pod in release.kubelet.pods(release.namespace):
+        release.cluster.run(pod.volumes.refresh())
+
+
+async def _get(url: str, key: str) -> tuple[int, str]:
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    async with aiohttp.ClientSession(headers=headers) as http, http.get(url) as answer:
+        return answer.status, await answer.text()
 
 
 def _roll_speech(release: Release) -> None:
