@@ -37,6 +37,7 @@ _EXPORT_S = 5.0
 _FLUSH_S, _CLOSE_S = 1.5, 2.0
 """What the end of the process waits for the last spans, and for all of this."""
 _QUIET_S = 60.0
+_CLOCK_S = 60.0
 _PATH = "/v1/traces"
 
 
@@ -68,6 +69,7 @@ class Tracing:
             logging.getLogger(chatty).setLevel(logging.CRITICAL)
         url = endpoint if parts.path.rstrip("/").endswith(_PATH) else endpoint.rstrip("/") + _PATH
         self._sample = sample
+        self._clock = _WallClock()
         sent = OTLPSpanExporter(endpoint=url, headers=dict(headers or {}), timeout=_EXPORT_S)
         self._exporter = _Counting(sent, _shown(endpoint), count)
         self._processor = _Bounded(self._exporter)
@@ -88,7 +90,7 @@ class Tracing:
         parent = _parent(caller)
         if not self._wanted(caller):
             return None
-        clock = wall_clock()
+        clock = self._clock.now()
         attributes = {"parley.session_id": session_id}
         span = self._tracer.start_span(
             "session", parent or ROOT, SpanKind.SERVER, attributes, start_time=clock(loop_now())
@@ -100,7 +102,7 @@ class Tracing:
         its calls carry along."""
         if not self._wanted(caller):
             return Passed(caller) if caller else None
-        clock = wall_clock()
+        clock = self._clock.now()
         span = self._tracer.start_span(
             name, _parent(caller) or ROOT, SpanKind.SERVER, attributes, start_time=clock(loop_now())
         )
@@ -197,10 +199,25 @@ class _Counting(SpanExporter):
         )
 
 
-def wall_clock() -> Callable[[float], int]:
-    """Turns the running loop's time (s) into nanoseconds since 1970."""
-    offset = time.time_ns() - int(loop_now() * 1e9)
-    return lambda at_s: offset + int(at_s * 1e9)
+class _WallClock:
+    """The running loop's time as nanoseconds since 1970.
+
+    The loop's clock stands still while a callback runs, so that what is read of both is apart by chance: the
+    smallest distance of a minute is the true one, and beyond that the system's clock may have been set.
+    """
+
+    def __init__(self) -> None:
+        self._since_s = float("-inf")
+        self._offset = 0
+
+    def now(self) -> Callable[[float], int]:
+        """For one conversation or request: within it, times keep their distances."""
+        now_s = loop_now()
+        read = time.time_ns() - int(now_s * 1e9)
+        if now_s - self._since_s > _CLOCK_S:
+            self._since_s, self._offset = now_s, read
+        offset = self._offset = min(self._offset, read)
+        return lambda at_s: offset + int(at_s * 1e9)
 
 
 def loop_now() -> float:

@@ -64,7 +64,7 @@ async def test_spans_are_children_of_the_caller_s_and_lines_have_its_names() -> 
             await tracing.close()
             root.handlers[:] = before
             root.setLevel(level)
-        spans = list(collector.spans)
+        spans = sorted(collector.spans, key=lambda span: span.name)
     assert [span.name for span in spans] == [
         "nvidia.riva.asr.RivaSpeechRecognition/Recognize",
         "nvidia.riva.tts.RivaSpeechSynthesis/Synthesize",
