@@ -12,12 +12,13 @@ import json
 import socket
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from gateway.app import check_exposure, split_address
+from gateway.app.exposure import is_loopback
 from gateway.cli.child import READY_S, Child
 from gateway.cli.common import Fault
 from gateway.cli.stack_keys import StackKeys
@@ -67,6 +68,7 @@ class Stack:
                 self._say(sentence)
         except OSError as error:
             raise Fault(str(error)) from None
+        await self._refuse_half_tls(parts_listen)
         listen = self._free_addresses()
         parts = ["gateway", "speech", *(["llm"] if self.own_llm else [])]
         self.children = [
@@ -123,6 +125,18 @@ class Stack:
         """The speech process listens once the default models are loaded, and then those loaded ahead."""
         return READY_S + (2 * self._settings.models.load_s if part == "speech" else 0.0)
 
+    async def _refuse_half_tls(self, listeners: Sequence[str]) -> None:
+        """With certificates, callers' own addresses speak TLS; the rest is for this machine. Raises Fault."""
+        if self._settings.tls.cert is None:
+            return
+        for key in set(listeners) - {"grpc", "http"}:
+            address = str(getattr(self._settings.listen, key))
+            if not await is_loopback(address):
+                raise Fault(
+                    f"listen.{key} is {address}: `parley up` speaks TLS to callers alone, on listen.grpc and "
+                    "listen.http; keep it on 127.0.0.1, or run the parts with `parley serve`"
+                )
+
     def _free_addresses(self) -> dict[str, str]:
         """Each default port, or a free one in its place, which is said."""
         chosen: dict[str, str] = {}
@@ -164,6 +178,10 @@ class Stack:
             "speech": {"listen": {"riva": listen["riva"], "speech_http": listen["speech_http"]}, "triton": {"uri": triton.grpc, "repositories": repositories}, "models": models, "session": {"drain_s": 1.0}},
             "llm": {"listen": {"llm": listen.get("llm", "")}},
         }  # fmt: skip
+        if given.tls.cert is not None:  # between our own parts, on this machine, nothing is gained by it
+            told["gateway"]["tls"] = {"admin": False}
+            for plain in ("speech", "llm"):
+                told[plain]["tls"] = {"cert": None, "key": None, "client_ca": None, "client_auth": "off"}
         if given.auth.insecure:
             for part in told.values():
                 part["auth"] = {"insecure": True}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -119,3 +120,17 @@ async def test_a_name_is_what_it_resolves_to(monkeypatch: pytest.MonkeyPatch) ->
 async def test_a_name_that_is_none_is_said() -> None:
     with pytest.raises(OSError, match=r"cannot listen on no\.such\.invalid:1: no\.such\.invalid is no name"):
         await is_loopback("no.such.invalid:1")
+
+
+async def test_parley_up_speaks_tls_to_callers_alone(tmp_path: Path) -> None:
+    tls = {"cert": "tls.crt", "key": "tls.key", "admin": True}
+    given = settings("riva", auth={"insecure": True}, tls=tls, triton={"log_dir": tmp_path})
+    with pytest.raises(
+        Exception, match=r"listen\.riva is 0\.0\.0\.0:0: `parley up` speaks TLS to callers alone"
+    ):
+        await Stack(given, lambda sentence: None).start()
+    stack = Stack(settings("grpc", "127.0.0.1:0", tls=tls), lambda sentence: None)
+    told = stack._child_settings(any_port(), SimpleNamespace(grpc="127.0.0.1:1"))  # type: ignore[arg-type]
+    assert Settings(**told["gateway"]).tls.admin is False
+    assert Settings(**({"tls": tls} | told["speech"])).tls.cert is None
+    assert Settings(**({"tls": tls} | told["llm"])).tls.cert is None
