@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from contextlib import AsyncExitStack
 
@@ -25,8 +24,6 @@ _AGAIN_S = 2.0
 
 async def run(soak: Soak) -> Outcome:
     """Raises Failed."""
-    # Replicas are started by fork and exec while callers talk: gRPC's own handlers of forks are in the way.
-    os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
     updates = soak.count or (_SHORT if soak.short else _ALL)
     callers = soak.at_once or _CALLERS
     began = time.monotonic()
@@ -72,7 +69,7 @@ def _outcome(
     moved = len(seen.gaps_s) >= updates * callers
     ok = not (seen.cut or seen.forgotten or seen.failed or seen.fresh) and longest < _AGAIN_S and moved
     findings = [
-        f"{callers} calls, {updates} updates of two gateways and two speech services in {seconds:.0f} s: "
+        f"{callers} calls, {_updates(updates, len(rows))} in {seconds:.0f} s: "
         + ("no call and no reply was lost." if ok else "NOT FINE."),
         f"Replies heard to their end: {seen.replies}; cut: {len(seen.cut)}{_some(seen.cut)}; calls that failed: "
         f"{len(seen.failed)}{_some(seen.failed)}.",
@@ -89,6 +86,12 @@ def _outcome(
     return Outcome(
         "Soak: rolling", ok, findings, ("update", "replaced", "drain", "drained in, s"), rows, data
     )
+
+
+def _updates(updates: int, replaced: int) -> str:
+    if replaced == 4 * updates and updates > 1:
+        return f"{updates} updates of two gateways and two speech services"
+    return f"{replaced} processes replaced"
 
 
 def _some(what: list[str]) -> str:
