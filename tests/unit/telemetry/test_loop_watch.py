@@ -8,8 +8,10 @@ import threading
 import time
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from gateway.telemetry.loop_watch import LoopWatch
+from gateway.telemetry.process_metrics import LoopMetrics
 from tests.support.virtual_time import VirtualTimeLoop, run_virtual
 
 
@@ -93,22 +95,26 @@ def stand_still(seconds: float) -> None:
 def test_a_stall_is_counted_and_the_line_says_what_the_thread_was_at(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    stalls: list[None] = []
+    registry = CollectorRegistry()
+    metrics = LoopMetrics(registry)
+
+    def stalls() -> float | None:
+        return registry.get_sample_value("parley_loop_stalls_total")
 
     async def main() -> None:
-        watch = LoopWatch(0.02, lambda lag_s, busy_s: None, stall_s=0.1, on_stall=lambda: stalls.append(None))
+        watch = LoopWatch(0.02, lambda lag_s, busy_s: None, stall_s=0.1, on_stall=metrics.stalled)
         watch.start()
         await asyncio.sleep(0.1)
         stand_still(0.05)
         await asyncio.sleep(0.1)
-        assert not stalls
+        assert stalls() == 0
         stand_still(0.4)
         await asyncio.sleep(0.1)
         watch.stop()
 
     with caplog.at_level(logging.WARNING):
         asyncio.run(main())
-    assert len(stalls) == 1
+    assert stalls() == 1
     (record,) = caplog.records
     innermost, below, *_ = record.__dict__["at"].split(" < ")
     assert innermost.startswith("telemetry/test_loop_watch.py:")

@@ -159,6 +159,7 @@ def test_a_certificate_that_is_replaced_or_gone_is_seen(tmp_path: Path) -> None:
     def expires() -> float | None:
         return registry.get_sample_value(CERTIFICATES, {"of": "listeners"})
 
+    assert CERTIFICATES == "parley_certificate_expires_timestamp_seconds"  # as alerts have it
     first = x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc.timestamp()
     assert expires() == first
     issuer = trustme.CA()
@@ -169,3 +170,13 @@ def test_a_certificate_that_is_replaced_or_gone_is_seen(tmp_path: Path) -> None:
     assert expires() is None
     path.unlink()
     assert expires() is None
+
+
+def test_resumes() -> None:
+    metrics, registry = make()
+    value = registry.get_sample_value
+    assert value("parley_resumes_total", {"outcome": "lost"}) == 0
+    metrics.resume("resumed")
+    metrics.resume("store_failed")
+    assert value("parley_resumes_total", {"outcome": "resumed"}) == 1
+    assert value("parley_history_store_failures_total") == 1
