@@ -67,6 +67,8 @@ class Call:
         self.send_window = 0
         self.queued = bytearray()
         """gRPC bytes that wait for HTTP/2's flow control, or for the socket."""
+        self._silent = True
+        """Nothing of the input has come."""
         self.input_ended = False
         self.opened = False
         """The reply's headers are out."""
@@ -192,10 +194,21 @@ class Call:
         if self.lost:
             raise CallOver(self.lost)
 
+    async def first_word(self, within_s: float) -> None:
+        """Returns when something of the input has come, or it has ended, or after so long."""
+        if not self._silent or self.input_ended or self.lost:
+            return
+        self._reader = asyncio.get_running_loop().create_future()
+        try:
+            await asyncio.wait({self._reader}, timeout=within_s)
+        finally:
+            self._reader = None
+
     # ---- for the connection -----------------------------------------------------------------------
 
     def receive(self, data: bytes) -> None:
         """Bytes of a DATA frame. Raises BadStream, TooBig."""
+        self._silent = False
         self._uncredited += len(data)
         found = self._messages.feed(data)
         if found:

@@ -24,7 +24,7 @@ from gateway.http2 import frames
 from gateway.http2.call import Call
 from gateway.http2.messages import BadStream, Messages, TooBig
 from gateway.http2.metadata import ENCODINGS, text
-from gateway.http2.replies import Calls, Replies
+from gateway.http2.replies import HEADERS_BYTES, Calls, Replies
 
 _GRPC = re.compile(r"application/grpc($|[+;])")
 _CONNECTION_WINDOW = 1024 * 1024
@@ -276,6 +276,9 @@ class Connection(Replies, asyncio.Protocol):
             call.plain_status = "405"
         elif not _GRPC.match(known.get("content-type", "")):
             call.plain_status = "415"
+        elif (size := sum(len(name) + len(value) + 32 for name, value in headers)) > HEADERS_BYTES:
+            said = f"the call's metadata has {size} bytes, {HEADERS_BYTES} are allowed: send less"
+            self.refuse(call, grpc.StatusCode.RESOURCE_EXHAUSTED, said)
         elif encoding not in ENCODINGS:
             self.refuse(call, grpc.StatusCode.UNIMPLEMENTED, f"grpc-encoding {encoding} is not known here")
         else:

@@ -16,7 +16,11 @@ from gateway.http2.metadata import OPENING, Header, status_headers
 from gateway.http2.parting import Parting
 from gateway.http2.rules import Rules
 
-_HEADERS_BYTES = 16 * 1024
+HEADERS_BYTES = 16 * 1024
+"""What a call's headers may have, as HTTP/2 counts them (RFC 9113, section 6.5.2)."""
+_MOST_HEADERS_BYTES = 128 * 1024
+"""A call with more than it may have is refused; with more than this the connection ends. Behind a proxy calls of
+many clients share a connection, and not every proxy keeps to what we say we take."""
 _FLOOD_BYTES = 1024 * 1024
 """A peer that makes us answer (pings, settings, resets, calls that fail) and reads nothing is cut at this."""
 _ONLY_GRPC = b"This address serves gRPC: POST with content-type application/grpc, over HTTP/2.\n"
@@ -236,8 +240,8 @@ def _rules(max_calls: int) -> Rules:
         initial_values={
             SettingCodes.INITIAL_WINDOW_SIZE: WINDOW,
             SettingCodes.MAX_CONCURRENT_STREAMS: max_calls,
-            SettingCodes.MAX_HEADER_LIST_SIZE: _HEADERS_BYTES,
+            SettingCodes.MAX_HEADER_LIST_SIZE: HEADERS_BYTES,
         },
     )
-    rules.decoder.max_header_list_size = _HEADERS_BYTES
+    rules.decoder.max_header_list_size = _MOST_HEADERS_BYTES
     return rules

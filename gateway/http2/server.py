@@ -30,6 +30,9 @@ _PING_AFTER_SWEEPS = 4
 """20 s without a byte: a ping; and without an answer to it after two more sweeps, the peer is gone."""
 _STATUS_S = 2.0
 """How long a status may wait behind messages that the client does not read."""
+_FIRST_WORD_S = 0.25
+"""A status that leaves before the client's first message is lost on grpc.aio's clients: their `write` fails, and they
+make INTERNAL of it. So it waits for that message, which comes right behind the headers."""
 _CUT_S = 1.0
 """What calls that were cut get to send their status."""
 
@@ -58,6 +61,8 @@ class GrpcServer:
         """With the number of sweeps in which nothing came."""
         self._idle: dict[Replies, asyncio.TimerHandle] = {}
         self._tasks: dict[asyncio.Task[None], Call] = {}
+        self._over = 0
+        """Of them, those that only wait to be told their status."""
         self._listener: asyncio.Server | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         self._stopping = False
@@ -216,13 +221,19 @@ class GrpcServer:
                 task.uncancel()
         except Exception as error:
             _failed(call, type(error).__name__)
+        if not self._stopping:
+            self._over += 1
+            try:
+                await call.first_word(_FIRST_WORD_S)
+            finally:
+                self._over -= 1
         await finish(call, _STATUS_S)
 
     async def _answer(self, call: Call) -> None:
         handler = self._handlers.get(call.method)
         if handler is None:
             await call.abort(grpc.StatusCode.UNIMPLEMENTED, f"method {call.method} is not served here")
-        if len(self._tasks) > self.max_calls:
+        if len(self._tasks) - self._over > self.max_calls:
             await call.abort(
                 grpc.StatusCode.RESOURCE_EXHAUSTED, f"{self.max_calls} calls are open; try again later"
             )

@@ -28,6 +28,7 @@ from gateway.proxies import TrustedProxies
 from gateway.session.events import Connection
 from gateway.settings import SessionSettings
 from gateway.telemetry.context import client_address, read_trace
+from gateway.telemetry.grpc_health import HealthService
 from gateway.transports import voice_wire as wire
 from gateway.transports.pulse import Pulse
 from gateway.transports.secret_session import with_session
@@ -83,7 +84,7 @@ class VoiceServer:
         self._setting: asyncio.Task[None] | None = None
         self._serving: set[asyncio.Task[None]] = set()
         self._server: GrpcServer | None = None
-        self._health = health.aio.HealthServicer()
+        self._health = HealthService()
         self._pulse = Pulse(ping_s=settings.ping_s, lost_s=settings.lost_s)
 
     async def start(self) -> str:

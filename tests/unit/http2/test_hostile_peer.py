@@ -179,12 +179,28 @@ async def test_data_for_calls_that_are_over_leaves_the_connection_its_window() -
         assert await answered(client)
 
 
-async def test_large_headers_are_refused() -> None:
-    async with serving() as (_, port), peer(port) as client:
-        client.open("Echo", ("large", "x" * 15_000))
+async def test_a_call_with_large_headers_is_refused_and_the_others_of_its_connection_go_on() -> None:
+    async with serving() as (server, port), peer(port) as client:
+        good = client.open("Echo", ("large", "x" * 15_000))
+        bad = [
+            client.open("Echo", *((f"large-{n}", "x" * 5_000) for n in range(number)))
+            for number in (4, 12, 24)
+        ]
         await client.flush()
-        await client.ping()
-        client.open("Echo", *((f"large-{n}", "x" * 5_000) for n in range(4)))
+        for stream in bad:
+            status, said = await client.status(stream)
+            assert status == 8
+            assert "16384 are allowed" in said
+        await client.send(data_frame(good, prefixed(b"a"), end=True))
+        assert await client.status(good) == (0, "")
+        assert client.received[good] == prefixed(b"a")
+        assert client.goaway is None
+        assert not server._tasks
+
+
+async def test_larger_ones_still_are_the_end_of_the_connection() -> None:
+    async with serving() as (_, port), peer(port) as client:
+        client.open("Echo", *((f"large-{n}", "x" * 5_000) for n in range(30)))
         await client.flush()
         await client.until_closed()
         assert client.goaway == ENHANCE_YOUR_CALM

@@ -250,6 +250,38 @@ async def test_too_many_calls_are_refused_until_some_end() -> None:
         assert await other.unary_unary(name("Shout"))(b"a") == b"A"
 
 
+async def test_a_refusal_is_not_lost_on_who_writes_first() -> None:
+    """grpc.aio makes INTERNAL of a status that overtakes its first message; here none does."""
+
+    async def refuse(_requests: object, call: Call) -> None:
+        await call.abort(grpc.StatusCode.UNAUTHENTICATED, "who are you?")
+
+    async with serving({"No": bidi(refuse)}) as (_, port):
+        for _ in range(40):
+            async with dialled(port) as channel, asyncio.timeout(10):
+                call = channel.stream_stream(name("No"))()
+                await call.write(b"x")
+                refused = await error_of(call.read())
+                assert refused.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_who_is_refused_and_says_nothing_takes_no_place() -> None:
+    async def refuse(_requests: object, call: Call) -> None:
+        await call.abort(grpc.StatusCode.UNAUTHENTICATED, "who are you?")
+
+    async with (
+        serving({"No": bidi(refuse)}, max_calls=2) as (server, port),
+        dialled(port) as channel,
+        asyncio.timeout(10),
+    ):
+        silent = [channel.stream_stream(name("No"))() for _ in range(2)]
+        while server._over < 2:
+            await asyncio.sleep(0)
+        assert await channel.unary_unary(name("Shout"))(b"a") == b"A"
+        for call in silent:
+            assert await call.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
 async def test_calls_of_one_connection_do_not_wait_for_each_other() -> None:
     """One is read by nobody, at the server and at the client; others pass."""
     hold = asyncio.Event()
