@@ -6,12 +6,16 @@ import asyncio
 import socket
 import ssl
 
+import h11
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 _GRACE_S = 1
 """Responses still running this long after `stop()` are cancelled."""
 _KEEP_ALIVE_S = 75
+HEAD_S = 10.0
+"""What a request's head may take to come, counted from its first byte; for the first one from the connection's begin."""
 _LISTENING = {"ssl_handshake_timeout": 10.0, "ssl_shutdown_timeout": 2.0}
 """A client that connects and does not finish its handshake, or its goodbye, is cut off."""
 
@@ -32,7 +36,7 @@ class HttpServer:
         self._server = uvicorn.Server(
             uvicorn.Config(
                 app,
-                http="h11",
+                http=_Protocol,
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -75,6 +79,51 @@ class HttpServer:
             transport: asyncio.Transport | None = getattr(connection, "transport", None)
             if transport is not None:
                 transport.abort()
+
+
+class _Protocol(H11Protocol):
+    """uvicorn's, which would wait for a head for ever: anybody could hold as many connections as there may be."""
+
+    _waiting: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._waiting = self.loop.call_later(HEAD_S, self._give_up)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.conn.their_state is not h11.IDLE:
+            self._wait_no_more()
+        elif self._waiting is None and self.timeout_keep_alive_task is None:  # a further request has begun
+            self._waiting = self.loop.call_later(HEAD_S, self._give_up)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._wait_no_more()
+        super().connection_lost(exc)
+
+    def _wait_no_more(self) -> None:
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None
+
+    def _give_up(self) -> None:
+        self._waiting = None
+        if not self.transport.is_closing():
+            if self.conn.trailing_data[0]:
+                said = f"The request did not arrive: its head took longer than {HEAD_S:g} s.".encode()
+                headers = [
+                    ("content-type", "text/plain"),
+                    ("connection", "close"),
+                    ("content-length", str(len(said))),
+                ]
+                answer: list[h11.Event] = [
+                    h11.Response(status_code=408, headers=headers, reason="Request Timeout"),
+                    h11.Data(data=said),
+                    h11.EndOfMessage(),
+                ]
+                for event in answer:
+                    self.transport.write(self.conn.send(event) or b"")
+            self.transport.close()
 
 
 async def _bound_socket(host: str, port: int) -> socket.socket:

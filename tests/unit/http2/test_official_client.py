@@ -275,7 +275,7 @@ async def test_who_is_refused_and_says_nothing_takes_no_place() -> None:
         asyncio.timeout(10),
     ):
         silent = [channel.stream_stream(name("No"))() for _ in range(2)]
-        while server._over < 2:
+        while server._over < 2:  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0)
         assert await channel.unary_unary(name("Shout"))(b"a") == b"A"
         for call in silent:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -36,14 +36,18 @@ async def asking(port: int) -> AsyncIterator[Any]:
         yield health_pb2_grpc.HealthStub(channel)
 
 
+async def until(true: Callable[[], object]) -> None:
+    while not true():  # noqa: ASYNC110 - nobody tells
+        await asyncio.sleep(0)
+
+
 async def test_watchers_hear_of_changes_also_when_another_has_left() -> None:
     async with answering() as (service, port), asking(port) as stub:
         staying, leaving = stub.Watch(ASKED), stub.Watch(ASKED)
         for watch in (staying, leaving):
             assert (await watch.read()).status == STATUS.SERVING
         leaving.cancel()
-        while service._watchers > 1:
-            await asyncio.sleep(0)
+        await until(lambda: service._watchers <= 1)
         await service.set("", STATUS.NOT_SERVING)
         assert (await staying.read()).status == STATUS.NOT_SERVING
         await service.set("", STATUS.SERVING)
@@ -66,8 +70,7 @@ async def test_who_does_not_read_keeps_no_drain_waiting() -> None:
         client.rules.send_headers(stream, list(headers.items()))
         await client.flush()
         await client.send(frame(0, 1, stream, prefixed(ASKED.SerializeToString())))
-        while not service._watchers:
-            await asyncio.sleep(0)
+        await until(lambda: service._watchers)
         await client.ping()
         async with asyncio.timeout(2):
             await service.enter_graceful_shutdown()
@@ -86,8 +89,7 @@ async def test_there_are_only_so_many_watchers(monkeypatch: pytest.MonkeyPatch) 
         assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert (await stub.Check(ASKED)).status == STATUS.SERVING
         watches.pop().cancel()
-        while service._watchers > 2:
-            await asyncio.sleep(0)
+        await until(lambda: service._watchers <= 2)
         watches.append(stub.Watch(ASKED))
         assert (await watches[-1].read()).status == STATUS.SERVING
         for watch in watches:

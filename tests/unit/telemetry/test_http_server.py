@@ -8,6 +8,7 @@ import signal
 import pytest
 from starlette.types import Receive, Scope, Send
 
+from gateway.telemetry import http_server
 from gateway.telemetry.http_server import serve_http
 from tests.support.raw_http import request
 
@@ -79,3 +80,61 @@ async def test_stop_does_not_wait_for_idle_connections() -> None:
     assert loop.time() - began < 0.9
     assert await reader.read() == b""
     writer.close()
+
+
+async def _all_of(reader: asyncio.StreamReader) -> bytes:
+    async with asyncio.timeout(10):
+        return await reader.read()
+
+
+async def test_a_head_that_does_not_come_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_server, "HEAD_S", 0.3)
+    server = serve_http(App(), "127.0.0.1", 0)
+    port = await server.start()
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        assert await _all_of(reader) == b""
+        writer.close()
+
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        heard = asyncio.create_task(_all_of(reader))
+        writer.write(b"GET / HTTP/1.1\r\n")
+        while not heard.done():  # a word now and then does not help
+            writer.write(b"x-a: b\r\n")
+            await asyncio.wait({heard}, timeout=0.05)
+        assert heard.result().startswith(b"HTTP/1.1 408 ")
+        assert b"its head took longer than 0.3 s" in heard.result()
+        writer.close()
+
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200 ")
+        writer.write(b"GET /again HTTP")
+        assert b" 408 " in await _all_of(reader)
+        writer.close()
+    finally:
+        await server.stop()
+
+
+async def test_what_follows_a_head_has_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long answer, and a connection that rests between requests, are cut by no deadline of heads."""
+    monkeypatch.setattr(http_server, "HEAD_S", 0.2)
+    app = App()
+    server = serve_http(app, "127.0.0.1", 0)
+    port = await server.start()
+    try:
+        slow, slow_writer = await asyncio.open_connection("127.0.0.1", port)
+        resting, resting_writer = await asyncio.open_connection("127.0.0.1", port)
+        slow_writer.write(b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\n")
+        resting_writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        await resting.readuntil(b"ok")
+        ends = [asyncio.create_task(reader.read(1)) for reader in (slow, resting)]
+        done, _ = await asyncio.wait(ends, timeout=0.6)
+        assert not done
+        assert not app.cancelled.is_set()
+        for end in ends:
+            end.cancel()
+        slow_writer.close()
+        resting_writer.close()
+    finally:
+        await server.stop()
