@@ -22,7 +22,9 @@ class ResumeSettings(Part):
         description="where the history waits: sealed with the client, or in Redis; auto: Redis where it is configured",
     )
     max_bytes: int = Field(
-        48 * 1024, gt=0, description="longest sealed history; the oldest turns are left out"
+        48 * 1024,
+        gt=0,
+        description="longest sealed history, at most half of session.max_message_bytes; the oldest turns are left out",
     )
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from gateway.settings import Settings
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from gateway.session.memory import Memory
@@ -29,6 +32,12 @@ def make_memory(
     url = settings.redis.url.get_secret_value()
     if resume.store == "redis" and not url:
         raise OSError("resume.store is redis, and redis.url is empty: set PARLEY_REDIS__URL")
+    most = settings.session.max_message_bytes // 2
+    if resume.max_bytes > most:  # a client could not send such a token back
+        log.warning(
+            "tokens are at most %d bytes, half of session.max_message_bytes: resume.max_bytes is more", most
+        )
+        resume = resume.model_copy(update={"max_bytes": most})
     close, store = nothing, None
     if url and resume.store != "client":
         from gateway.cluster.history import RedisHistories

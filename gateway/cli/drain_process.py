@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import http.client
 import json
 import math
+import socket
 import ssl
 import time
 import urllib.error
@@ -56,11 +58,14 @@ def drain(admin: str | None, timeout_s: float, key: str | None) -> int:
     context = _context(settings) if parsed.scheme == "https" else None
     began = time.monotonic()
     try:
-        with urllib.request.urlopen(request, timeout=timeout_s + _ANSWER_S, context=context) as answer:
+        with _directly(context).open(request, timeout=timeout_s + _ANSWER_S) as answer:
             found = json.load(answer)
+            left, over = int(found["left"]), found["status"] == "drained"
     except urllib.error.HTTPError as error:
         raise Fault(f"{url} refused to drain: {_why(error)}") from None
-    except (OSError, ValueError) as error:
+    except (ValueError, LookupError, TypeError):
+        raise Fault(f"{url} is no address of Parley's for operators: its answer makes no sense") from None
+    except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         if isinstance(reason, ConnectionRefusedError):
             print(f"nothing answers at {url}, nothing is left to drain")
@@ -70,15 +75,24 @@ def drain(admin: str | None, timeout_s: float, key: str | None) -> int:
             return FAILED
         if isinstance(reason, ssl.SSLError):
             raise Fault(f"no TLS connection with {url}: {reason}; check tls.cert") from None
+        if isinstance(reason, socket.gaierror):
+            raise Fault(f"{parsed.hostname} has no address: {reason}") from None
         print(f"the process at {url} ended while it drained")
         return OK
     took_s = time.monotonic() - began
-    left = int(found.get("left", 0))
-    if found.get("status") == "drained" and not left:
+    if over and not left:
         print(f"drained in {took_s:.1f} s: {url} has nothing left")
     else:
         print(f"not drained within {timeout_s:g} s: {left} left at {url}, which ends them with its grace")
     return OK
+
+
+def _directly(context: ssl.SSLContext | None) -> urllib.request.OpenerDirector:
+    """Whatever proxy this machine or pod has for its way out: it knows nobody's loopback but its own."""
+    handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
+    if context is not None:
+        handlers.append(urllib.request.HTTPSHandler(context=context))
+    return urllib.request.build_opener(*handlers)
 
 
 def _own(settings: Settings) -> str:

@@ -25,6 +25,9 @@ _HELD = 32
 """Other events, likewise."""
 _FIRST_S, _LONGEST_S = 0.1, 2.0
 """Pauses between tries: random, up to twice the one before."""
+_LASTS_S = 5.0
+"""A line that was there for so long was a good one. Pauses go on growing over shorter ones: a server that takes a session
+and ends it at once is not dialled ten times a second."""
 _TRY_S = 3.0
 """For one try: a server that does not answer a start by then is not the one to wait for."""
 _AGAIN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
@@ -51,8 +54,8 @@ class SteadyClient:
         give_up_s: float = 30.0,
         connect_s: float = 10.0,
     ) -> None:
-        """make: a client for each connection. reconnect: False is a plain client. give_up_s: without a line for so
-        long, the failure is raised."""
+        """make: a client for each connection. reconnect: False is a plain client. give_up_s: without a good line for
+        so long, the failure is raised."""
         self.hello = replace(hello, resume=b"") if reconnect else hello
         self._make, self._reconnect, self._give_up_s = make, reconnect, give_up_s
         self.on_gap: Callable[[str], None] = lambda note: None
@@ -67,6 +70,8 @@ class SteadyClient:
         self._kept_bytes = 0
         self._most_bytes = int(KEPT_S * 2 * hello.input_rate)
         self._unanswered: ev.TextIn | None = None
+        self._connected_at = self._trouble_since = 0.0
+        self._pause_s = 0.0
         self.dropped_bytes = 0
         """Audio of gaps that were too long."""
         self.gaps_s: list[float] = []
@@ -93,6 +98,7 @@ class SteadyClient:
         """The first time: whoever cannot be reached now is not waited for. Raises CallFailed."""
         ready = await self._client.connect()
         self._connected = True
+        self._connected_at = asyncio.get_running_loop().time()
         return ready
 
     async def send(self, event: ev.ClientEvent) -> None:
@@ -101,6 +107,8 @@ class SteadyClient:
             raise CallFailed("the session is over")
         if isinstance(event, ev.TextIn):
             self._unanswered = event
+        elif isinstance(event, ev.Cancel):
+            self._unanswered = None
         if self._connected:
             try:
                 await self._client.send(event)
@@ -190,22 +198,26 @@ class SteadyClient:
         loop = asyncio.get_running_loop()
         lost_at = loop.time()
         self._connected = False
+        if not self._pause_s or lost_at - self._connected_at >= _LASTS_S:
+            self._trouble_since, self._pause_s = lost_at, _FIRST_S
         self.on_gap(f"{why}; connecting again")
-        before, pause_s = self._client, _FIRST_S
+        before = self._client
         assert before.ready is not None
         hello = replace(self.hello, session_id=before.ready.session_id, resume=before.token)
         await before.close()
+        if self._has_given_up(lost_at):
+            raise CallFailed(why, grpc.StatusCode.UNAVAILABLE)
         wait_s = 0.0
         while True:
-            await asyncio.sleep(max(wait_s, random.uniform(0, pause_s)))
-            pause_s = min(2 * pause_s, _LONGEST_S)
+            await asyncio.sleep(max(wait_s, random.uniform(0, self._pause_s)))
+            self._pause_s = min(2 * self._pause_s, _LONGEST_S)
             self._client = self._make(hello, _TRY_S)
             try:
                 ready = await self._client.connect()
                 break
             except CallFailed as failure:
                 await self._client.close()
-                if self._leaving or failure.status not in _AGAIN or loop.time() - lost_at > self._give_up_s:
+                if self._leaving or failure.status not in _AGAIN or self._has_given_up(loop.time()):
                     raise
                 wait_s = failure.retry_s or 0.0
             except BaseException:
@@ -213,12 +225,15 @@ class SteadyClient:
                 raise
         self._offset = self._highest + 1
         self._client.take_over(self.player, self._offset)
-        now = loop.time()
+        now = self._connected_at = loop.time()
         self.gaps_s.append(now - lost_at)
         what = "with its history" if ready.resumed else "without its history"
         self.on_gap(f"connected again after {now - lost_at:.1f} s, {what}")
         await self._catch_up()
         return Arrival(now, ready)
+
+    def _has_given_up(self, now: float) -> bool:
+        return now - self._trouble_since > self._give_up_s
 
     async def _catch_up(self) -> None:
         """What was kept, in order, while more of it comes; only then the line is open to others."""

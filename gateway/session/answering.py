@@ -93,6 +93,7 @@ class Answering:
         marks = Marks()
         marks.ask(turn.marks)
         reply = self._new_reply(turn, marks)
+        reply.typed = turn.typed and len(turn.texts) == 1
         if guessed:
             reply.is_wanted.clear()
         if self._core.state is ev.State.LISTENING and not self._user_is_speaking():
@@ -298,7 +299,8 @@ class Answering:
 
     def _finish(self, reply: Reply, outcome: ev.Outcome, heard_ms: int) -> None:
         heard, unheard = reply.split_heard(heard_ms)
-        if not reply.announced:
+        asked_again = reply.typed and not reply.announced and self._core.ended.done()
+        if not reply.announced and not asked_again:
             self.history.user(reply.question)
             if outcome in (ev.Outcome.COMPLETED, ev.Outcome.FAILED):
                 self._core.send(ev.ReplyStarted(reply.reply_id, reply.turn_id, self.playout.generation))
@@ -306,7 +308,7 @@ class Answering:
         if outcome is ev.Outcome.FAILED and not reply.announced and reply.question and apology:
             self._says.appendleft(ev.Say(apology))
         self.discard()
-        for request, output in reply.consulted:
+        for request, output in reply.consulted if not asked_again else ():
             self.history.tool(request, output)
         self.history.assistant(heard, interrupted=outcome in (ev.Outcome.INTERRUPTED, ev.Outcome.CANCELLED))
         self.on_history(True)

@@ -392,7 +392,7 @@ class Hearing:
     def type(self, text: str) -> None:
         """A turn of typed words; the reply in the air is cut."""
         self.answering.cancel(ev.Outcome.INTERRUPTED)
-        turn = self._turn = Turn(texts=[text])
+        turn = self._turn = Turn(texts=[text], typed=True)
         turn.marks.final = self._core.now()
         begin_turn(self._core, turn, self._core.now())
         self.answering.answer(turn)

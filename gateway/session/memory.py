@@ -170,10 +170,14 @@ class Keeper:
         if found is None or token is None:
             return None
         try:
-            return opened(found, memory.seal_stored, caller=caller, now=memory.wall())
+            stored = opened(found, memory.seal_stored, caller=caller, now=memory.wall())
         except Unusable as error:
             log.warning("session %s: the stored history is of no use: %s", core.session_id, error)
             return None
+        if stored.session_id != core.session_id:
+            log.warning("session %s: the store has another session's history in its place", core.session_id)
+            return None
+        return stored
 
     # ---- keeping -----------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from gateway.session import events as ev
 from gateway.session.sealing import OVERHEAD, Seal
+from gateway.think.history import History
 
 _SETTINGS_SHARE = 0.5
 """Settings longer than this share of the bound are left out: a client sends its own with every start."""
@@ -65,26 +66,36 @@ def sealed(what: Remembered, seal: Seal, *, until: float, max_bytes: int) -> byt
 
 
 def opened(token: bytes, seal: Seal, *, caller: str, now: float) -> Remembered:
-    """Raises Unusable: of another key, another caller's, expired. now: UNIX time, s."""
+    """Raises Unusable: of another key, another caller's, expired, of another version. now: UNIX time, s."""
     try:
         body = json.loads(seal.open(token))
     except ValueError as error:
         raise Unusable("refused", f"its token does not open ({error})") from None
-    if body["who"] != caller:
-        raise Unusable("refused", "its token is another caller's")
-    if now > body["until"]:
-        raise Unusable("expired", "its token has expired")
+    try:
+        if body["who"] != caller:
+            raise Unusable("refused", "its token is another caller's")
+        if now > body["until"]:
+            raise Unusable("expired", "its token has expired")
+        return _remembered(body)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise Unusable("refused", "its token is of a version that this one does not read") from None
+
+
+def _remembered(body: dict[str, Any]) -> Remembered:
+    """Raises KeyError, TypeError, ValueError, AttributeError for what `sealed` does not write."""
     chosen = body.get("chosen", {})
     if chosen.get("tools") is not None:
         chosen["tools"] = tuple(ev.Tool(**tool) for tool in chosen["tools"])
     known = {name: value for name, value in chosen.items() if name in ev.Configure.__slots__}
+    turns = body.get("turns", [])
+    History("", max_turns=1).restore(turns)
     return Remembered(
         body["id"],
         body["who"],
         body["epoch"],
         body["serial"],
         ev.Configure(**known),
-        body.get("turns", []),
+        turns,
         ticket=body.get("ticket", False),
     )
 

@@ -93,6 +93,8 @@ class Reply:
     on_failure: Callable[[str, str], None]
     """(part, message for people): `llm` or `tts` failed."""
     interruptible: bool = True
+    typed: bool = False
+    """The question is no more than what a client typed, which asks again where no reply began."""
     marks: Marks = field(default_factory=Marks)
     trace: TurnTrace | None = None
     pieces: list[Piece] = field(default_factory=list)

@@ -23,6 +23,7 @@ class Turn:
     texts: list[str] = field(default_factory=list)
     marks: Marks = field(default_factory=Marks)
     trace: TurnTrace | None = None
+    typed: bool = False
 
     @property
     def question(self) -> str:

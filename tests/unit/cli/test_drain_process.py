@@ -58,6 +58,43 @@ async def test_where_nobody_answers_nothing_is_left() -> None:
     assert "nothing is left to drain" in out
 
 
+async def test_a_proxy_for_the_way_out_is_not_asked() -> None:
+    async with standing() as (gateway, _):
+        nowhere = "http://127.0.0.1:1"
+        code, out, err = await drain("--admin", gateway.admin, http_proxy=nowhere, HTTPS_PROXY=nowhere)
+        assert (code, err) == (0, "")
+        assert out.startswith("drained in ")
+        assert gateway.drain.over
+
+
+@pytest.mark.parametrize("answer", ["<p>It works!</p>", "[]", "{}", '{"status": "drained", "left": null}'])
+async def test_what_is_no_parley_is_not_taken_for_drained(answer: str) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(f"HTTP/1.1 200 OK\r\ncontent-length: {len(answer)}\r\n\r\n{answer}".encode())
+        writer.close()
+
+    async with await asyncio.start_server(talk, "127.0.0.1", 0) as other:
+        code, out, err = await drain("--admin", f"http://127.0.0.1:{other.sockets[0].getsockname()[1]}")
+    assert (code, out) == (1, "")
+    assert "makes no sense" in err
+    code, out, err = await drain("--admin", "http://no-such-host.invalid:8081")
+    assert (code, out) == (1, "")
+    assert "no-such-host.invalid has no address" in err
+
+
+async def test_a_process_that_ends_in_the_middle_of_its_answer_has_ended() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b'HTTP/1.1 200 OK\r\ncontent-length: 40\r\n\r\n{"status": ')
+        writer.close()
+
+    async with await asyncio.start_server(talk, "127.0.0.1", 0) as other:
+        code, out, err = await drain("--admin", f"http://127.0.0.1:{other.sockets[0].getsockname()[1]}")
+    assert (code, err) == (0, "")
+    assert "ended while it drained" in out
+
+
 @pytest.mark.parametrize("options", [("--admin", "gateway:8081"), ("--timeout", "soon"), ("--timeout", "-1")])
 async def test_wrong_usage_says_what_to_write(options: tuple[str, ...]) -> None:
     code, out, err = await drain(*options)

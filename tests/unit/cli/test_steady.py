@@ -14,6 +14,7 @@ import pytest
 from gateway.cli.client import CallFailed, VoiceClient
 from gateway.cli.steady import KEPT_S, SteadyClient
 from gateway.session import events as ev
+from gateway.session.core import INTERNAL
 from gateway.session.memory import Memory
 from gateway.settings import ResumeSettings
 from gateway.transports.voice_grpc import VoiceServer
@@ -171,6 +172,27 @@ async def test_a_question_that_was_lost_with_the_line_is_asked_again() -> None:
         assert talker.client.gaps_s[0] < 2.0
 
 
+@pytest.mark.parametrize("how", ["cut", "drained"])
+async def test_a_question_that_is_asked_again_is_in_the_history_once(how: str) -> None:
+    """The process that had it knows of it, too: it hands its history over, or seals it before it ends."""
+    async with replicas() as (service, address, one, other), talking(address) as talker:
+        await talker.type("first")
+        one.llm.first_s = 30.0
+        one.asked_again.clear()
+        await talker.client.send(ev.TextIn("again?"))
+        async with asyncio.timeout(5):
+            await one.asked_again.wait()
+        one.llm.first_s = 0.05
+        if how == "cut":
+            assert service.cut(one.address) == 1
+        else:
+            service.remove(one.address)
+            service.add(other.address)
+            await one.stop(grace_s=0.0)
+        await talker.until(lambda it: it.count(ev.ReplyDone) == 2)
+        assert (one if how == "cut" else other).asked() == ["first", "again?"]
+
+
 async def test_what_is_said_in_the_gap_arrives_and_the_oldest_of_too_much_is_dropped() -> None:
     async with replicas() as (service, address, one, other), talking(address) as talker:
         await talker.type("first")
@@ -211,6 +233,45 @@ async def test_where_nobody_comes_back_the_last_reason_is_told() -> None:
         await talker.until(lambda it: it.failed is not None)
         assert talker.failed is not None
         assert talker.failed.status is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_server_that_ends_every_session_at_once_is_not_dialled_without_end() -> None:
+    async with replicas() as (service, address, one, _):
+        taken = [0.0]
+        goes_on = one.sessions.serve
+
+        async def ends_at_once(connection: ev.Connection) -> None:
+            taken.append(asyncio.get_running_loop().time())
+            serving = asyncio.create_task(goes_on(connection))
+            await asyncio.sleep(0)
+            for session, _task in list(one.sessions._live.values()):
+                session.end(INTERNAL)
+            await serving
+
+        async with talking(address, give_up_s=1.5) as talker:
+            one.sessions.serve = ends_at_once  # type: ignore[method-assign]
+            service.cut(one.address)
+            await talker.until(lambda it: it.failed is not None)
+        assert talker.failed is not None
+        assert "the session failed" in str(talker.failed)
+        assert 3 <= len(taken) < 12, "tries grow rarer"
+
+
+async def test_a_question_that_was_called_off_is_not_asked_again() -> None:
+    async with replicas() as (service, address, one, other), talking(address) as talker:
+        await talker.type("first")
+        one.llm.first_s = 30.0
+        one.asked_again.clear()
+        await talker.client.send(ev.TextIn("never mind"))
+        async with asyncio.timeout(5):
+            await one.asked_again.wait()
+        await talker.client.send(ev.Cancel())
+        service.remove(one.address)
+        service.add(other.address)
+        await one.stop()
+        await talker.until(lambda it: it.count(ev.Ready) == 1)
+        await talker.type("last")
+        assert other.llm.streams == 1
 
 
 async def test_a_refusal_says_when_to_come_again() -> None:
