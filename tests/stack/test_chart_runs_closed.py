@@ -104,6 +104,7 @@ def test_a_conversation_behind_closed_doors(
         ended = "\n".join(kubelet.told)
         assert "gateway ended with 0" in ended, ended
         assert "speech ended with 0" in ended, ended
+        assert "triton ended with 0" in ended, ended
         assert "preStop of" not in ended, "the hooks spoke TLS, and were let in"
 
 

@@ -127,6 +127,33 @@ async def test_after_a_restart_of_the_server_holders_tell_a_new_table(server: St
     assert not server.triton.ready, "the table is nobody's model"
 
 
+async def test_a_table_that_many_bring_in_is_brought_in_once(tmp_path: Path) -> None:
+    """A copy that is refused stays among Triton's live models for ever: the server would end with an error."""
+    skip_without_triton()
+    triton = EmbeddedTriton([TEST_MODELS], log_dir=tmp_path / "one", exit_s=8)
+    async with triton, processes(triton.grpc, 4) as made:
+        await asyncio.gather(*(one.start() for one in made))
+    log = (tmp_path / "one" / "triton.log").read_text()
+    assert log.count("TRITONBACKEND_ModelInstanceInitialize") == 1
+    assert "Found 0 live models" in log, log[-3_000:]
+    assert "failed to stop server" not in log, log[-3_000:]
+
+
+async def test_a_table_whose_process_died_is_replaced_once(tmp_path: Path) -> None:
+    skip_without_triton()
+    triton = EmbeddedTriton([TEST_MODELS], log_dir=tmp_path, exit_s=1)
+    async with triton, processes(triton.grpc, 4) as made:
+        for one in made:
+            await one.start()
+        for pid in triton.stub_pids()[TABLE]:
+            os.kill(pid, signal.SIGKILL)
+        outcomes = await asyncio.gather(
+            *(one.begin("m", Change.UNLOAD) for one in made), return_exceptions=True
+        )
+        assert all(isinstance(one, NotNow) for one in outcomes), outcomes
+    assert (tmp_path / "triton.log").read_text().count("TRITONBACKEND_ModelInstanceInitialize") == 2
+
+
 async def test_a_restricted_server_lets_only_the_key_bring_the_table_in(tmp_path: Path) -> None:
     skip_without_triton()
     triton = EmbeddedTriton(

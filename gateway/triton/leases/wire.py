@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import secrets
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -67,6 +67,8 @@ class TritonWire:
         self._grace_s = grace_s
         self._seen = False
         """This server, or one before it, has answered with a table: there may be leases that it does not know."""
+        self._installed = 0
+        """The installation that we know; 0: none."""
 
     async def ask(self, message: dict[str, Any], *, last: bool = False) -> dict[str, Any]:
         text = json.dumps(message).encode()
@@ -76,7 +78,10 @@ class TritonWire:
             if last:
                 raise
             reply = await self._install(text, error)
-        self._seen = True
+        if not self._seen:
+            self._seen = True
+            with suppress(TritonError):
+                self._installed = await self._installation()
         if "error" in reply:
             raise TritonError(f"the lease table refuses: {reply['error']}")
         return reply
@@ -99,13 +104,20 @@ class TritonWire:
     async def _install(self, text: bytes, missed: TritonError) -> dict[str, Any]:
         """Bring a table in, or find the one that somebody else brought in, and ask it.
 
-        Whoever is second is refused by the new copy itself (see triton_model.py), while the first goes on.
+        Whoever is second asks for the same installation, which changes nothing for Triton. Were it another one, the
+        new copy itself would refuse (see triton_model.py) and the first go on, but Triton would count the refused
+        one among its live models for ever: it would end with an error, after its whole exit timeout.
         """
         grace_s = await self._grace(missed)
         try:
             async with asyncio.timeout(_INSTALL_S):
                 for attempt in range(_INSTALL_TRIES):
-                    ours = await self._load(grace_s)
+                    found = await self._installation()
+                    ours = False
+                    if found == self._installed:
+                        ours = await self._load(found + 1, grace_s)
+                        found += 1
+                    self._installed = found  # where it is another's, it may well live
                     try:
                         reply = await self._ask(text)
                     except (ModelNotLoaded, ProcessDied) as error:
@@ -131,12 +143,21 @@ class TritonWire:
         if self._seen or isinstance(missed, ProcessDied):
             return self._grace_s
         index = await self._repository.index()
-        return self._grace_s if any(m.state in ("READY", "LOADING", "UNLOADING") for m in index) else 0.0
+        loaded = {m.name for m in index if m.state in ("READY", "LOADING", "UNLOADING")} - {MODEL}
+        return self._grace_s if loaded else 0.0
 
-    async def _load(self, grace_s: float) -> bool:
+    async def _installation(self) -> int:
+        """Which one Triton has, alive or dead; 0: none."""
+        try:
+            config = await self._repository.config(MODEL, deadline_s=ASK_S)
+            return int(config.parameters["installation"].string_value, 16)
+        except (ModelNotLoaded, ValueError):
+            return 0
+
+    async def _load(self, installation: int, grace_s: float) -> bool:
         """False: there is one already."""
-        # Files and config as they were would do nothing where the process died: Triton has them loaded.
-        parameters = {"grace_s": f"{grace_s:g}", "installation": secrets.token_hex(4)}
+        # A number of its own: files and config of one whose process died would do nothing, Triton has them loaded.
+        parameters = {"grace_s": f"{grace_s:g}", "installation": f"{installation:x}"}
         config = {
             "name": MODEL,
             "backend": "python",
