@@ -81,7 +81,9 @@ def _address(text: str) -> str | None:
     elif text.count(":") == 1:
         text = text.partition(":")[0]
     try:
-        return str(ipaddress.ip_address(text))
+        return str(
+            ipaddress.ip_address(text.partition("%")[0])
+        )  # behind it a zone: any text, and of no use here
     except ValueError:
         return None
 

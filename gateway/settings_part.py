@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, SecretStr, field_validator
 from pydantic_settings import NoDecode
 
 T = TypeVar("T")
@@ -24,7 +24,25 @@ Listed = Annotated[tuple[T, ...], NoDecode, BeforeValidator(_split)]
 """A tuple that the environment may hold as JSON or as text with commas."""
 
 
+def _stripped(value: object) -> object:
+    match value:
+        case SecretStr():
+            return SecretStr(value.get_secret_value().strip())
+        case tuple() if any(isinstance(one, SecretStr) for one in value):
+            return tuple(map(_stripped, value))
+        case dict():
+            return {name: _stripped(one) for name, one in value.items()}
+        case _:
+            return value
+
+
 class Part(BaseModel):
-    """A section: unknown keys are refused."""
+    """A section: unknown keys are refused, and around secrets stands no space: files made with an editor or `echo`
+    end with a newline, which no key, password or URL has, and no header can carry."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*")
+    @classmethod
+    def _strip_secrets(cls, value: object) -> object:
+        return _stripped(value)

@@ -10,7 +10,7 @@ from typing import Any
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.identity.caller import ADMIN, AUDIO, METRICS, VOICE, Denied, credential
+from gateway.identity.caller import ADMIN, AUDIO, METRICS, REVOKED, VOICE, Denied, shown
 from gateway.identity.identity import Identity
 
 CALLER = "parley.caller"
@@ -46,7 +46,7 @@ def admin_scope(open_metrics: bool) -> ScopeOf:
 
 
 class RequireIdentity:
-    """Counts what takes the scopes of callers against their limits; not what operators ask for."""
+    """Before the app: who calls, and whether that is within their limits. A request whose key is revoked is ended."""
 
     def __init__(self, app: ASGIApp, identity: Identity, scope_of: ScopeOf) -> None:
         self._app, self._identity, self._scope_of = app, identity, scope_of
@@ -60,36 +60,46 @@ class RequireIdentity:
         if wanted == OPEN:
             await self._app(scope, receive, send)
             return
-        given = _credential(scope)
-        inside = False
+        inside = begun = revoked = False
+        task = asyncio.current_task()
+        assert task is not None
+
+        def on_revoked() -> None:
+            nonlocal revoked
+            revoked = True
+            task.cancel(REVOKED)
+
+        async def sending(message: Any) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
         try:
-            if wanted in (ADMIN, METRICS):
-                scope[CALLER] = await self._identity.caller(given, wanted)
-                inside = True
-                await self._app(scope, receive, send)
-                return
-            async with self._identity.admitted(given, wanted) as caller:
+            async with self._identity.admitted(_credential(scope), wanted, on_revoked) as caller:
                 scope[CALLER] = caller
                 inside = True
-                await self._app(scope, receive, send)
+                await self._app(scope, receive, sending)
         except Denied as denied:
             if inside:
                 raise
-            if scope["type"] == "websocket":  # refused before it is accepted: HTTP's 403, whatever the reason
-                await send(
-                    {"type": "websocket.close", "code": _POLICY, "reason": str(denied)[:_LONGEST_REASON]}
-                )
-                return
-            await _read_a_little(receive)
-            await _refusal(denied, scope["path"])(scope, receive, send)
+            await _refuse(denied, scope, receive, send)
+        except asyncio.CancelledError:
+            if not revoked or task.uncancel() > 0:
+                raise
+            if not begun:  # else the answer is cut short, which the server under us does
+                await _refusal(Denied("revoked", REVOKED), scope["path"])(scope, receive, send)
 
 
 def _credential(scope: Scope) -> str:
-    found = {name: value.decode("latin-1") for name, value in scope["headers"] if name in _HEADERS}
-    return credential(found.get(b"authorization", ""), found.get(b"x-api-key", ""))
+    return shown((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"])
 
 
-_HEADERS = (b"authorization", b"x-api-key")
+async def _refuse(denied: Denied, scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "websocket":  # refused before it is accepted: HTTP's 403, whatever the reason
+        await send({"type": "websocket.close", "code": _POLICY, "reason": str(denied)[:_LONGEST_REASON]})
+        return
+    await _read_a_little(receive)
+    await _refusal(denied, scope["path"])(scope, receive, send)
 
 
 def _refusal(denied: Denied, path: str) -> Response:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -48,6 +48,19 @@ class Denied(Exception):
 
 current: ContextVar[Caller | None] = ContextVar("caller", default=None)
 """Who the current task works for; tasks inherit it. None outside of calls that were checked."""
+
+
+REVOKED = "the API key was revoked: ask its maker for a new one"
+
+
+def shown(pairs: Iterable[tuple[str, str]]) -> str:
+    """What a call's headers or metadata show; names in lower case. Several of one name count as one with commas
+    (RFC 9110, section 5.3), which is no credential: nobody picks the one that another did not look at."""
+    found: dict[str, str] = {}
+    for name, value in pairs:
+        if name in ("authorization", "x-api-key"):
+            found[name] = f"{found[name]}, {value}" if name in found else value
+    return credential(found.get("authorization", ""), found.get("x-api-key", ""))
 
 
 def credential(authorization: str, api_key: str = "") -> str:

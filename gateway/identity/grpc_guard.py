@@ -12,10 +12,9 @@ from typing import Any, NoReturn, TypeAlias
 import grpc
 import grpc.aio
 
-from gateway.identity.caller import Caller, Denied, credential
+from gateway.identity.caller import REVOKED, Caller, Denied, shown
 from gateway.identity.identity import Identity
 
-REVOKED = "the API key was revoked: ask its maker for a new one"
 _HEALTH = "/grpc.health.v1.Health/"
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -23,8 +22,7 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 def credential_of(metadata: Iterable[tuple[str, str | bytes]] | None) -> str:
     """What a call's metadata shows: `authorization: Bearer …`, else `x-api-key`."""
-    found = {name: value for name, value in metadata or () if name in ("authorization", "x-api-key")}
-    return credential(_text(found.get("authorization", "")), _text(found.get("x-api-key", "")))
+    return shown((name, _text(value)) for name, value in metadata or ())
 
 
 def status_of(denied: Denied) -> tuple[grpc.StatusCode, tuple[tuple[str, str], ...]]:

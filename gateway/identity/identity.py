@@ -7,10 +7,11 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from gateway.identity.caller import ADMIN, SCOPES, Caller, Denied, current
+from gateway.identity.caller import ADMIN, METRICS, SCOPES, VOICE, Caller, Denied, current
 from gateway.identity.client_secrets import (
     ClientSecret,
     Sealer,
@@ -93,7 +94,7 @@ class Identity:
     async def _allowed(self, given: str, scope: str) -> Caller:
         if not self.configured and not is_client_secret(given):
             return ANYBODY
-        found = await self._who(given)
+        found = await self._who(given, scope)
         if scope not in found.scopes:
             raise Denied(
                 "scope",
@@ -161,7 +162,7 @@ class Identity:
 
     # ---- who ------------------------------------------------------------------------------------------
 
-    async def _who(self, given: str) -> Caller:
+    async def _who(self, given: str, scope: str) -> Caller:
         if not given:
             raise Denied("missing", "no API key came: send it as `authorization: Bearer KEY`")
         if len(given) > _LONGEST:
@@ -171,9 +172,10 @@ class Identity:
         if is_own_token(given):
             return self.sealer.open_own(given, self._wall())
         if (record := await self._record(given)) is not None:
-            return self._checked(record)
+            return self._checked(record, scope)
         if self._tokens is not None and given.count(".") == 2:
-            return self._with_limits(await self._tokens.caller(given))
+            max_sessions, per_minute = self._usual_limits(scope)
+            return replace(await self._tokens.caller(given), max_sessions=max_sessions, per_minute=per_minute)
         raise Denied("unknown", "this API key is not known here: check it, or ask for a new one")
 
     async def _record(self, given: str) -> KeyRecord | None:
@@ -181,15 +183,16 @@ class Identity:
             return found
         return (await self._file.fresh()).find(given) if self._file is not None else None
 
-    def _checked(self, record: KeyRecord) -> Caller:
+    def _checked(self, record: KeyRecord, scope: str) -> Caller:
         """Raises Denied."""
         record.check(datetime.fromtimestamp(self._wall(), UTC))
-        return record.caller(self._auth.max_sessions, self._auth.requests_per_min)
+        return record.caller(*self._usual_limits(scope))
 
-    def _with_limits(self, caller: Caller) -> Caller:
-        return Caller(
-            caller.name, caller.id, caller.scopes, self._auth.max_sessions, self._auth.requests_per_min
-        )
+    def _usual_limits(self, scope: str) -> tuple[int, int]:
+        """Of whom no record says otherwise. They are for callers: what operators ask has only limits of its key."""
+        if scope in (ADMIN, METRICS):
+            return 0, 0
+        return self._auth.max_sessions, self._auth.requests_per_min
 
     async def _of_client_secret(self, given: str) -> Caller:
         """It is worth what the key that made it is worth now."""
@@ -202,7 +205,7 @@ class Identity:
             raise Denied(
                 "revoked", "the API key that made this client secret is no longer known: make a new one"
             )
-        limits = self._checked(record)
+        limits = self._checked(record, VOICE)
         return Caller(
             made.name, made.id, made.scopes & limits.scopes, limits.max_sessions, limits.per_minute,
             temporary=True, session=made.session,

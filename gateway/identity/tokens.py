@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,8 @@ from gateway.identity.key_set import ALGORITHMS, KeySet
 DEFAULT_AUDIENCE = "parley"
 _LONGEST = 12 * 1024
 _LONGEST_SUBJECT = 128
+_WHOSE = ("sub", "client_id", "azp")
+"""The first of these claims that is there names the caller."""
 
 
 class Tokens:
@@ -48,9 +51,15 @@ class Tokens:
             )
         except jwt.PyJWTError as error:
             raise _denied(error, self._audience) from None
-        subject = str(claims.get("sub") or claims.get("client_id") or claims.get("azp") or "token")
-        subject = "".join(letter if letter.isprintable() else "?" for letter in subject[:_LONGEST_SUBJECT])
-        return Caller(subject, f"jwt:{subject}", self._scopes(claims))
+        claim = next((name for name in _WHOSE if claims.get(name)), None)
+        if claim is None:
+            raise Denied("token", "the token has no `sub`, which it must have: it says whose it is")
+        subject = str(claims[claim])
+        name = "".join(letter if letter.isprintable() else "?" for letter in subject[:_LONGEST_SUBJECT])
+        # Two subjects never have one id: by it limits count, and sessions are told apart.
+        unmistakable = claim == "sub" and name == subject
+        own = subject if unmistakable else hashlib.sha256(f"{claim}\0{subject}".encode()).hexdigest()
+        return Caller(name, f"jwt:{own}", self._scopes(claims))
 
     async def close(self) -> None:
         await self._keys.close()

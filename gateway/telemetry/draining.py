@@ -67,6 +67,8 @@ def drain_route(drain: Drain) -> Route:
 
     async def page(request: Request) -> Response:
         if request.method == "POST":
+            if "origin" in request.headers:
+                return refusal(403, "a web page may not drain this process: do it with `parley drain`")
             asked = request.query_params.get("wait_s", "0")
             try:
                 wait_s = float(asked)

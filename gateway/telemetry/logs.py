@@ -103,4 +103,8 @@ def _as_text(fields: dict[str, object]) -> str:
 
 
 def _one_line(value: object) -> str:
-    return str(value).replace("\\", "\\\\").replace("\r", "\\r").replace("\n", "\\n")
+    """Nothing that others wrote ends the line, or tells the terminal that shows it to do something."""
+    text = str(value).replace("\\", "\\\\")
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)

@@ -120,7 +120,7 @@ async def _fail(_: Request, __: Exception) -> Response:
 
 def refusal(status: int, message: str) -> Response:
     """Of a request that makes no sense; message: what to send instead."""
-    return _error(status, "bad_request", message)
+    return _error(status, {403: "forbidden"}.get(status, "bad_request"), message)
 
 
 def _error(status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> Response:

@@ -23,7 +23,8 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 from gateway.http2.call import Call, CallOver
 from gateway.http2.server import GrpcServer
 from gateway.identity import VOICE, Identity, current
-from gateway.identity.grpc_guard import REVOKED, Handler, guard_all
+from gateway.identity.caller import REVOKED
+from gateway.identity.grpc_guard import Handler, guard_all
 from gateway.proxies import TrustedProxies
 from gateway.session.events import Connection
 from gateway.settings import SessionSettings

@@ -6,6 +6,7 @@ import asyncio
 import json
 from typing import Any
 
+import aiohttp
 import grpc
 import grpc.aio
 import pytest
@@ -109,6 +110,16 @@ async def test_a_wait_that_is_no_time_is_refused_and_drains_nothing(wait: str) -
         assert (status, body["error"]["code"]) == (400, "bad_request")
         assert "send 0 to 3600" in body["error"]["message"]
         assert (await ask(gateway, "GET", "/drain"))[1]["status"] == "serving"
+
+
+async def test_a_web_page_drains_nothing() -> None:
+    """A browser that looks at a page of somebody else's asks what that page wants, also of this machine."""
+    async with standing() as (gateway, _), aiohttp.ClientSession() as http:
+        for origin in ("https://elsewhere.example", "null", gateway.admin):
+            async with http.post(f"{gateway.admin}/drain", headers={"origin": origin}) as answer:
+                assert answer.status == 403
+                assert (await answer.json())["error"]["code"] == "forbidden"
+        assert not gateway.drain.begun
 
 
 async def test_a_request_for_speech_ends_and_the_next_is_refused() -> None:

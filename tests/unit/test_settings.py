@@ -110,6 +110,24 @@ def test_secrets_do_not_print() -> None:
     assert "sk-planted" not in repr(settings) + str(settings.model_dump())
 
 
+def test_around_a_secret_stands_no_space(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `kubectl create secret --from-file` makes it of a file that an editor wrote."""
+    for name, value in {
+        "LLM__API_KEY": "sk-1\n",
+        "AUTH__API_KEYS": '["one\\r\\n", " two"]',
+        "AUTH__SEALING_KEY": "s" * 40 + "\n",
+        "ASR__METADATA": '{"x-key": "three\\n"}',
+        "STAND_IN__API_KEY": "\n",
+    }.items():
+        monkeypatch.setenv(f"PARLEY_{name}", value)
+    settings = Settings()
+    assert settings.llm.api_key.get_secret_value() == "sk-1"
+    assert [key.get_secret_value() for key in settings.auth.api_keys] == ["one", "two"]
+    assert settings.auth.sealing_key.get_secret_value() == "s" * 40
+    assert settings.asr.metadata["x-key"].get_secret_value() == "three"
+    assert not settings.stand_in.api_key.get_secret_value()
+
+
 def test_secrets_may_be_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "PARLEY_LLM__API_KEY").write_text("of-a-file\n")
     (tmp_path / "PARLEY_ASR__API_KEY").write_text("\n")

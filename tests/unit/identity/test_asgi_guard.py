@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from gateway.identity import Identity
+from gateway.identity import Identity, identity
 from gateway.identity.asgi_guard import CALLER, RequireIdentity, admin_scope, public_scope
+from gateway.identity.keys import KeyRecord, digest, new_key, write_keys
 from gateway.settings import AuthSettings
 
 
@@ -83,3 +88,54 @@ async def test_a_refused_client_is_not_read_for_ever() -> None:
     assert app.callers == []
     assert line.read * 65_536 <= 1 << 20
     assert line.sent[0]["status"] == 401
+
+
+@pytest.mark.parametrize("begun", [False, True])
+async def test_a_request_whose_key_is_revoked_is_ended(
+    begun: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(identity, "LOOK_S", 0.02)
+    file, key = tmp_path / "keys.yaml", new_key()
+    record = KeyRecord("web", digest(key), ("audio",))
+    file.write_text(write_keys([record]))
+    inside, left = asyncio.Event(), asyncio.Event()
+
+    async def slow(_: Scope, __: Receive, send: Send) -> None:
+        if begun:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+        inside.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            left.set()
+
+    line = Line()
+    guard = RequireIdentity(slow, Identity(AuthSettings(keys=file)), public_scope)
+    async with asyncio.timeout(5):
+        request = asyncio.create_task(guard(scope("http", "/v1/audio/speech", key), line.receive, line.send))
+        await inside.wait()
+        file.write_text(write_keys([replace(record, revoked=datetime.now(UTC))]))
+        await request
+    assert left.is_set()
+    statuses = [message["status"] for message in line.sent if message["type"] == "http.response.start"]
+    assert statuses == ([200] if begun else [401])
+    assert all(
+        "was revoked" in str(message["body"]) for message in line.sent if not begun and "body" in message
+    )
+
+
+async def test_a_request_that_is_cancelled_is_not_answered() -> None:
+    inside = asyncio.Event()
+
+    async def slow(_: Scope, __: Receive, ___: Send) -> None:
+        inside.set()
+        await asyncio.Event().wait()
+
+    line = Line()
+    guard = RequireIdentity(slow, Identity(AuthSettings(api_keys=["good"])), public_scope)
+    request = asyncio.create_task(guard(scope("http", "/v1/audio/speech", "good"), line.receive, line.send))
+    await inside.wait()
+    request.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await request
+    assert line.sent == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import aiohttp
@@ -10,8 +11,9 @@ import grpc.aio
 import openai
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from multidict import CIMultiDict
 
-from gateway.identity.keys import new_key
+from gateway.identity.keys import KeyRecord, digest, new_key
 from tests.unit.identity.places import Places, places
 
 GRPC = {"missing": "UNAUTHENTICATED", "scope": "PERMISSION_DENIED", "limit": "RESOURCE_EXHAUSTED"}
@@ -111,6 +113,40 @@ async def test_over_the_limit(place: str, tmp_path: Path) -> None:
         assert await answer_of(here, place, here.keys[scope]) == statuses["limit"]
         assert await answer_of(here, place, here.keys["all"]) == good  # another key's calls are its own
         assert await answer_of(here, "metrics", here.keys["metrics"]) == "ok"
+
+
+async def test_a_limit_of_the_key_itself_holds_on_every_listener(tmp_path: Path) -> None:
+    async with places(tmp_path) as here:
+        tight = {place: new_key() for place in LISTENERS}
+        for place, key in tight.items():
+            scopes = (LISTENERS[place][0],)
+            here.records.append(KeyRecord(f"tight-{place}", digest(key), scopes, per_minute=1))
+        here.write()
+        for place, (_, statuses, good) in LISTENERS.items():
+            assert await answer_of(here, place, tight[place]) == good, place
+            assert await answer_of(here, place, tight[place]) == statuses["limit"], place
+
+
+async def test_of_two_credentials_none_is_picked(tmp_path: Path) -> None:
+    """Somebody in between may have looked at the other one."""
+    async with places(tmp_path) as here, aiohttp.ClientSession() as http:
+        good, bad = here.keys["all"], new_key()
+        for name, word in (("authorization", "Bearer "), ("x-api-key", "")):
+            for first, second in ((good, bad), (bad, good)):
+                pairs = [(name, word + first), (name, word + second)]
+                for url in (f"{here.gateway.http}/v1/models", f"{here.gateway.admin}/metrics"):
+                    async with http.get(url, headers=CIMultiDict(pairs)) as answer:
+                        assert answer.status == 401, (name, url)
+                for address, method in (
+                    (here.gateway.grpc, "/parley.v1.Voice/Converse"),
+                    (here.speech["riva"], "/nvidia.riva.asr.RivaSpeechRecognition/StreamingRecognize"),
+                ):
+                    async with grpc.aio.insecure_channel(address) as channel, asyncio.timeout(10):
+                        call: grpc.aio.StreamStreamCall[bytes, bytes] = channel.stream_stream(method)(
+                            metadata=tuple(pairs)
+                        )
+                        await call.done_writing()
+                        assert await call.code() is grpc.StatusCode.UNAUTHENTICATED, (name, address)
 
 
 async def test_when_to_come_again_is_said(tmp_path: Path) -> None:

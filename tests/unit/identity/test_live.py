@@ -78,6 +78,26 @@ async def test_a_revoked_key_loses_its_streams_of_speech(tmp_path: Path) -> None
         assert "was revoked" in await call.details()
 
 
+async def test_a_revoked_key_loses_its_requests(tmp_path: Path) -> None:
+    async with places(tmp_path) as here:
+        port = int(here.gateway.http.rpartition(":")[2])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(
+            b"POST /v1/audio/transcriptions HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n"
+            b"content-type: multipart/form-data; boundary=b\r\n"
+            + f"authorization: Bearer {here.keys['audio']}\r\n\r\n".encode()
+        )
+        heard = asyncio.create_task(reader.readuntil(b"}"))
+        await asyncio.wait({heard}, timeout=0.2)
+        assert not heard.done()
+        revoke(here, "audio")
+        async with asyncio.timeout(3):
+            answer = await heard
+        assert answer.startswith(b"HTTP/1.1 401 ")
+        assert b"was revoked" in answer
+        writer.close()
+
+
 async def test_two_sessions_at_the_limits_edge_admit_one(tmp_path: Path) -> None:
     async with places(tmp_path, max_sessions=1) as here:
         opened: list[VoiceClient] = []
@@ -221,8 +241,8 @@ async def test_no_credential_is_logged(tmp_path: Path) -> None:
     with log.open("w") as stream:
         try:
             async with places(tmp_path) as here:
-                settings = Settings(auth={"sealing_key": "planted " * 8}, stand_in={"api_key": "planted-too"})
-                assert {"planted " * 8, "planted-too"} <= set(secrets_of(settings))
+                settings = Settings(auth={"sealing_key": "planted-" * 8}, stand_in={"api_key": "planted-too"})
+                assert {"planted-" * 8, "planted-too"} <= set(secrets_of(settings))
                 setup_logging("debug", secrets=secrets_of(settings), stream=stream)
                 token = here.issuer.token(scope="other", aud="x")
                 for place in ("voice", "audio", "riva_asr", "metrics", "client_secrets"):

@@ -52,6 +52,20 @@ async def test_every_kind_of_key_and_how_they_are_found(tmp_path: Path) -> None:
     assert issuer.fetched == ["/.well-known/openid-configuration", "/keys", "/keys"]
 
 
+async def test_no_two_subjects_are_one_caller() -> None:
+    async with Issuer() as issuer:
+        long = "x" * 200
+        claims: list[dict[str, Any]] = [
+            {"sub": "ann"}, {"sub": "ann\n"}, {"sub": "ann?"}, {"sub": long}, {"sub": f"{long}y"},
+            {"sub": None, "client_id": "ann"}, {"sub": None, "azp": "ann"},
+        ]  # fmt: skip
+        callers = [await tokens(issuer).caller(issuer.token(**given)) for given in claims]
+        assert len({caller.id for caller in callers}) == len(claims)
+        assert all(caller.name.isprintable() and len(caller.name) <= 128 for caller in callers)
+        nobody = await denied(tokens(issuer), issuer.token(sub=None))
+        assert (nobody.reason, "`sub`" in str(nobody)) == ("token", True)
+
+
 async def test_where_scopes_are() -> None:
     async with Issuer() as issuer:
         said: dict[str, Any] = {"scp": ["parley:voice", "x"], "roles": "parley:voice other", "scope": "voice"}

@@ -68,6 +68,14 @@ def test_one_line_per_event_whatever_it_holds(form: str) -> None:
     assert "ValueError: two" in stream.getvalue()
 
 
+def test_what_others_wrote_gives_a_terminal_no_orders() -> None:
+    stream = setup("text")
+    log.info("hung up: %s", "bye\x1b[2J\x9b31m\u2028\x00größe")
+    line = stream.getvalue().removesuffix("\n")
+    assert line.isprintable()
+    assert line.endswith("hung up: bye\\x1b[2J\\x9b31m\\u2028\\x00größe")
+
+
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_secrets_are_masked_everywhere(form: str) -> None:
     secret = 'sk-"quoted"\\very-secret'
