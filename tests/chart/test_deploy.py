@@ -20,7 +20,7 @@ NAMESPACE = "deployed"
 @pytest.fixture(scope="module")
 def place(cluster: Cluster) -> Iterator[Cluster]:
     yield cluster
-    cluster.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=50s")
+    cluster.forget(NAMESPACE)
 
 
 def _deploy(

@@ -96,8 +96,9 @@ def test_what_talks_has_only_options_that_there_are() -> None:
 
 @pytest.fixture(scope="module")
 def place(cluster: Cluster) -> Iterator[Cluster]:
+    cluster.gone("parley")  # as other tests may have left it
     yield cluster
-    cluster.kubectl("delete", "namespace", "parley", "--ignore-not-found", "--timeout=50s")
+    cluster.forget("parley")
     cluster.kubectl("delete", "storageclass/parley", "persistentvolume/parley-node-1", "--ignore-not-found")
 
 
@@ -130,7 +131,8 @@ def test_an_installation_guide_runs(guide: str, place: Cluster) -> None:
 
 @pytest.mark.timeout(300)
 def test_the_upgrade_guide_runs(place: Cluster) -> None:
-    place.kubectl("delete", "namespace", "parley", "--ignore-not-found", "--timeout=50s")
+    place.forget("parley")
+    place.gone("parley")
     _run("scripts/deploy gateway --profile cpu --timeout 90s", place.environment(), ROOT)
     for script in _runnable("upgrade.md"):
         _run(script, place.environment(), ROOT)

@@ -23,9 +23,10 @@ PROFILES = sorted(
 @pytest.fixture(scope="module")
 def parley(cluster: Cluster) -> Iterator[Cluster]:
     """With the namespace of k8s/base."""
+    cluster.gone("parley")  # as other tests may have left it
     cluster.kubectl("apply", "--server-side", "-k", str(K8S / "base"))
     yield cluster
-    cluster.kubectl("delete", "namespace", "parley", "--timeout=50s")
+    cluster.forget("parley")
 
 
 def _kustomize(folder: Path) -> list[dict[str, Any]]:

@@ -49,7 +49,8 @@ _STOP_S = 10.0
 _CONTROLLERS = (
     "deployment", "replicaset", "statefulset", "daemonset", "job", "cronjob", "endpoints", "endpointslice", "namespace",
     "serviceaccount", "serviceaccount-token", "root-ca-certificate-publisher", "garbage-collector", "disruption",
-    "node-lifecycle", "horizontal-pod-autoscaler", "persistentvolume-binder", "persistentvolumeclaim-protection", "ttl-after-finished",
+    "node-lifecycle", "horizontal-pod-autoscaler", "persistentvolume-binder", "persistentvolumeclaim-protection", "persistentvolume-protection",
+    "ttl-after-finished",
 )  # fmt: skip
 
 
@@ -123,6 +124,22 @@ class Cluster:
                     f"/api/v1/nodes/fake-{number}", {"spec": {"unschedulable": None if off else True}}
                 )
             )
+
+    def forget(self, namespace: str) -> None:
+        """Delete a namespace and wait for nothing: its pods' grace is not spent, they are simulated."""
+        if self.kubectl("get", "namespace", namespace, "--ignore-not-found", "-o", "name"):
+            self._no_pods(namespace)
+            self.kubectl("delete", "namespace", namespace, "--wait=false")
+
+    def gone(self, namespace: str) -> None:
+        """Wait until a namespace that was forgotten is not there any more."""
+        self.kubectl("wait", "--for=delete", f"namespace/{namespace}", "--timeout=50s")
+
+    def _no_pods(self, namespace: str) -> None:
+        self.kubectl("-n", namespace, "delete", "deployments,statefulsets,jobs", "--all", "--wait=false")
+        self.kubectl(
+            "-n", namespace, "delete", "pods", "--all", "--grace-period=0", "--force", "--wait=false"
+        )
 
     @contextmanager
     def namespace(self, name: str = "", *, labels: dict[str, str] | None = None) -> Iterator[str]:
