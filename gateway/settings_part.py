@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, SecretStr, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import NoDecode
 
 T = TypeVar("T")
@@ -41,6 +42,13 @@ class Part(BaseModel):
     end with a newline, which no key, password or URL has, and no header can carry."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_path(cls, value: object, info: ValidationInfo) -> object:
+        """An empty text is no path; as one it would be the folder that the process happens to be in."""
+        field = cls.model_fields[info.field_name or ""]
+        return None if value == "" and field.annotation == Path | None else value
 
     @field_validator("*")
     @classmethod

@@ -128,6 +128,13 @@ def test_around_a_secret_stands_no_space(monkeypatch: pytest.MonkeyPatch) -> Non
     assert not settings.stand_in.api_key.get_secret_value()
 
 
+def test_an_empty_path_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AUTH__KEYS", "TLS__CERT", "LLM__TLS__CA", "REDIS__CA"):
+        monkeypatch.setenv(f"PARLEY_{name}", "")
+    settings = Settings()
+    assert settings.auth.keys is settings.tls.cert is settings.llm.tls.ca is settings.redis.ca is None
+
+
 def test_secrets_may_be_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "PARLEY_LLM__API_KEY").write_text("of-a-file\n")
     (tmp_path / "PARLEY_ASR__API_KEY").write_text("\n")
