@@ -12,6 +12,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 from gateway.settings import ModelsSettings
 from gateway.triton.errors import TritonError
 from gateway.triton.leases.types import Change, Leases, Record
+from gateway.triton.manager import plan
 from gateway.triton.manager.events import Event, Kind
 from gateway.triton.manager.plan import Occupant, ascending
 from gateway.triton.manager.resident import Model
@@ -166,6 +167,27 @@ class Core:
 
     async def ready_versions(self, name: str) -> tuple[str, ...]:
         return ready(await self.states(), name)
+
+    async def see_versions(self, model: Model) -> None:
+        """Those that answer now, for who has the right to change it: a load takes away what it does not name.
+
+        Another process may have brought some since the last look. Raises: TritonError.
+        """
+        versions = await self.ready_versions(model.name)
+        records = await self.read_records()
+        serving = self.newest_staying(model, versions, records)
+        if versions and (versions, serving) != (model.versions, model.serving):
+            model.serve(versions, serving)
+
+    def newest_staying(self, model: Model, versions: tuple[str, ...], records: Mapping[str, Record]) -> str:
+        """The newest of those that are not on their way out."""
+
+        def goes(version: str) -> bool:
+            record = records.get(of_version(model.name, version))
+            leaving = record is not None and record.changing is Change.UNLOAD
+            return leaving or version in model.retiring
+
+        return plan.newest(one for one in versions if not goes(one)) or plan.newest(versions)
 
     async def begin(
         self, name: str, change: Change, *, within_s: float, max_loads: int = 0, force: bool = False

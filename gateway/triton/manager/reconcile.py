@@ -7,7 +7,7 @@ import asyncio
 from gateway.triton.errors import TritonError, TritonTimeout
 from gateway.triton.leases.types import Change, Record
 from gateway.triton.manager import plan
-from gateway.triton.manager.core import Core, of_version, ready
+from gateway.triton.manager.core import Core, ready
 from gateway.triton.manager.events import Kind
 from gateway.triton.manager.loading import Loading
 from gateway.triton.manager.resident import Model
@@ -116,26 +116,16 @@ class Reconciler:
         if changing is not None and model.serving in versions:
             # Another process is about it: what it brings is not ready for use before it says so.
             versions = tuple(one for one in model.versions if one in versions)
-        serving = self._serving(model, versions, records)
+        serving = self._core.newest_staying(model, versions, records)
         if (versions, serving) != (model.versions, model.serving):
             model.serve(versions, serving)
-
-    def _serving(self, model: Model, versions: tuple[str, ...], records: dict[str, Record]) -> str:
-        """The newest of those that are not on their way out."""
-
-        def goes(version: str) -> bool:
-            record = records.get(of_version(model.name, version))
-            leaving = record is not None and record.changing is Change.UNLOAD
-            return leaving or version in model.retiring
-
-        return plan.newest(one for one in versions if not goes(one)) or plan.newest(versions)
 
     def _found(
         self, model: Model, versions: tuple[str, ...], record: Record | None, records: dict[str, Record]
     ) -> None:
         core = self._core
         told = record is not None and record.since_s is not None
-        serving = self._serving(model, versions, records)
+        serving = self._core.newest_staying(model, versions, records)
         model.failures, model.retry_at = 0, 0.0
         model.resident_since(core.now(), versions, serving)
         model.why = Why.FOUND

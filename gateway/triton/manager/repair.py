@@ -45,24 +45,32 @@ class Repairs:
                 await core.begin(model.name, Change.LOAD, within_s=limits.load_s, max_loads=limits.max_loads)
             except NotNow:
                 return False
-            ok, reason, began = False, "", core.now()
-            end = began + core.settings.load_s
+            reason: str | None = None
             try:
-                if not await self._answers(model):  # somebody else may have repaired it meanwhile
-                    await self._load_again(model)
-                    await self._loading.warm(info, model.serving, end)
-                    core.emit(Kind.REPAIRED, model.name, version=model.serving, seconds=core.now() - began)
-                ok = True
-            except TritonError as error:
-                if await core.is_gone(error):
-                    raise
-                reason = f"{model.name} does not come back: {error}"
-                await self._give_up(model, error, reason)
+                await core.see_versions(model)
+                reason = await self._mend(model, info)
             finally:
                 await core.leases.end(
-                    model.name, Change.LOAD, ok=ok, why=model.why or "", reason=reason, load_s=model.load_s
-                )
-            return ok
+                    model.name, Change.LOAD, ok=reason == "", why=model.why or "", reason=reason or "",
+                    load_s=model.load_s,
+                )  # fmt: skip
+            return not reason
+
+    async def _mend(self, model: Model, info: ModelInfo) -> str:
+        """Why it does not come back; "" when it does. Raises: TritonError when Triton itself does not answer."""
+        core, began = self._core, self._core.now()
+        try:
+            if not await self._answers(model):  # somebody else may have repaired it meanwhile
+                await self._load_again(model)
+                await self._loading.warm(info, model.serving, began + core.settings.load_s)
+                core.emit(Kind.REPAIRED, model.name, version=model.serving, seconds=core.now() - began)
+            return ""
+        except TritonError as error:
+            if await core.is_gone(error):
+                raise
+            reason = f"{model.name} does not come back: {error}"
+            await self._give_up(model, error, reason)
+            return reason
 
     async def _answers(self, model: Model) -> bool:
         """Raises: TritonError when Triton does not answer either."""

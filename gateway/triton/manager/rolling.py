@@ -49,10 +49,12 @@ class Rolling:
                 raise NotNow(f"{model.name} went away meanwhile")
             if target in model.versions:
                 await self._take_back(model, target)
-            before = model.serving
             await core.begin(model.name, Change.LOAD, within_s=settings.load_s, max_loads=settings.max_loads)
+            before = model.serving
             ok, reason, began = False, "", core.now()
             try:
+                await core.see_versions(model)
+                before = model.serving
                 if target != before:
                     core.emit(Kind.ROLLING, model.name, version=target)
                 serving = await self._bring(model, folder, target)
@@ -214,8 +216,11 @@ class Rolling:
         core = self._core
         await core.begin(model.name, Change.LOAD, within_s=core.settings.load_s)
         try:
+            await core.see_versions(model)
             folder = core.catalogue.folder(model.name)
             staying = [one for one in model.versions if one != version]
+            if version == model.serving or version not in model.versions:
+                return  # it was taken back, or taken away, meanwhile
             config = plan.with_versions(await self._base(model, folder), staying)
             await core.repository.load(model.name, config, deadline_s=core.settings.load_s)
             model.serve(tuple(staying), model.serving)

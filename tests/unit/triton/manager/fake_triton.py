@@ -88,6 +88,8 @@ class FakeTriton:
         self.catalogue = catalogue
         self.loaded: dict[str, Loaded] = {}
         self.dead: set[tuple[str, int]] = set()
+        self.silent: set[str] = set()
+        """Models that were asked in vain since a version of theirs was started last."""
         self.up = True
         self.explicit = True
         self.loads: list[str] = []
@@ -154,7 +156,9 @@ class FakeTriton:
             raise ProcessDied(f"{info.name}: the model's process died")
         if self.catalogue.disks[info.name].mute:
             await asyncio.sleep(deadline_s)
+            self.silent.add(info.name)
             raise TritonTimeout(f"{info.name}: its warm-up was not over within {deadline_s:.0f} s")
+        self.silent.discard(info.name)
 
     # ---- what happens to it ----------------------------------------------------------------------
 
@@ -231,9 +235,11 @@ class FakeTriton:
             its.config = new
             for version in [v for v, state in its.versions.items() if state == "READY" and v not in wanted]:
                 self._drop(name, its, version)
+            self.silent.discard(name)
 
     async def _start(self, name: str, disk: Disk, its: Loaded, version: int) -> None:
         self.on_start(name)
+        self.silent.discard(name)
         self.loads.append(f"{name}@{version}")
         counts = version not in disk.hangs
         self.starting += counts
@@ -264,6 +270,7 @@ class FakeTriton:
             for version in self.ready(name):
                 self._drop(name, its, version)
                 its.versions[version] = "UNLOADING"
+            self.silent.discard(name)
             await asyncio.sleep(self.catalogue.disks[name].unload_s)
             for version in its.versions:
                 its.versions[version], its.reasons[version] = "UNAVAILABLE", "unloaded"

@@ -68,7 +68,8 @@ class Models(RuleBasedStateMachine):
 
     def _dropped(self, name: str, version: int) -> None:
         disk = self.catalogue.disks[name]
-        if self.forced[name] or name in self.foreign or disk.mute or disk.broken or disk.hangs:
+        broken = disk.mute or disk.broken or disk.hangs or name in self.triton.silent  # mended or not since
+        if self.forced[name] or name in self.foreign or broken:
             return
         held = [lease for _, lease in self.leases if lease.info.name == name]
         its = self.triton.loaded[name]
@@ -280,3 +281,37 @@ Models.TestCase.settings = settings(
     phases=(Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink),
 )
 TestModels = Models.TestCase
+
+
+def _ended(machine: Models) -> None:
+    machine.counts_are_right()
+    machine.teardown()
+
+
+def test_a_repair_keeps_the_version_that_another_process_has_just_brought() -> None:
+    machine = Models()
+    machine.lease(name="tts_a", which=0, deadline=0.5)
+    machine.change_what_is_held(number=0, which=0, rolls=True)
+    machine.lease(name="tts_a", which=0, deadline=0.5)
+    assert {lease.version for _, lease in machine.leases} == {"1", "2"}
+    assert machine.managers[1]._core.model("tts_a").versions == ("1",), "the other one has not looked since"
+
+    machine.kill(name="tts_a", which=1)
+    machine.advance(seconds=3.0)
+
+    assert not machine.wrong
+    assert machine.triton.ready("tts_a") == [1, 2]
+    assert machine.triton.loads[-2:] == ["tts_a@1", "tts_a@2"], "both were started again"
+    _ended(machine)
+
+
+def test_a_model_that_did_not_answer_its_load_goes_though_it_would_answer_now() -> None:
+    machine = Models()
+    machine.break_or_mend(name="asr_a", how="mute")
+    machine.force(name="asr_a", which=0)
+    machine.load(name="asr_a", which=0)
+    machine.advance(seconds=3.0)
+    machine.break_or_mend(name="asr_a", how="")
+    machine.advance(seconds=31.0)
+    assert any("asr_a does not load" in answer and "warm-up" in answer for answer in machine.answers)
+    _ended(machine)
