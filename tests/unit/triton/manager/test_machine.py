@@ -43,6 +43,8 @@ class Models(RuleBasedStateMachine):
         self.wire = LocalWire()
         self.leases: list[tuple[int, Lease]] = []
         self.stale: list[Lease] = []
+        """Of versions that were not there, or not as they were: the server restarted, or its manager had not looked
+        since somebody else unloaded it. The first request finds out."""
         self.tasks: list[asyncio.Task[Any]] = []
         self.forced: Counter[str] = Counter()
         """While they are unloaded by force: leases do not count."""
@@ -102,6 +104,8 @@ class Models(RuleBasedStateMachine):
         async def take() -> None:
             lease = await self.managers[which].lease(name, deadline_s=deadline)
             self.leases.append((which, lease))
+            if not self.triton.up or int(lease.version) not in self.triton.ready(name):
+                self.stale.append(lease)
 
         self._spawn(take())
 
@@ -302,6 +306,19 @@ def test_a_repair_keeps_the_version_that_another_process_has_just_brought() -> N
     assert not machine.wrong
     assert machine.triton.ready("tts_a") == [1, 2]
     assert machine.triton.loads[-2:] == ["tts_a@1", "tts_a@2"], "both were started again"
+    _ended(machine)
+
+
+def test_a_lease_of_a_process_that_has_not_seen_the_model_go_holds_no_version() -> None:
+    machine = Models()
+    machine.force(name="asr_a", which=0)
+    machine.advance(seconds=1.0)
+    machine.load(name="asr_a", which=0)
+    machine.roll(name="asr_a", newer=True)
+    machine.lease(name="asr_a", which=1, deadline=0.5)
+    assert machine.stale == [lease for _, lease in machine.leases]
+    machine.advance(seconds=1.0)
+    assert machine.triton.ready("asr_a") == [2], "the newer one came while it was loaded"
     _ended(machine)
 
 
