@@ -277,3 +277,36 @@ def _runs(pod: Object) -> bool:
 def _why_pending(pod: Object) -> str:
     conditions: Iterator[Object] = iter(pod.get("status", {}).get("conditions", ()))
     return next((one.get("message", "") for one in conditions if one["type"] == "PodScheduled"), "")
+
+
+def test_two_releases_share_a_namespace_and_change_who_may_call(cluster: Cluster, namespace: str) -> None:
+    run, api = cluster.run, cluster.api
+    _prepare(cluster, namespace)
+    here = ["-n", namespace, "--wait", "--timeout", "30s"]
+    for release in ("parley", "second"):
+        cluster.helm("install", release, str(CHART), *_profile("cpu"), *here)
+    services = run(api.list(f"/api/v1/namespaces/{namespace}/services"))
+    pods = run(api.list(f"/api/v1/namespaces/{namespace}/pods"))
+    for service in services:
+        wanted = service["spec"]["selector"].items()
+        behind = [pod["metadata"]["name"] for pod in pods if wanted <= pod["metadata"]["labels"].items()]
+        release = service["metadata"]["labels"]["app.kubernetes.io/instance"]
+        assert behind
+        assert all(name.startswith(f"{release}-") for name in behind), (service["metadata"]["name"], behind)
+
+    own = ["--set", "auth.existingSecret=parley-llm,auth.existingHashesSecret=parley-redis"]
+    for values, hashes in (
+        (own, "parley-redis"),
+        (["--set", "auth.enabled=false"], ""),
+        ([], "parley-key-hashes"),
+    ):
+        cluster.helm("upgrade", "parley", str(CHART), *_profile("cpu"), *here, *values)
+        spec = run(api.get(f"/apis/apps/v1/namespaces/{namespace}/deployments/parley-gateway"))["spec"]
+        mounted = [
+            one["secret"]["secretName"] for one in spec["template"]["spec"]["volumes"] if "secret" in one
+        ]
+        assert mounted == ([hashes] if hashes else [])
+    for name in _BY_HAND:  # none was touched or taken away
+        run(api.get(f"/api/v1/namespaces/{namespace}/secrets/{name}"))
+    cluster.helm("uninstall", "parley", *here)
+    assert run(api.list(f"/apis/apps/v1/namespaces/{namespace}/deployments")), "the other one stays"

@@ -480,6 +480,8 @@ def test_further_settings_win_also_when_they_are_false_or_nought() -> None:
         ({"riva": {"mode": "external"}}, "asrUri"),
         ({"redis": {"url": "redis://:planted@redis:6379/0"}}, "url"),
         ({"redis": {"url": "redis://redis:6379/0", "existingSecret": "x"}}, "exclude"),
+        ({"redis": {"url": "redis://redis:6380/0"}}, "redis.port"),
+        ({"nameOverride": "my.voice"}, "nameOverride"),
         ({"tls": {"enabled": True}}, "tls.existingSecret"),
         ({"tls": {"certManager": {"enabled": True}}}, "issuerRef"),
         ({"tls": {"enabled": True, "existingSecret": "a", "admin": True, "clientAuth": "required"}}, "kubelet"),

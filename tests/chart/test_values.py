@@ -61,6 +61,7 @@ CONTEXTS: dict[str, Object] = {
     "riva.server": {"riva": {"mode": "riva"}},
     "redis": {"redis": {"url": "redis://redis.example.com:6379/0"}},
     "redis.existingSecret": {},
+    "redis.port": {"redis": {"existingSecret": "redis"}},
     "redis.existingSecretKey": {"redis": {"existingSecret": "redis"}},
     "monitoring": EVERYTHING,
     "networkPolicy": {

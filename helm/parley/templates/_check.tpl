@@ -36,6 +36,15 @@
 {{- if and (include "parley.speechSidecar" .) $v.speech.autoscaling.enabled }}
 {{- fail "speech.topology sidecar scales with the gateway: set gateway.autoscaling.enabled in place of speech.autoscaling.enabled" }}
 {{- end }}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" (include "parley.fullname" .)) }}
+{{- fail (printf "%q cannot begin the name of a Service, which takes small letters, digits and dashes and begins with a letter: set fullnameOverride, or give the release another name" (include "parley.fullname" .)) }}
+{{- end }}
+{{- with $v.redis.url }}
+{{- $port := default "6379" (regexFind ":[0-9]+$" (urlParse .).host | trimPrefix ":") }}
+{{- if and $v.networkPolicy.enabled (ne (int $port) (int $v.redis.port)) }}
+{{- fail (printf "redis.url names port %s and redis.port is %d: NetworkPolicy would not let the gateway reach it" $port (int $v.redis.port)) }}
+{{- end }}
+{{- end }}
 {{- if and $v.redis.url $v.redis.existingSecret }}
 {{- fail "redis.url and redis.existingSecret exclude each other" }}
 {{- end }}

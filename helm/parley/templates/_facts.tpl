@@ -65,16 +65,13 @@
 {{- if .autoscaling.enabled }}{{ .autoscaling.minReplicas }}{{ else }}{{ .replicas }}{{ end -}}
 {{- end -}}
 
-{{/* A quantity of memory in MiB, rounded down: Ki, Mi, Gi, Ti or bytes. */}}
+{{/* A quantity of memory in MiB, rounded down: bytes, or as in 512Mi, 2Gi, 4G. */}}
 {{- define "parley.mebibytes" -}}
 {{- $text := toString . -}}
-{{- if hasSuffix "Ti" $text -}}{{ mulf (trimSuffix "Ti" $text | float64) 1048576 | floor | int64 }}
-{{- else if hasSuffix "Gi" $text -}}{{ mulf (trimSuffix "Gi" $text | float64) 1024 | floor | int64 }}
-{{- else if hasSuffix "Mi" $text -}}{{ trimSuffix "Mi" $text | float64 | floor | int64 }}
-{{- else if hasSuffix "Ki" $text -}}{{ divf (trimSuffix "Ki" $text | float64) 1024 | floor | int64 }}
-{{- else if hasSuffix "G" $text -}}{{ mulf (trimSuffix "G" $text | float64) 953.674 | floor | int64 }}
-{{- else if hasSuffix "M" $text -}}{{ mulf (trimSuffix "M" $text | float64) 0.953674 | floor | int64 }}
-{{- else -}}{{ divf ($text | float64) 1048576 | floor | int64 }}{{- end -}}
+{{- $unit := regexFind "[a-zA-Z]+$" $text -}}
+{{- $units := dict "m" 0.001 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "P" 1e15 "E" 1e18 "Ki" 1024.0 "Mi" 1048576.0 "Gi" 1073741824.0 "Ti" 1099511627776.0 "Pi" 1125899906842624.0 "Ei" 1152921504606846976.0 -}}
+{{- $bytes := ternary (trimSuffix $unit $text | float64 | mulf (default 1.0 (get $units $unit))) ($text | float64) (ne $unit "") -}}
+{{- divf $bytes 1048576.0 | floor | int64 -}}
 {{- end -}}
 
 {{/* Deployments that stand in for our speech, as a YAML list. */}}

@@ -36,7 +36,7 @@ app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ $root.Release.Service }}
 app.kubernetes.io/part-of: parley
 {{- with $root.Values.commonLabels }}
-{{ toYaml . }}
+{{ include "parley.plain" . }}
 {{- end -}}
 {{- end -}}
 
@@ -46,10 +46,10 @@ app.kubernetes.io/part-of: parley
 {{ include "parley.selector" (list $root (index . 1)) }}
 app.kubernetes.io/part-of: parley
 {{- with $root.Values.commonLabels }}
-{{ toYaml . }}
+{{ include "parley.plain" . }}
 {{- end -}}
 {{- with (index . 2).podLabels }}
-{{ toYaml . }}
+{{ include "parley.plain" . }}
 {{- end -}}
 {{- end -}}
 

@@ -4,7 +4,7 @@
 automountServiceAccountToken: false
 enableServiceLinks: false
 securityContext:
-  {{- toYaml .podSecurityContext | nindent 2 }}
+  {{- include "parley.plain" .podSecurityContext | nindent 2 }}
 {{- with .pullSecret }}
 imagePullSecrets: [{name: {{ . }}}]
 {{- end }}

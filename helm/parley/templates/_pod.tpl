@@ -8,7 +8,7 @@ automountServiceAccountToken: false
 # Services named parley-… would otherwise reach the process as PARLEY_… variables.
 enableServiceLinks: false
 securityContext:
-  {{- toYaml $values.podSecurityContext | nindent 2 }}
+  {{- include "parley.plain" $values.podSecurityContext | nindent 2 }}
 {{- include "parley.pullSecrets" $root }}
 {{- include "parley.scheduling" $values }}
 {{- end -}}
@@ -16,7 +16,7 @@ securityContext:
 {{- define "parley.pullSecrets" -}}
 {{- with .Values.imagePullSecrets }}
 imagePullSecrets:
-  {{- toYaml . | nindent 2 }}
+  {{- include "parley.plain" . | nindent 2 }}
 {{- end }}
 {{- end -}}
 
@@ -24,7 +24,7 @@ imagePullSecrets:
 {{- range $key := list "nodeSelector" "tolerations" "affinity" "topologySpreadConstraints" }}
 {{- with index $ $key }}
 {{ $key }}:
-  {{- toYaml . | nindent 2 }}
+  {{- include "parley.plain" . | nindent 2 }}
 {{- end }}
 {{- end }}
 {{- with .priorityClassName }}
@@ -43,20 +43,20 @@ runtimeClassName: {{ . }}
 {{- $limits := merge (dict $name (int .gpu.count)) (default (dict) $resources.limits) -}}
 {{- $_ := set $resources "limits" $limits -}}
 {{- end -}}
-{{- toYaml $resources -}}
+{{- include "parley.plain" $resources -}}
 {{- end -}}
 
 {{/* (dict "values" … "port" … "scheme" … "live" path "ready" path): liveness and start-up ask the process alone. */}}
 {{- define "parley.probes" -}}
 startupProbe:
   httpGet: {path: {{ .live }}, port: {{ .port }}, scheme: {{ .scheme }}}
-  {{- toYaml .values.startupProbe | nindent 2 }}
+  {{- include "parley.plain" .values.startupProbe | nindent 2 }}
 readinessProbe:
   httpGet: {path: {{ .ready }}, port: {{ .port }}, scheme: {{ .scheme }}}
-  {{- toYaml .values.readinessProbe | nindent 2 }}
+  {{- include "parley.plain" .values.readinessProbe | nindent 2 }}
 livenessProbe:
   httpGet: {path: {{ .live }}, port: {{ .port }}, scheme: {{ .scheme }}}
-  {{- toYaml .values.livenessProbe | nindent 2 }}
+  {{- include "parley.plain" .values.livenessProbe | nindent 2 }}
 {{- end -}}
 
 {{- define "parley.adminScheme" -}}
@@ -121,4 +121,19 @@ imagePullPolicy: {{ .Values.image.pullPolicy }}
 {{/* Recreate takes no limits. */}}
 {{- define "parley.strategy" -}}
 {{- ternary (dict "type" "Recreate") . (eq .type "Recreate") | toYaml -}}
+{{- end -}}
+
+{{/* YAML of a value without what is null in its maps: `key: null` takes back what another values file gave.
+Nothing where nothing is left, since it may stand among other keys. */}}
+{{- define "parley.plain" -}}
+{{- if kindIs "map" . -}}
+{{- $kept := dict -}}
+{{- range $key, $value := . -}}
+{{- if kindIs "map" $value -}}{{- $_ := set $kept $key (include "parley.plain" $value | fromYaml) -}}
+{{- else if not (kindIs "invalid" $value) -}}{{- $_ := set $kept $key $value -}}{{- end -}}
+{{- end -}}
+{{- if or $kept (not .) -}}{{- toYaml $kept -}}{{- end -}}
+{{- else -}}
+{{- toYaml . -}}
+{{- end -}}
 {{- end -}}

@@ -1,3 +1,18 @@
+{{/* (list $ "speech"), (list $ "triton"): the metrics that this part is scaled by; none where it is not scaled.
+With Tritons on their own, calls open at the fronts scale the fronts, and the rest the Tritons. */}}
+{{- define "parley.speechMetrics" -}}
+{{- $root := index . 0 -}}{{- $part := index . 1 -}}{{- $found := dict -}}
+{{- $shared := include "parley.sharedTriton" $root -}}
+{{- if $root.Values.speech.autoscaling.enabled -}}
+{{- range $name, $target := include "parley.plain" $root.Values.speech.autoscaling.metrics | fromYaml -}}
+{{- if eq $part (ternary "speech" "triton" (or (not $shared) (contains "streams" $name))) -}}
+{{- $_ := set $found $name $target -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if $found -}}{{- toYaml $found -}}{{- end -}}
+{{- end -}}
+
 {{/* (list $ "part" "Kind" metrics): an autoscaler of fronts, of Tritons, or of pods with both. */}}
 {{- define "parley.speechScaler" }}
 {{- $root := index . 0 -}}{{- $part := index . 1 -}}{{- $scaling := $root.Values.speech.autoscaling }}
@@ -17,5 +32,10 @@ spec:
         target: {type: AverageValue, averageValue: {{ $target | quote }}}
     {{- end }}
   behavior:
-    {{- toYaml $scaling.behavior | nindent 4 }}
+    {{- include "parley.plain" $scaling.behavior | nindent 4 }}
 {{- end }}
+
+{{/* (list $ "speech" replicas): least pods that are asked for. */}}
+{{- define "parley.leastOfSpeech" -}}
+{{- if include "parley.speechMetrics" . }}{{ (index . 0).Values.speech.autoscaling.minReplicas }}{{ else }}{{ index . 2 }}{{ end -}}
+{{- end -}}

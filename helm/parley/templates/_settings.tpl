@@ -165,15 +165,15 @@ models:
   {{- end }}
 {{- end -}}
 
-{{/* (list $generated $further): the user's settings over ours. */}}
+{{/* (list $generated $further): the user's settings over ours; null is as if it were not there. */}}
 {{- define "parley.mergedSettings" -}}
 {{- $settings := fromYaml (index . 0) -}}
 {{- range $section, $further := index . 1 -}}
 {{- if kindIs "map" $further -}}
 {{- $ours := default (dict) (get $settings $section) -}}
-{{- range $key, $value := $further }}{{ $_ := set $ours $key $value }}{{ end -}}
+{{- range $key, $value := include "parley.plain" $further | fromYaml }}{{ $_ := set $ours $key $value }}{{ end -}}
 {{- $_ := set $settings $section $ours -}}
-{{- else -}}
+{{- else if not (kindIs "invalid" $further) -}}
 {{- $_ := set $settings $section $further -}}
 {{- end -}}
 {{- end -}}

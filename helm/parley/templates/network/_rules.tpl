@@ -20,7 +20,7 @@
 {{- define "parley.egressTo" -}}
 - {{ with index . 0 -}}
   to:
-    {{- toYaml . | nindent 4 }}
+    {{- include "parley.plain" . | nindent 4 }}
   {{ end -}}
   ports: [{{ range $i, $port := rest . }}{{ if $i }}, {{ end }}{port: {{ $port }}, protocol: TCP}{{ end }}]
 {{- end -}}

@@ -21,9 +21,9 @@
       exec:
         command: {{ include "parley.drainCommand" (list . 8082 $speech.drainSeconds) }}
   securityContext:
-    {{- toYaml $speech.securityContext | nindent 4 }}
+    {{- include "parley.plain" $speech.securityContext | nindent 4 }}
   resources:
-    {{- toYaml $speech.resources | nindent 4 }}
+    {{- include "parley.plain" $speech.resources | nindent 4 }}
   volumeMounts:
     {{- include "parley.mounts" (list . "speech-config") | nindent 4 }}
     {{- if $speech.voicePacks }}
@@ -34,7 +34,7 @@
     {{- include "parley.modelMount" . | nindent 4 }}
     {{- end }}
     {{- with $speech.extraVolumeMounts }}
-    {{- toYaml . | nindent 4 }}
+    {{- include "parley.plain" . | nindent 4 }}
     {{- end }}
 {{- end -}}
 
@@ -94,7 +94,7 @@ envFrom:
   configMap:
     name: {{ include "parley.part" (list $ "voices") }}
     items:
-      {{- range $name, $_ := . }}
+      {{- range $name, $_ := include "parley.plain" . | fromYaml }}
       - {key: {{ $name }}, path: {{ $name }}/voice.yaml}
       {{- end }}
 {{- end }}

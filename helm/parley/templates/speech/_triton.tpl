@@ -51,7 +51,7 @@
     {{- end }}
     {{- end }}
     {{- with $t.extraArgs }}
-    {{- toYaml . | nindent 4 }}
+    {{- include "parley.plain" . | nindent 4 }}
     {{- end }}
   env:
     # Python models write caches beside them otherwise, on a root that is read only.
@@ -68,7 +68,7 @@
     {{- include "parley.storeEnv" . | nindent 4 }}
     {{- end }}
     {{- with $t.extraEnv }}
-    {{- toYaml . | nindent 4 }}
+    {{- include "parley.plain" . | nindent 4 }}
     {{- end }}
   {{- if eq $r.kind "objectStore" }}
   {{- include "parley.storeEnvFrom" . | nindent 2 }}
@@ -84,7 +84,7 @@
         # SIGTERM makes Triton refuse messages on open streams at once: it comes when nobody speaks any more.
         command: [parley, drain, triton, --triton, "127.0.0.1:8001", --timeout, {{ $v.speech.drainSeconds | int | quote }}]
   securityContext:
-    {{- toYaml $v.speech.securityContext | nindent 4 }}
+    {{- include "parley.plain" $v.speech.securityContext | nindent 4 }}
   resources:
     {{- include "parley.resources" (dict "resources" $t.resources "gpu" $t.gpu) | nindent 4 }}
   volumeMounts:
@@ -141,14 +141,14 @@ initContainers:
     {{- end }}
     {{- include "parley.storeEnvFrom" . | nindent 4 }}
     securityContext:
-      {{- toYaml $v.speech.securityContext | nindent 6 }}
+      {{- include "parley.plain" $v.speech.securityContext | nindent 6 }}
     resources:
-      {{- toYaml $v.speech.resources | nindent 6 }}
+      {{- include "parley.plain" $v.speech.resources | nindent 6 }}
     volumeMounts:
       - {name: models, mountPath: /models}
       - {name: tmp, mountPath: /tmp}
       {{- with $v.speech.extraVolumeMounts }}
-      {{- toYaml . | nindent 6 }}
+      {{- include "parley.plain" . | nindent 6 }}
       {{- end }}
 {{- end }}
 {{- end -}}
