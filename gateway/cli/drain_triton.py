@@ -14,7 +14,8 @@ examples:
   parley drain triton --triton 10.0.0.7:8001 --timeout 600
 
 Every process of Parley that uses this Triton stops to bring it work at once where it speaks to it (5 s at most), and
-takes another; utterances and sentences in progress end where they are. As a preStop hook, the container's
+takes another; utterances and sentences in progress end where they are. Where there is no other, calls in progress go on
+here, and are waited for. As a preStop hook, the container's
 terminationGracePeriodSeconds must be larger than --timeout and Triton's --exit-timeout-secs together. Ctrl-C calls it off.
 exit codes: 0 nothing is left, or no Triton runs; 1 the time was over before (what was left is said); 2 wrong usage.
 """

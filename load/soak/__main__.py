@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import importlib
+import os
 import pkgutil
 import shlex
 import signal
@@ -33,6 +34,8 @@ def names() -> dict[str, ModuleType]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    # Nothing here forks while it speaks gRPC, and gRPC says so on every start. It looks at this when it is first used.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
     known = names()
     parser = argparse.ArgumentParser(
         prog="scripts/soak",

@@ -228,14 +228,17 @@ class Fleet:
         return task
 
     def _note_draining(self, server: Server[Calls], left_s: float) -> None:
-        """Somebody drains it: sessions let go of it, and their next requests go elsewhere; those under way end there."""
+        """Somebody drains it: sessions let go of it, and their next requests go elsewhere; those under way end there.
+        Where there is no other, they stay: whoever drains it waits for them, or for its deadline."""
         timer = self._drains_end.pop(server.address, None)
         if timer is not None:
             timer.cancel()
         self.servers.rest(server, left_s > 0)
         if left_s > 0:
+            elsewhere = bool(self.servers.available())
             for hold in list(self._holds):
-                hold.yield_lease(server)
+                if elsewhere or hold.released:
+                    hold.yield_lease(server)
             loop = asyncio.get_running_loop()  # nothing may be said by then that tells of the end
             self._drains_end[server.address] = loop.call_later(left_s, self._note_draining, server, 0.0)
 

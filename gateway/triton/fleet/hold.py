@@ -60,6 +60,11 @@ class Hold:
         return self._want
 
     @property
+    def released(self) -> bool:
+        """Nobody asks it for anything any more."""
+        return self._released
+
+    @property
     def info(self) -> ModelInfo | None:
         """The model that serves now; None before `take()`."""
         return self._seat.info if self._seat is not None else None
@@ -219,13 +224,15 @@ class Hold:
         return self._seat
 
     def _here(self) -> Seat | None:
-        """The seat, as long as its server takes calls."""
+        """The seat, as long as its server takes calls; on one that is drained also while there is no other."""
         if self._next is not None:
             seat, self._seat, self._next = self._seat, self._next, None
             if seat is not None:
                 seat.leave()
         seat = self._seat
-        return seat if seat is not None and seat.server.takes_calls else None
+        if seat is None or seat.server.takes_calls:
+            return seat
+        return seat if seat.server.still_serves and not self._fleet.servers.available() else None
 
     def _let_go(self) -> None:
         seats, self._seat, self._next = (self._seat, self._next), None, None

@@ -63,7 +63,12 @@ class Server(Generic[T]):
     @property
     def takes_calls(self) -> bool:
         """As far as is known now: a suspect counts."""
-        return self.attended and not self.removed and not self.resting and self.health is not Health.LOST
+        return self.still_serves and not self.resting
+
+    @property
+    def still_serves(self) -> bool:
+        """Those who have it already, be it about to go or not."""
+        return self.attended and not self.removed and self.health is not Health.LOST
 
     def suspect(self) -> None:
         self.health = Health.SUSPECT

@@ -62,6 +62,25 @@ async def serving(**environment: str) -> AsyncIterator[Running]:
                 os.kill(pid, signal.SIGKILL)
 
 
+@asynccontextmanager
+async def stopped(pid: int) -> AsyncIterator[None]:
+    """SIGSTOP for a process, which cannot notice then that its parent is gone; killed however this test ends, be it
+    by its own process' death: the pipe to the one that watches is closed by that, too."""
+    read, write = os.pipe()
+    watch = await asyncio.create_subprocess_exec(
+        "sh", "-c", f'read over; [ -n "$over" ] || kill -KILL {pid}', stdin=read, start_new_session=True
+    )
+    os.close(read)
+    try:
+        os.kill(pid, signal.SIGSTOP)
+        yield
+        await gone(pid)
+        os.write(write, b"over\n")
+    finally:
+        os.close(write)
+        await watch.wait()
+
+
 async def test_a_signal_drains_all() -> None:
     async with serving() as running, Caller(running.address) as one, Caller(running.address) as other:
         running.process.send_signal(signal.SIGTERM)
@@ -71,8 +90,8 @@ async def test_a_signal_drains_all() -> None:
 
 
 async def test_a_second_signal_ends_all_at_once() -> None:
-    async with serving(PARLEY_SESSION__DRAIN_S="60") as running:
-        os.kill(running.workers[0], signal.SIGSTOP)  # a worker that would keep the drain waiting
+    async with serving(PARLEY_SESSION__DRAIN_S="60") as running, stopped(running.workers[0]):
+        # A worker that would keep the drain waiting.
         running.process.send_signal(signal.SIGINT)
         await gone(running.workers[1])
         assert running.process.returncode is None

@@ -210,6 +210,26 @@ async def test_sessions_leave_a_triton_that_is_drained_and_what_is_under_way_end
 
 
 @virtual
+async def test_where_there_is_no_other_triton_sessions_stay_with_the_one_that_is_drained() -> None:
+    async with town(voice("tts_a")) as here:
+        fleet = await here.fleet("tts_a", tts="tts_a")
+        stays, leaves = fleet.hold(SPEECH), fleet.hold(SPEECH)
+        for hold in (stays, leaves):
+            await hold.take()
+        drain = LocalLeases(here.only.wire, label="drain")
+        await drain.drain(60.0)
+        leaves.release(linger_s=600.0)
+        await asyncio.sleep(12.0)  # two beats
+        assert here.only.holders("tts_a") == 1, "whoever drains it sees that somebody is there"
+        assert await say(stays) == {1}
+        with pytest.raises(TritonUnavailable):
+            await fleet.hold(SPEECH).take()
+        stays.release()
+        await given_back(here.only, "tts_a", "tts_a@1")
+        await drain.close()
+
+
+@virtual
 async def test_a_drain_that_nobody_ends_runs_out() -> None:
     async with town(voice("tts_a")) as here:
         fleet = await here.fleet("tts_a", tts="tts_a")
