@@ -146,6 +146,9 @@ def test_the_keys_of_a_single_host_are_made(tmp_path: Path) -> None:
     for secret in compose["secrets"].values():
         assert (tmp_path / secret["file"]).is_file()
     assert len((tmp_path / "secrets" / "sealing-key").read_text().strip()) >= 32
+    keys = tmp_path / "secrets" / "keys" / "keys.yaml"
+    assert keys.stat().st_mode & 0o004
+    assert keys.parent.stat().st_mode & 0o005 == 0o005
     assert len((tmp_path / "secrets" / "internal-key").read_text().split()) == 1
 
 

@@ -12,6 +12,7 @@ import pytest
 from pydantic import BaseModel
 
 from gateway import __version__
+from gateway.cli import main
 from gateway.identity.keys import KeyRecord, digest, new_key, write_keys
 from gateway.settings import Settings
 from tests.support.compose import Host, can_isolate, load
@@ -139,6 +140,34 @@ def test_profiles_add_a_gpu_and_a_nim() -> None:
     assert running(COMPOSE_PROFILES="nim") == one | {"nim"}
 
 
+def test_the_guides_way_to_tls_is_read_over_the_file(tmp_path: Path) -> None:
+    guide = (ROOT / "docs" / "guides" / "single-host.md").read_text()
+    (text,) = re.findall(r"^```yaml\n(# compose\.override\.yaml\n[\s\S]*?)^```$", guide, re.M)
+    more = tmp_path / "compose.override.yaml"
+    more.write_text(text)
+    plain, gateway = load(GPU)["services"]["gateway"], load(GPU, more)["services"]["gateway"]
+    added = dict(one.split("=", 1) for one in gateway["environment"])
+    assert added.items() - plain["environment"].items() == {
+        ("PARLEY_TLS__CERT", "/run/parley/tls/tls.crt"),
+        ("PARLEY_TLS__KEY", "/run/parley/tls/tls.key"),
+    }
+    assert set(added) <= _variables()
+    (tls,) = [one for one in gateway["volumes"] if one not in plain["volumes"]]
+    assert (tls["target"], tls["read_only"]) == ("/run/parley/tls", True)
+
+
+def test_keys_are_mounted_as_a_folder(gpu: dict[str, Any], cpu: dict[str, Any]) -> None:
+    for project in (gpu, cpu):
+        for name, service in _ours(project).items():
+            asked = (service.get("environment") or {}).get("PARLEY_AUTH__KEYS")
+            folders = [
+                one["target"]
+                for one in service.get("volumes") or []
+                if one["source"].endswith("/secrets/keys")
+            ]
+            assert folders == ([str(Path(asked).parent)] if asked else []), name
+
+
 def test_what_is_wrong_is_refused_by_the_loader(tmp_path: Path) -> None:
     wrong = tmp_path / "compose.yaml"
     wrong.write_text(CPU.read_text().replace("read_only: true", "readonly: true"))
@@ -160,15 +189,17 @@ def test_a_conversation_through_the_cpu_file(
             KeyRecord(name="internal", sha256=digest(internal), scopes=("speech",)),
         ]
     )
-    secrets = {
-        "keys.yaml": keys, "PARLEY_AUTH__SEALING_KEY": new_key() + new_key(), "PARLEY_ASR__API_KEY": internal,
-    }  # fmt: skip
+    secrets = {"PARLEY_AUTH__SEALING_KEY": new_key() + new_key(), "PARLEY_ASR__API_KEY": internal}
     assert set(secrets) == set(cpu["secrets"])
-    with Host(cpu, {"parley": gateway, "parley-triton": triton}, secrets, tmp_path) as host:
-        done = host.run(
-            "gateway", "parley", "talk", "--text", "What time is it?", "--out", "/tmp/compose-answer.wav",
-            "--server", "127.0.0.1:50050", PARLEY_API_KEY=caller,
-        )  # fmt: skip
+    (tmp_path / "keys").mkdir()
+    file = tmp_path / "keys" / "keys.yaml"
+    file.write_text(keys)
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(folder.stat().st_mode | 0o011)
+    volumes = {"/run/parley/keys": tmp_path / "keys"}
+    talk = ("gateway", "parley", "talk", "--text", "What time is it?", "--server", "127.0.0.1:50050")
+    with Host(cpu, {"parley": gateway, "parley-triton": triton}, secrets, volumes, tmp_path) as host:
+        done = host.run(*talk, "--out", "/tmp/compose-answer.wav", PARLEY_API_KEY=caller)
         assert done.returncode == 0, done.stdout + done.stderr + host.log("gateway")[-2000:]
         answer = Path("/tmp/compose-answer.wav")
         try:
@@ -176,6 +207,10 @@ def test_a_conversation_through_the_cpu_file(
             assert answer.stat().st_uid == 1000
         finally:
             answer.unlink(missing_ok=True)
+        assert main(["keys", "revoke", "caller", "--file", str(file)]) == 0
+        refused = host.run(*talk, PARLEY_API_KEY=caller)
+        assert refused.returncode != 0, "a file that replaced the mounted one is seen"
+        assert "revoked" in refused.stderr, refused.stdout + refused.stderr
         statuses = host.stop()
     assert statuses == dict.fromkeys(statuses, 0), {name: host.log(name)[-500:] for name in statuses}
     logs = "".join(host.log(name) for name in cpu["services"])

@@ -1,7 +1,8 @@
 """compose.yaml as Docker's own loader reads it, and its services as processes where there is no container engine.
 
 A project runs in a network of its own (unshare), each service with mounts of its own: the tree that the image's steps
-made at /opt/parley, its secrets at /run/secrets, the services' names in /etc/hosts; as user 1000, without capabilities.
+made at /opt/parley, its secrets at /run/secrets, each a mounted file as Docker does it, folders of the host where its volumes
+say, the services' names in /etc/hosts; as user 1000, without capabilities.
 """
 
 from __future__ import annotations
@@ -50,11 +51,11 @@ def loader() -> Path:
     return target
 
 
-def load(file: Path, **variables: str) -> dict[str, Any]:
-    """The project with every default filled in. Raises AssertionError with what the loader said."""
+def load(*files: Path, **variables: str) -> dict[str, Any]:
+    """The project with every default filled in, later files over earlier. Raises AssertionError with what the loader said."""
     environment = {"PATH": os.environ["PATH"], **variables}
     done = subprocess.run(
-        [str(loader()), "-format", "json", str(file)],
+        [str(loader()), "-format", "json", *map(str, files)],
         env=environment,
         cwd=ROOT,
         capture_output=True,
@@ -79,13 +80,16 @@ def seconds(text: str) -> float:
 class Host:
     """`with Host(project, trees, secrets) as host:` starts all services in the order of their dependencies.
 
-    trees: by image name without registry and tag. secrets: the text of each of the project's secrets.
+    trees: by image name without registry and tag. volumes: a folder for each target below /run that services mount.
+    secrets: the text of each of the project's secrets.
     """
 
     def __init__(
-        self, project: Mapping[str, Any], trees: Mapping[str, Tree], secrets: Mapping[str, str], folder: Path
-    ) -> None:
+        self, project: Mapping[str, Any], trees: Mapping[str, Tree], secrets: Mapping[str, str],
+        volumes: Mapping[str, Path], folder: Path,
+    ) -> None:  # fmt: skip
         self._project, self._trees, self._secrets, self._folder = project, trees, secrets, folder
+        self._volumes = volumes
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._network: subprocess.Popen[bytes] | None = None
 
@@ -167,9 +171,16 @@ class Host:
             **{key: str(value) for key, value in (service.get("environment") or {}).items()},
             **variables,
         }  # fmt: skip
+        bound = [(file, f"/run/secrets/{file.name}") for file in secrets.iterdir()]
+        bound += [(self._volumes[one["target"]], one["target"]) for one in service.get("volumes") or []]
+        binds = "".join(
+            f"mkdir -p {target if source.is_dir() else '/run/secrets'} && "
+            f"{'' if source.is_dir() else f'touch {target} && '}mount --bind -o ro {source} {target} && "
+            for source, target in bound
+        )
         mounts = (
             f"mount -t tmpfs tmpfs /opt && mkdir /opt/parley && mount --bind {tree.prefix} /opt/parley && "
-            f"mount -t tmpfs tmpfs /run && mkdir /run/secrets && mount --bind {secrets} /run/secrets && "
+            f"mount -t tmpfs tmpfs /run && {binds}"
             f"mount --bind {self._folder / 'hosts'} /etc/hosts && "
             'exec setpriv --reuid 1000 --regid 1000 --clear-groups --bounding-set -all --no-new-privs "$@"'
         )
