@@ -75,13 +75,24 @@ def test_a_dry_run_changes_nothing(place: Cluster) -> None:
 
 
 def test_infra_says_what_there_is_and_can_be_repeated(place: Cluster) -> None:
-    for _ in range(2):
-        done = _deploy(place, "infra", "--profile", "gpu")
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert "GPUs         2" in done.stdout
-        assert "a default StorageClass" in done.stdout
+    first = _deploy(place, "infra", "--profile", "gpu")
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "GPUs         2" in first.stdout
+    assert "a default StorageClass" in first.stdout
     labels = json.loads(place.kubectl("get", "namespace", NAMESPACE, "-o", "json"))["metadata"]["labels"]
     assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
+    place.kubectl(
+        "create", "-f", "-", objects=[{"apiVersion": "v1", "kind": "Node", "metadata": {"name": "sliced"}}]
+    )
+    try:
+        slices = {"nvidia.com/mig-1g.10gb": "7"}
+        patch = json.dumps({"status": {"allocatable": slices, "capacity": slices}})
+        place.kubectl("patch", "node", "sliced", "--subresource=status", "--type=merge", "-p", patch)
+        again = _deploy(place, "infra", "--profile", "gpu")
+        assert again.returncode == 0, again.stdout + again.stderr
+        assert "GPUs         9" in again.stdout, "slices of MIG count"
+    finally:
+        place.kubectl("delete", "node", "sliced", "--wait=false")
 
 
 def test_infra_fails_where_the_profile_lacks_something(place: Cluster) -> None:

@@ -40,12 +40,20 @@ NOT_HERE = {
 
 
 def _blocks(guide: str) -> list[tuple[str, list[str]]]:
-    """(info string, commands) of each fenced block."""
+    """(info string, commands) of each fenced block that is no file."""
     found = re.findall(r"^```(.*)\n([\s\S]*?)^```$", (GUIDES / guide).read_text(), re.M)
     return [
         (info, [line for line in re.sub(r"\\\n\s*", " ", text).splitlines() if line.strip()])
         for info, text in found
+        if info != "yaml"
     ]
+
+
+def _readme() -> list[str]:
+    """The commands of the README's way onto a cluster."""
+    text = (ROOT / "README.md").read_text().split("## On a cluster")[1]
+    block = re.findall(r"^```bash\n([\s\S]*?)^```$", text, re.M)[0]
+    return [line for line in re.sub(r"\\\n\s*", " ", block).splitlines() if line.strip()]
 
 
 def _runnable(guide: str) -> list[str]:
@@ -69,14 +77,15 @@ def test_no_reason_is_left_over() -> None:
 
 
 def test_what_builds_is_understood() -> None:
-    for guide in ALL:
-        for _, commands in _blocks(guide):
-            for command in (c.partition("#")[0].strip() for c in commands if c.startswith("scripts/build ")):
-                done = subprocess.run(
+    guides = [commands for guide in ALL for _, commands in _blocks(guide)]
+    assert sum(c.startswith("scripts/build ") for c in _readme()) == 2
+    for some in (*guides, _readme()):
+        for command in (c.partition("#")[0].strip() for c in some if c.startswith("scripts/build ")):
+            done = subprocess.run(
                     ["bash", "-uc", f"PROJECT=p ACCOUNT=1; {command} --dry-run --engine docker"],
                     cwd=ROOT, capture_output=True, text=True,
                 )  # fmt: skip
-                assert done.returncode == 0, f"{command}: {done.stderr}"
+            assert done.returncode == 0, f"{command}: {done.stderr}"
 
 
 def test_what_talks_has_only_options_that_there_are() -> None:
@@ -87,11 +96,10 @@ def test_what_talks_has_only_options_that_there_are() -> None:
         text=True,
         check=True,
     ).stdout
-    for guide in ALL:
-        for _, commands in _blocks(guide):
-            for command in (c for c in commands if "parley talk" in c):
-                for option in re.findall(r"--[a-z-]+", command.partition("parley talk")[2]):
-                    assert option in said, f"{guide}: {command}"
+    commands = [c for guide in ALL for _, some in _blocks(guide) for c in some] + _readme()
+    for command in (c for c in commands if "parley talk" in c):
+        for option in re.findall(r"--[a-z-]+", command.partition("parley talk")[2]):
+            assert option in said, command
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +128,26 @@ def _run(script: str, environment: dict[str, str], cwd: Path) -> None:
 
 
 @pytest.mark.timeout(300)
+def test_the_readme_installs_and_the_upgrade_guide_goes_on(place: Cluster) -> None:
+    commands = [one for one in _readme() if not one.startswith("scripts/build ")]
+    install, forward, export, talk = commands
+    assert install.startswith("helm upgrade --install ")
+    assert forward.startswith("kubectl -n parley port-forward service/parley-gateway ")
+    assert talk.startswith("parley talk ")
+    _run(install, place.environment(), ROOT)
+    service = yaml.safe_load(place.kubectl("-n", "parley", "get", "service", "parley-gateway", "-o", "yaml"))
+    assert int(forward.split()[-2].partition(":")[2]) in [port["port"] for port in service["spec"]["ports"]]
+    # The simulated key Job made none.
+    place.kubectl(
+        "-n", "parley", "create", "secret", "generic", "parley-api-keys", "--from-literal=api-key=made-up"
+    )
+    _run(f'{export}\n[ "$PARLEY_API_KEY" = made-up ]', place.environment(), ROOT)
+    for script in _runnable("upgrade.md"):
+        _run(script, place.environment(), ROOT)
+    assert "parley" not in place.kubectl("get", "namespaces", "-o", "name").replace("namespace/", "").split()
+
+
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("guide", ["install-gke.md", "install-eks.md", "install-bare-metal.md"])
 def test_an_installation_guide_runs(guide: str, place: Cluster) -> None:
     scripts = _runnable(guide)
@@ -127,16 +155,6 @@ def test_an_installation_guide_runs(guide: str, place: Cluster) -> None:
     place.kubectl("delete", "storageclass", "parley", "--ignore-not-found")
     for script in scripts:
         _run(script, place.environment(), ROOT)
-
-
-@pytest.mark.timeout(300)
-def test_the_upgrade_guide_runs(place: Cluster) -> None:
-    place.forget("parley")
-    place.gone("parley")
-    _run("scripts/deploy gateway --profile cpu --timeout 90s", place.environment(), ROOT)
-    for script in _runnable("upgrade.md"):
-        _run(script, place.environment(), ROOT)
-    assert "parley" not in place.kubectl("get", "namespaces", "-o", "name").replace("namespace/", "").split()
 
 
 def test_the_keys_of_a_single_host_are_made(tmp_path: Path) -> None:

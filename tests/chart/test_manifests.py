@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -106,6 +108,19 @@ def test_monitoring_goes_onto_any_overlay(tmp_path: Path) -> None:
     assert {"ServiceMonitor", "PodMonitor"} <= {kind for kind, _ in more}
 
 
+@pytest.mark.parametrize("profile", ["gpu", "production"])
+def test_a_class_for_the_cache_is_a_patch_away(profile: str, tmp_path: Path) -> None:
+    shutil.copytree(K8S, tmp_path / "k8s")
+    overlay = tmp_path / "k8s" / "overlays" / profile / "kustomization.yaml"
+    lines = overlay.read_text().splitlines()
+    start = next(n for n, line in enumerate(lines) if "name: parley-engines" in line)
+    for number in range(start, start + 3):
+        lines[number] = lines[number].replace("# ", "", 1)
+    overlay.write_text("\n".join(lines))
+    (claim,) = (one for one in _kustomize(overlay.parent) if one["kind"] == "PersistentVolumeClaim")
+    assert claim["spec"]["storageClassName"] == "parley"
+
+
 @pytest.mark.parametrize("profile", PROFILES)
 def test_the_api_server_takes_an_overlay(profile: str, parley: Cluster) -> None:
     overlay = str(K8S / "overlays" / profile)
@@ -122,8 +137,15 @@ def test_storage_classes_and_volumes_are_taken(cluster: Cluster) -> None:
 def test_the_cpu_overlay_runs_on_simulated_nodes(parley: Cluster) -> None:
     overlay = str(K8S / "overlays" / "cpu")
     # The key Job would make the Secrets: simulated pods do nothing, and need none.
-    parley.kubectl("apply", "--server-side", "-k", overlay)
+    text = (K8S / "README.md").read_text()
+    (block,) = re.findall(r"^```\n(kubectl [\s\S]*?)^```$", text, re.M)
+    (before,) = re.findall(r"before an upgrade `kubectl ([^`]+)`", text)
+    for command in [*block.splitlines(), f"kubectl {before}"]:
+        words = shlex.split(command)
+        assert words[0] == "kubectl"
+        parley.kubectl(*(overlay if word == "k8s/overlays/cpu" else word for word in words[1:]))
     for name in ("parley-gateway", "parley-speech", "parley-llm"):
         parley.kubectl("-n", "parley", "rollout", "status", f"deployment/{name}", "--timeout=40s")
-    again = parley.kubectl("apply", "--server-side", "-k", overlay)
-    assert "deployment.apps/parley-gateway serverside-applied" in again
+    again = parley.kubectl("apply", "-k", overlay)
+    assert "deployment.apps/parley-gateway unchanged" in again
+    assert "job.batch/parley-keys created" in again

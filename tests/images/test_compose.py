@@ -175,6 +175,7 @@ def test_what_is_wrong_is_refused_by_the_loader(tmp_path: Path) -> None:
         load(wrong)
 
 
+@pytest.mark.timeout(300)  # two trees are built before it
 @pytest.mark.stack
 @pytest.mark.flite
 def test_a_conversation_through_the_cpu_file(

@@ -41,12 +41,25 @@ def test_locks_pin_hashes_and_name_no_registry_and_one_alone_has_torch() -> None
 
 
 def test_links_between_pages_lead_somewhere() -> None:
-    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    pages = [page for folder in ("docs", "helm", "k8s") for page in (ROOT / folder).rglob("*.md")]
+    pages += ROOT.glob("*.md")
     assert len(pages) > 5
     for page in pages:
         for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page.relative_to(ROOT)} → {target}"
+
+
+def test_the_architecture_knows_every_room() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    table = text.split("## Rooms")[1].split("\n## ")[0]
+    cells = [line.split("|")[1:3] for line in table.splitlines() if line.startswith("| `")]
+    named = [path for where, _ in cells for path in re.findall(r"`([^`]+)`", where)]
+    assert len(named) > 30
+    for path in named:
+        assert any((ROOT / base / path).exists() for base in ("", "gateway", "gateway/triton")), path
+    rooms = {path.parent.name for path in (ROOT / "gateway").glob("*/__init__.py")} - {"protocol", "web"}
+    assert rooms <= {path.split("/")[1] for path in named if path.startswith("gateway/")}
 
 
 def test_files_stay_small_enough_to_read() -> None:
