@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from gateway.settings import Settings
 from tests.chart.test_render import EVERYTHING, merged
 from tests.support.chart import CHART, Object, Refused, render
 from tests.support.cluster import need_tools
@@ -258,6 +259,23 @@ def test_the_guide_names_keys_that_are_there() -> None:
     assert len(named) > 20
     for path in named:
         assert _at(VALUES, path, ...) is not ..., ".".join(path)
+
+
+@pytest.mark.parametrize(
+    "page", ["sizing", "upgrade", "troubleshooting", "install-gke", "install-eks", "install-bare-metal"]
+)
+def test_the_pages_name_keys_that_are_there(page: str) -> None:
+    """Values of the chart, or settings."""
+    text = (CHART.parents[1] / "docs" / "guides" / f"{page}.md").read_text()
+    words = re.findall(r"(?<=[`\s])([a-z]\w*(?:\.\w+)+)(?=[`=:\s])", text)
+    named = {one for one in words if one.split(".")[0] in VALUES.keys() | {"session", "echo", "models"}}
+    assert named
+    for one in named:
+        part, _, key = one.rpartition(".")
+        setting = getattr(getattr(Settings(), part, None), key, ...)
+        if one.startswith(("gateway.config.", "speech.config.")):
+            setting = getattr(getattr(Settings(), one.split(".")[2]), key)
+        assert setting is not ... or _at(VALUES, tuple(one.split(".")), ...) is not ..., one
 
 
 def test_every_key_is_described() -> None:
