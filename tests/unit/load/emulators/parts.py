@@ -23,7 +23,7 @@ SPEECH = (cut(16_000, 0, 16_000) * 32_767).astype("<i2").tobytes() + bytes(6_400
 """A second, and 200 ms of silence."""
 SENTENCE = "The boats come home."
 WAIT_MS = 250
-"""Every deadline of the clients."""
+"""Every deadline of the clients, where a test needs no longer one."""
 ERRORS = (AsrError, LlmError, TtsError)
 """What the clients raise: one sentence each."""
 
@@ -32,18 +32,18 @@ class Rig:
     """Emulators, a client of each part, and the control."""
 
     def __init__(
-        self, parts: Emulators, addresses: Addresses, http: aiohttp.ClientSession, retries: int
+        self, parts: Emulators, addresses: Addresses, http: aiohttp.ClientSession, retries: int, wait_ms: int
     ) -> None:
         self.parts = parts
         self.at = addresses
         self._http = http
-        wait = {"deadline_ms": WAIT_MS, "silence_ms": WAIT_MS}
+        wait = {"deadline_ms": wait_ms, "silence_ms": wait_ms}
         self.asr = RivaRecognizer(AsrSettings.model_validate({"uri": addresses.asr} | wait))
         self.llm = OpenAiLlm(
-            LlmSettings(base_url=addresses.llm, first_token_ms=2 * WAIT_MS, token_ms=WAIT_MS, retries=retries)
+            LlmSettings(base_url=addresses.llm, first_token_ms=2 * wait_ms, token_ms=wait_ms, retries=retries)
         )
         self.tts = TritonSynthesizer(
-            TtsSettings(uri=addresses.triton, first_chunk_ms=WAIT_MS, chunk_ms=WAIT_MS)
+            TtsSettings(uri=addresses.triton, first_chunk_ms=wait_ms, chunk_ms=wait_ms)
         )
 
     async def ask(self, part: str, answered: asyncio.Event | None = None) -> int:
@@ -120,12 +120,14 @@ async def _audio() -> AsyncIterator[bytes]:
 
 
 @asynccontextmanager
-async def rig(profile: Profile | None = None, *, retries: int = 0, seed: int = 1) -> AsyncIterator[Rig]:
+async def rig(
+    profile: Profile | None = None, *, retries: int = 0, seed: int = 1, wait_ms: int = WAIT_MS
+) -> AsyncIterator[Rig]:
     parts = Emulators(profile or read_profile("zero"), seed=seed)
     addresses = await parts.open()
     try:
         async with aiohttp.ClientSession() as http:
-            made = Rig(parts, addresses, http, retries)
+            made = Rig(parts, addresses, http, retries, wait_ms)
             try:
                 yield made
             finally:
