@@ -8,23 +8,34 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.image_trees import Tree, build
+from tests.support.image_trees import Tree, build, step
 from tests.support.stack import skip_without_triton
 
 _MODELS = "asr_pocketsphinx tts_flite"
 
 
 @pytest.fixture(scope="session")
-def gateway() -> Iterator[Tree]:
-    """Of the image `parley`."""
-    with tempfile.TemporaryDirectory(prefix="parley-image-") as folder:
-        more = (("bytecode.sh",), ("models.sh",), ("papers.sh",))
-        yield build(Path(folder), "gateway cloud", *more, models=_MODELS)
+def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What images are built with, of requirements/image.lock alone."""
+    folder = tmp_path_factory.mktemp("image-tools")
+    done = step("tools.sh", prefix=folder / "none", TOOLS=str(folder / "tools"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "tools"
 
 
 @pytest.fixture(scope="session")
-def triton() -> Iterator[Tree]:
+def gateway(tools: Path) -> Iterator[Tree]:
+    """Of the image `parley`."""
+    with tempfile.TemporaryDirectory(prefix="parley-image-") as folder:
+        more = (("bytecode.sh",), ("models.sh",), ("papers.sh",))
+        yield build(Path(folder), tools, "gateway cloud", *more, models=_MODELS)
+
+
+@pytest.fixture(scope="session")
+def triton(tools: Path) -> Iterator[Tree]:
     """Of the image `parley-triton` without a GPU."""
     skip_without_triton()
     with tempfile.TemporaryDirectory(prefix="parley-image-") as folder:
-        yield build(Path(folder), "embedded cloud", ("triton.sh", "wheel"), ("models.sh",), models=_MODELS)
+        yield build(
+            Path(folder), tools, "embedded cloud", ("triton.sh", "wheel"), ("models.sh",), models=_MODELS
+        )

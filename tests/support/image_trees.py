@@ -24,7 +24,7 @@ def interpreter() -> Path:
 
 
 def step(name: str, *arguments: str, prefix: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Runs docker/steps/NAME as the Dockerfile does, with the tests' own environment as its tools."""
+    """Runs docker/steps/NAME as the Dockerfile does; unless TOOLS says otherwise, with the tests' own environment as tools."""
     environment = {
         "PATH": os.environ["PATH"],
         "HOME": os.environ.get("HOME", "/"),
@@ -35,7 +35,7 @@ def step(name: str, *arguments: str, prefix: Path, **variables: str) -> subproce
         **{
             key: value
             for key, value in os.environ.items()
-            if key.startswith(("UV_", "SSL_", "HTTPS_", "XDG_"))
+            if key.startswith(("UV_", "PIP_", "SSL_", "HTTPS_", "XDG_"))
         },
         **variables,
     }
@@ -66,13 +66,15 @@ def is_other_user(prefix: Path) -> bool:
     return os.geteuid() == 0 and readable and shutil.which("setpriv") is not None
 
 
-def build(folder: Path, locks: str, *more: tuple[str, ...], models: str = "") -> Tree:
-    """A tree with these locks' packages and Parley; `more` steps, each a name and its arguments, come after."""
+def build(folder: Path, tools: Path, locks: str, *more: tuple[str, ...], models: str = "") -> Tree:
+    """A tree with these locks' packages and Parley; `more` steps, each a name and its arguments, come after.
+
+    tools: what tools.sh made."""
     prefix, scratch = folder / "opt" / "parley", folder / "tmp"
     scratch.mkdir(parents=True)
     scratch.chmod(0o777)
     folder.chmod(0o755)
     for name, *arguments in (("packages.sh",), ("parley.sh",), *more):
-        done = step(name, *arguments, prefix=prefix, LOCKS=locks, MODELS=models)
+        done = step(name, *arguments, prefix=prefix, TOOLS=str(tools), LOCKS=locks, MODELS=models)
         assert done.returncode == 0, f"{name}: {done.stdout}{done.stderr}"
     return Tree(prefix, scratch)
