@@ -153,6 +153,10 @@ class Metrics:
             self._barge_ins.labels(kind)
         for kind in ("confirmed", "released", "heard"):
             self._holds.labels(kind)
+        for reason in ("slow_client", "flushed"):
+            self._drops.labels(reason)
+        for part in ("asr", "llm", "tts"):
+            self._errors.labels(part, f"{part}_failed")
 
     def observe(self, stage: str, seconds: float, trace_id: str = "") -> None:
         """Times one stage. stage: a key of STAGES, else KeyError. Negative times count as 0.

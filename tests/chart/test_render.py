@@ -497,3 +497,12 @@ def test_wrong_values_are_refused_with_their_name(values: Object, told: str) -> 
         render("cpu", values)
     assert told in str(refused.value), str(refused.value)
     assert "planted" not in str(refused.value)
+
+
+def test_a_gateway_that_drains_is_scraped_to_its_end() -> None:
+    """The Prometheus operator looks at Endpoints, where a pod that terminates is only with this."""
+    objects = render("production")
+    services = {one["metadata"]["name"]: one["spec"] for one in objects if one["kind"] == "Service"}
+    assert {name for name, spec in services.items() if spec.get("publishNotReadyAddresses")} == {
+        "parley-gateway-admin"
+    }

@@ -85,7 +85,15 @@ def test_every_stage_is_a_histogram_in_seconds() -> None:
 def test_counts() -> None:
     metrics, registry = make()
     value = registry.get_sample_value
-    assert value("parley_turns_total", {"outcome": "failed"}) == 0  # there before the first
+    for (
+        name,
+        labels,
+    ) in (  # what an alert counts is there before the first: `increase` needs a point to begin at
+        ("parley_turns_total", {"outcome": "failed"}),
+        ("parley_dropped_total", {"reason": "slow_client"}),
+        *(("parley_part_errors_total", {"part": p, "code": f"{p}_failed"}) for p in ("asr", "llm", "tts")),
+    ):
+        assert value(name, labels) == 0
     for outcome in ("completed", "interrupted", "cancelled", "failed"):
         metrics.turn_ended(outcome)
         assert value("parley_turns_total", {"outcome": outcome}) == 1
