@@ -121,7 +121,8 @@ def read_trace(pairs: Iterable[tuple[str, str | bytes]]) -> Pairs:
     found: dict[str, str] = {}
     for key, value in pairs:
         if (name := key.lower()) in TRACE_KEYS and isinstance(value, str):
-            found[name] = value.strip()
+            # several of one name are one list, as in HTTP: allowed of tracestate, and no parent is two
+            found[name] = f"{found[name]},{value.strip()}" if name in found else value.strip()
     if not found or not _PARENT.fullmatch(parent := found.get("traceparent", "")):
         return ()
     state = found.get("tracestate", "")

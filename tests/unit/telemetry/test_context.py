@@ -26,6 +26,9 @@ def test_a_trace_context_is_read_from_headers_and_metadata_alike() -> None:
     both = [("Traceparent", PARENT), ("accept", "x"), ("TraceState", "a=1,b=2")]
     assert read_trace(both) == (("traceparent", PARENT), ("tracestate", "a=1,b=2"))
     assert read_trace([("tracestate", "a=1")]) == ()
+    parts = [("traceparent", PARENT), ("tracestate", "a=1"), ("tracestate", "b=2")]
+    assert read_trace(parts) == (("traceparent", PARENT), ("tracestate", "a=1,b=2"))
+    assert read_trace([("traceparent", PARENT), ("traceparent", PARENT)]) == (), "whose is it?"
 
 
 @pytest.mark.parametrize(
