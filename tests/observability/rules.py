@@ -96,6 +96,11 @@ def wrong_in(expression: str) -> list[str]:
     return wrong
 
 
+def selectors(expression: str) -> list[tuple[str, list[tuple[str, str, str]]]]:
+    """Of every metric that is asked for by label values: its name and [label, operator, value]."""
+    return [(metric, _MATCHER.findall(inside)) for metric, inside in _SELECTOR.findall(expression)]
+
+
 def alerts() -> dict[str, dict[str, Any]]:
     """By name."""
     groups = yaml.safe_load(ALERTS.read_text(encoding="utf-8"))["groups"]

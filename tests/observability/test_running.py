@@ -28,7 +28,7 @@ from aiohttp import web
 
 from gateway.session import events as ev
 from load.emulators import emulators, read_profile
-from tests.observability.rules import ALERTS, ROOT, table, tool
+from tests.observability.rules import ALERTS, table, tool
 from tests.observability.test_dashboard import expressions
 from tests.support.caller import Caller
 from tests.support.collector import Collector, collecting
@@ -336,52 +336,3 @@ async def test_what_nobody_has_induced_does_not_fire(stack: Stack) -> None:
         "ParleyFilesRunOut",
     }
     assert not calm & stack.alertmanager.firing.keys()
-
-
-ELSEWHERE = {
-    "tests/unit/session/test_metrics_counts.py": {  # what takes a voice, in virtual time: by name without parley_
-        "parley_end_of_turn_seconds", "parley_speech_end_to_final_seconds", "parley_voice_to_voice_seconds",
-        "parley_barge_in_detect_to_flush_seconds", "parley_barge_ins_total",
-        "parley_refused_total",
-    },
-    "tests/unit/session/test_eager.py": {
-        "parley_replies_thrown_away_total", "parley_speech_thrown_away_seconds_total",
-    },
-    "tests/unit/session/test_suspicion.py": {"parley_holds_total"},
-    "tests/unit/telemetry/test_metrics.py": {
-        "parley_dropped_total", "parley_resumes_total", "parley_history_store_failures_total",
-        "parley_certificate_expires_timestamp_seconds", "parley_vad_backlog_seconds",
-    },
-    "tests/unit/telemetry/test_process_metrics.py": {
-        "parley_auth_refused_total", "parley_draining", "parley_drain_overdue_seconds",
-    },
-    "tests/unit/telemetry/test_loop_watch.py": {"parley_loop_stalls_total"},
-    "tests/unit/cli/test_workers.py": {"parley_worker_restarts_total"},
-    "tests/unit/telemetry/test_model_metrics.py": {
-        "parley_model_loads_total", "parley_model_load_seconds", "parley_model_failures_total",
-        "parley_model_unloads_total", "parley_model_evictions_total", "parley_model_repairs_total",
-        "parley_model_rolls_total", "parley_model_queue", "parley_model_leases",
-    },
-    "tests/unit/riva/test_server.py": {"parley_speech_streams_active"},
-    "tests/unit/session/test_admission.py": {"parley_vad_backlog_sustained_seconds"},
-}  # fmt: skip
-"""What this run does not move, and where it is moved."""
-
-
-async def test_no_series_is_dead(stack: Stack) -> None:
-    """Last: everything in the table has moved in this run, or moves in a test that is named here."""
-    found = await stack.ask("query", query='{__name__=~"parley_.*|process_.*"}[10m]')
-    moved = {
-        re.sub(r"_(bucket|sum|count)$", "", series["metric"]["__name__"])
-        for series in found["result"]
-        if any(float(value) > 0 for _, value in series["values"])
-    }
-    told = {re.sub(r"_(bucket|sum|count)$", "", name) for name in table()}
-    elsewhere = set().union(*ELSEWHERE.values())
-    assert told - moved <= elsewhere, f"nothing feeds {told - moved - elsewhere}"
-    for file, names in ELSEWHERE.items():
-        text = (ROOT / file).read_text(encoding="utf-8")
-        assert names <= told
-        for name in names:
-            short = re.sub(r"^parley_|_(total|seconds)$", "", name).removesuffix("_seconds")
-            assert short in text, f"{file} says nothing of {name}"
