@@ -14,7 +14,9 @@ _OPTIONS: list[tuple[str, int]] = [
     # A restarted server must be found again at once: the default backoff grows to two minutes, and
     # the process-wide subchannel pool hands an old backoff even to a new channel.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    # By its name a pause; in gRPC's core it is how long one attempt to connect may take. TLS to a far-away or busy
+    # machine takes four round trips; an attempt cut short is begun anew, and cut short again.
+    ("grpc.min_reconnect_backoff_ms", 3_000),
     ("grpc.max_reconnect_backoff_ms", 500),
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.max_receive_message_length", -1),
