@@ -16,12 +16,15 @@ from pathlib import Path
 
 from gateway.cli import endpoints
 from gateway.cli.common import FAILED, OK, USAGE, Fault, api_key, complain, load_settings
+from gateway.cli.drain_after import configure_after, directly, wait_for
 from gateway.settings import Settings
 
 _EPILOG = """\
 examples:
   parley drain                                     the gateway of the running stack, or of PARLEY_LISTEN__ADMIN
   parley drain --admin http://127.0.0.1:8082       the speech service of this pod
+  parley drain --admin http://127.0.0.1:8082 --after http://127.0.0.1:8081
+                                                   the same, in one pod with its gateway, once that has ended
   parley drain triton                              a Triton: `parley drain triton --help`
 
 From then on the process takes nothing new: readiness fails, gRPC health says NOT_SERVING. What is in progress ends,
@@ -42,12 +45,16 @@ def configure_process(parser: argparse.ArgumentParser) -> None:
         "--timeout", type=_seconds, default=60.0, metavar="S", help="longest wait, seconds (default: 60)"
     )
     parser.add_argument("--api-key", metavar="KEY", help="with the scope admin (default: PARLEY_API_KEY)")
-    parser.set_defaults(run=lambda options: drain(options.admin, options.timeout, options.api_key))
+    configure_after(parser)
+    parser.set_defaults(
+        run=lambda options: drain(options.admin, options.timeout, options.api_key, options.after)
+    )
 
 
-def drain(admin: str | None, timeout_s: float, key: str | None) -> int:
+def drain(admin: str | None, timeout_s: float, key: str | None, after: str | None = None) -> int:
     """The exit code. Raises Fault."""
     settings = load_settings()
+    timeout_s = wait_for(after, timeout_s, settings)
     url = (admin or endpoints.find("admin", default=_own(settings))).rstrip("/")
     parsed = urllib.parse.urlsplit(url)
     if parsed.scheme not in ("http", "https") or not parsed.hostname:
@@ -58,7 +65,7 @@ def drain(admin: str | None, timeout_s: float, key: str | None) -> int:
     context = _context(settings) if parsed.scheme == "https" else None
     began = time.monotonic()
     try:
-        with _directly(context).open(request, timeout=timeout_s + _ANSWER_S) as answer:
+        with directly(context).open(request, timeout=timeout_s + _ANSWER_S) as answer:
             found = json.load(answer)
             left, over = int(found["left"]), found["status"] == "drained"
     except urllib.error.HTTPError as error:
@@ -85,14 +92,6 @@ def drain(admin: str | None, timeout_s: float, key: str | None) -> int:
     else:
         print(f"not drained within {timeout_s:g} s: {left} left at {url}, which ends them with its grace")
     return OK
-
-
-def _directly(context: ssl.SSLContext | None) -> urllib.request.OpenerDirector:
-    """Whatever proxy this machine or pod has for its way out: it knows nobody's loopback but its own."""
-    handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
-    if context is not None:
-        handlers.append(urllib.request.HTTPSHandler(context=context))
-    return urllib.request.build_opener(*handlers)
 
 
 def _own(settings: Settings) -> str:

@@ -7,6 +7,7 @@ import asyncio
 from socket import gethostname
 
 from gateway.cli.common import FAILED, OK, Fault, address, complain, end_with_sigterm, load_settings, run
+from gateway.cli.drain_after import configure_after, wait_for
 
 _EPILOG = """\
 examples:
@@ -35,7 +36,13 @@ def configure_triton(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--timeout", type=_seconds, default=120.0, metavar="S", help="longest wait, seconds (default: 120)"
     )
-    parser.set_defaults(run=lambda options: run(drain_triton(options.triton, options.timeout)))
+    configure_after(parser)
+    parser.set_defaults(run=_drain)
+
+
+def _drain(options: argparse.Namespace) -> int:
+    timeout_s = wait_for(options.after, options.timeout, load_settings())
+    return run(drain_triton(options.triton, timeout_s))
 
 
 async def drain_triton(where: str, timeout_s: float) -> int:

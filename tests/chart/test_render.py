@@ -154,6 +154,19 @@ def test_golden(profile: str) -> None:
     assert (GOLDEN / f"{profile}.txt").read_text() == summary(render(profile))
 
 
+def test_in_one_pod_speech_ends_after_the_gateway() -> None:
+    long = {"drainSeconds": 300, "terminationGracePeriodSeconds": 301}
+    values: Object = {"speech": {"topology": "sidecar"}, "gateway": long}
+    pod = one_of(render("gpu", values), "Deployment", "parley-gateway")["spec"]["template"]["spec"]
+    hooks = {one["name"]: one["lifecycle"]["preStop"]["exec"]["command"] for one in pod["containers"]}
+    after = ["--after", "http://127.0.0.1:8081", "--timeout", "305"]
+    assert hooks["gateway"][-4:] == ["--admin", "http://127.0.0.1:8081", "--timeout", "300"]
+    assert hooks["speech"][-4:] == hooks["triton"][-4:] == after
+    assert pod["terminationGracePeriodSeconds"] == 300 + 15 + 15, (
+        "and Triton has its --exit-timeout-secs still"
+    )
+
+
 def test_a_sidecar_goes_where_speech_can_run() -> None:
     values: Object = {
         "speech": {"topology": "sidecar", "nodeSelector": {"gpu": "yes"}},

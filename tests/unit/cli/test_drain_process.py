@@ -134,3 +134,36 @@ async def test_over_tls_it_trusts_what_its_own_deployment_shows(tmp_path: Path) 
         code, _, err = await drain(*where)
         assert code == 1
         assert "no TLS connection" in err
+
+
+NOBODY = "http://127.0.0.1:1"
+
+
+async def test_what_a_gateway_needs_goes_after_it() -> None:
+    profile = Profile(llm=LlmProfile(replies=("On and on it goes, and never comes to its end. " * 20,)))
+    async with standing(profile, session={"drain_s": 8.0}) as (gateway, _), Caller(gateway.grpc) as caller:
+        await caller.client.send(ev.TextIn("tell me"))
+        await caller.until(ev.ReplyStarted)
+        after = asyncio.create_task(drain("--admin", NOBODY, "--after", gateway.admin, "--timeout", "25"))
+        code, out, _ = await drain("--admin", gateway.admin, "--timeout", "4")
+        assert (code, "1 left" in out) == (0, True)
+        assert not after.done(), "a reply is being spoken still"
+        await caller.client.hang_up()
+    code, out, err = await after
+    assert (code, err) == (0, "")
+    assert out.startswith("waited ")
+    assert f"for {gateway.admin}\n" in out
+    assert out.endswith("nothing is left to drain\n")
+
+
+async def test_a_gateway_that_does_not_end_is_not_waited_for_and_one_that_is_gone_neither() -> None:
+    async with standing() as (gateway, _):
+        code, out, err = await drain("--admin", NOBODY, "--after", gateway.admin)
+        assert (code, err) == (0, "")
+        assert out.startswith(f"{gateway.admin} does not drain: it is not waited for\n")
+        assert not gateway.drain.begun
+    for what in (("--admin", NOBODY), ("triton", "--triton", "127.0.0.1:1")):
+        code, out, err = await drain(*what, "--after", NOBODY)
+        assert (code, err, out.count("\n")) == (0, "", 1)
+    code, _, err = await drain("--admin", NOBODY, "--after", "gateway")
+    assert (code, "write http://127.0.0.1:8081" in err) == (2, True)

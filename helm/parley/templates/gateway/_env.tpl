@@ -66,10 +66,19 @@
 [parley, drain, --admin, {{ printf "%s://127.0.0.1:%d" $scheme (int (index . 1)) | quote }}, --timeout, {{ index . 2 | int | quote }}]
 {{- end -}}
 
-{{/* A sidecar's Triton may need longer than the gateway beside it. */}}
+{{/* In one pod with the gateway, hooks begin together: what its calls need goes after it. */}}
+{{- define "parley.afterGateway" -}}
+{{- if include "parley.speechSidecar" . -}}
+--after, {{ printf "%s://127.0.0.1:8081" (lower (include "parley.adminScheme" .)) | quote }}, --timeout, {{ add (int .Values.gateway.drainSeconds) 5 | quote }}
+{{- else -}}
+--timeout, {{ .Values.speech.drainSeconds | int | quote }}
+{{- end -}}
+{{- end -}}
+
+{{/* Speech ends after the gateway beside it. */}}
 {{- define "parley.gatewayGrace" -}}
 {{- if include "parley.speechSidecar" . -}}
-{{- max (int .Values.gateway.terminationGracePeriodSeconds) (int .Values.speech.terminationGracePeriodSeconds) -}}
+{{- max (int .Values.gateway.terminationGracePeriodSeconds) (int .Values.speech.terminationGracePeriodSeconds) (add (int .Values.gateway.drainSeconds) (int .Values.speech.triton.exitSeconds) 15) -}}
 {{- else -}}
 {{- int .Values.gateway.terminationGracePeriodSeconds -}}
 {{- end -}}

@@ -19,7 +19,7 @@
   lifecycle:
     preStop:
       exec:
-        command: {{ include "parley.drainCommand" (list . 8082 $speech.drainSeconds) }}
+        command: [parley, drain, --admin, {{ printf "%s://127.0.0.1:8082" (lower (include "parley.adminScheme" .)) | quote }}, {{ include "parley.afterGateway" . }}]
   securityContext:
     {{- include "parley.plain" $speech.securityContext | nindent 4 }}
   resources:

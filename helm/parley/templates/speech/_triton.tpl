@@ -82,7 +82,7 @@
     preStop:
       exec:
         # SIGTERM makes Triton refuse messages on open streams at once: it comes when nobody speaks any more.
-        command: [parley, drain, triton, --triton, "127.0.0.1:8001", --timeout, {{ $v.speech.drainSeconds | int | quote }}]
+        command: [parley, drain, triton, --triton, "127.0.0.1:8001", {{ include "parley.afterGateway" . }}]
   securityContext:
     {{- include "parley.plain" $v.speech.securityContext | nindent 4 }}
   resources:
