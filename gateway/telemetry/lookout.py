@@ -10,6 +10,7 @@ from types import FrameType
 
 _DEEPEST = 8
 """Frames that a line shows, the innermost first."""
+_LAST_LOOK_S = 1.0
 
 
 class Lookout:
@@ -25,12 +26,14 @@ class Lookout:
         self._beat_s = 0.0
         self._watched = 0
         self._seen = ""
-        self._over: threading.Event | None = None
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         self._watched, self._beat_s = threading.get_ident(), time.monotonic()
         self._over = threading.Event()
-        threading.Thread(target=self._run, args=(self._over,), name="lookout", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, args=(self._over,), name="lookout", daemon=True)
+        self._thread.start()
 
     def beat(self) -> None:
         self._beat_s = time.monotonic()
@@ -41,8 +44,11 @@ class Lookout:
         return seen
 
     def stop(self) -> None:
-        if self._over is not None:
+        """Its thread is gone afterwards: it does nothing but wait, and looks for microseconds."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
             self._over.set()
+            thread.join(_LAST_LOOK_S)
 
     def _run(self, over: threading.Event) -> None:
         looked_at = 0.0
