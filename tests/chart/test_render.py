@@ -390,6 +390,21 @@ def test_the_engine_volume_is_where_models_compile_into() -> None:
     raise AssertionError("no Triton")
 
 
+def test_engines_of_a_gpu_that_is_chosen_by_its_label_have_a_folder_of_their_own() -> None:
+    folders: dict[str, str] = {}
+    for product in ("NVIDIA-L4", "NVIDIA-A10", ""):
+        chosen = {"nvidia.com/gpu.product": product} if product else {"zone": "a"}
+        values = {"speech": {"engineCache": {"enabled": True}, "nodeSelector": chosen}}
+        for _, spec in pods(render("gpu", values)):
+            for container in containers(spec):
+                folders |= {
+                    one["subPath"]: product
+                    for one in container["volumeMounts"]
+                    if one["mountPath"] == ENGINES
+                }
+    assert folders == {"nvidia-l4-whole": "NVIDIA-L4", "nvidia-a10-whole": "NVIDIA-A10", "whole": ""}
+
+
 def test_budgets_only_where_a_pod_can_be_spared(objects: list[Object]) -> None:
     least = {}
     for one in objects:

@@ -62,6 +62,7 @@ def sync(
             # An exported model's graphs, and what an ensemble is made of, before what uses them.
             for name in sorted(wanted, key=lambda one: (not one.startswith("graph_"), one)):
                 if _is_like(repository / name, wanted[name]):
+                    _give_version(repository / name, wanted[name])
                     result.same.append(name)
                     continue
                 say(f"{name}: {len(wanted[name])} files")
@@ -119,8 +120,15 @@ def _bring(source: Source, repository: Path, name: str, sums: Sums) -> int:
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+    _give_version(work, sums)
     _put(work, model)
     return read_bytes
+
+
+def _give_version(folder: Path, sums: Sums) -> None:
+    """An ensemble has no files in its version; Triton wants the folder all the same, and no manifest lists folders."""
+    if not any(path.partition("/")[0].isdigit() for path in sums):
+        (folder / "1").mkdir(exist_ok=True)
 
 
 def _bring_file(source: Source, path: str, target: Path, old: Path, wanted: str) -> int:

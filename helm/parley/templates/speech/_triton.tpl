@@ -121,9 +121,15 @@
 {{/* Engines run on the kind of GPU they were built for alone: a folder for each kind of slice; Parley's keys do the rest. */}}
 {{- define "parley.engineMount" -}}
 {{- if .Values.speech.engineCache.enabled }}
+{{- /* A pod does not learn its node's labels: the GPU is known where a label chooses it. */}}
+{{- $chosen := .Values.speech.nodeSelector -}}
+{{- $kinds := list -}}
+{{- range list "nvidia.com/gpu.product" "cloud.google.com/gke-accelerator" "karpenter.k8s.aws/instance-gpu-name" "eks.amazonaws.com/instance-gpu-name" -}}
+{{- with get $chosen . }}{{ $kinds = append $kinds . }}{{ end -}}
+{{- end }}
 - name: engines
   mountPath: /engines
-  subPath: {{ default "whole" .Values.speech.triton.gpu.mig }}
+  subPath: {{ append $kinds (default "whole" .Values.speech.triton.gpu.mig) | join "-" | lower }}
 {{- end }}
 {{- end -}}
 

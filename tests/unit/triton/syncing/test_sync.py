@@ -82,6 +82,17 @@ def test_what_differs_is_brought_and_nothing_else(source: Path, tmp_path: Path) 
     assert {one.name for one in dest.iterdir()} == {"asr_a", "tts_b", "SHA256SUMS", ".sync.lock"}
 
 
+def test_an_ensemble_has_a_version_though_no_file_is_in_it(tmp_path: Path) -> None:
+    source = repository(tmp_path / "source", both={"config.pbtxt": b'platform: "ensemble"'})
+    (source / "both" / "1").mkdir()
+    dest = tmp_path / "dest"
+    bring(source, dest)
+    assert (dest / "both" / "1").is_dir(), "Triton takes no model without a version"
+    (dest / "both" / "1").rmdir()
+    assert bring(source, dest).same == ["both"]
+    assert (dest / "both" / "1").is_dir()
+
+
 def test_models_that_the_source_lacks_stay_unless_pruned(source: Path, tmp_path: Path) -> None:
     dest = repository(tmp_path / "dest", own={"config.pbtxt": b"o"})
     (dest / ".syncing-old").mkdir()
