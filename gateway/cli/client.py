@@ -17,6 +17,7 @@ import grpc
 import grpc.aio
 
 from gateway.cli.player import Player
+from gateway.http2.client import directly
 from gateway.protocol import voice_pb2 as pb
 from gateway.session.events import (
     AudioIn,
@@ -152,6 +153,7 @@ class VoiceClient:
             ("grpc.keepalive_time_ms", 20_000),
             ("grpc.keepalive_timeout_ms", 10_000),
             ("grpc.http2.max_pings_without_data", 0),
+            *directly(self.address),
         ]
         if self._security is None:
             return grpc.aio.insecure_channel(self.address, options=options)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import ipaddress
 import os
 import ssl
 from collections.abc import Callable, Sequence
@@ -33,7 +34,18 @@ _PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
 def speaks_plainly(address: str) -> bool:
     """Whether `address` is a plain "host:port" that is reached without a proxy: others are grpc.aio's."""
     host, _, port = address.rpartition(":")
-    return port.isdigit() and bool(host) and "/" not in host and not any(map(os.environ.get, _PROXIES))
+    plain = port.isdigit() and bool(host) and "/" not in host
+    return plain and (bool(directly(address)) or not any(map(os.environ.get, _PROXIES)))
+
+
+def directly(address: str) -> list[tuple[str, int]]:
+    """What a grpc.aio channel to this machine's loopback needs: gRPC asks the way out's proxy for that, too."""
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = False
+    return [("grpc.enable_http_proxy", 0)] if loopback else []
 
 
 class StreamChannel:

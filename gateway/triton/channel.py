@@ -5,7 +5,7 @@ from __future__ import annotations
 import grpc.aio
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
-from gateway.http2.client import StreamChannel, speaks_plainly
+from gateway.http2.client import StreamChannel, directly, speaks_plainly
 from gateway.tls.client import H2, ClientSecurity
 
 __all__ = ["GRPCInferenceServiceStub", "open_channel", "open_stream_channel"]
@@ -36,11 +36,13 @@ def open_channel(address: str, *, security: ClientSecurity | None = None, name: 
     security: TLS, with the certificates of now. name: host that the certificate is for, where `address` has
     another and the settings name none.
     """
+    options: list[tuple[str, int | str]] = [*_OPTIONS, *directly(address)]
     if security is None:
-        return grpc.aio.insecure_channel(address, options=_OPTIONS)
+        return grpc.aio.insecure_channel(address, options=options)
     name = security.name or name
-    named = [("grpc.ssl_target_name_override", name)] if name else []
-    return grpc.aio.secure_channel(address, security.credentials(), options=[*_OPTIONS, *named])
+    if name:
+        options.append(("grpc.ssl_target_name_override", name))
+    return grpc.aio.secure_channel(address, security.credentials(), options=options)
 
 
 def open_stream_channel(

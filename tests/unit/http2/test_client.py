@@ -248,6 +248,7 @@ def test_only_plain_addresses_are_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not speaks_plainly("dns:///riva:50051")
     assert not speaks_plainly("riva")
     monkeypatch.setenv("http_proxy", "http://proxy:3128")
+    assert speaks_plainly("127.0.0.1:50051")
     assert not speaks_plainly("riva:50051")
 
 

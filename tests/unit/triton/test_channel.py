@@ -61,3 +61,21 @@ async def test_a_part_behind_a_slow_line_is_reached_by_the_first_call(tmp_path: 
             await channel.close()
         assert reply.status == health_pb2.HealthCheckResponse.SERVING
         assert proxy.accepted == 1, "the first attempt was given its time"
+
+
+@pytest.mark.parametrize("proxy", ["http_proxy", "https_proxy"])
+async def test_loopback_is_not_reached_through_a_proxy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, proxy: str
+) -> None:
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv(proxy, "http://127.0.0.1:1")
+    async with slow_line(None) as line:
+        line.clear()
+        for address in (line.address, line.address.replace("127.0.0.1", "localhost")):
+            channel = open_channel(address)
+            try:
+                ask = health_pb2.HealthCheckRequest()
+                reply = await health_pb2_grpc.HealthStub(channel).Check(ask, timeout=10)
+            finally:
+                await channel.close()
+            assert reply.status == health_pb2.HealthCheckResponse.SERVING
