@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.observability.rules import tool
 from tests.support.cluster import Cluster
 
 ROOT = Path(__file__).parents[2]
 GUIDES = ROOT / "docs" / "guides"
 CLUSTER = ["install-gke.md", "install-eks.md", "install-bare-metal.md", "upgrade.md"]
-ALL = [*CLUSTER, "single-host.md", "troubleshooting.md", "images.md", "sizing.md"]
+ALL = [*CLUSTER, "single-host.md", "troubleshooting.md", "images.md", "sizing.md", "observability.md"]
 
 NOT_HERE = {
     "gcloud ": "needs an account",
@@ -36,6 +37,8 @@ NOT_HERE = {
     "helm -n parley test ": "needs real pods; the chart's own tests hold that conversation",
     "parley talk ": "needs real pods; its options are checked",
     "PARLEY_API_KEY=": "needs real pods; its options are checked",
+    "PARLEY_TELEMETRY__OTLP=": "runs until it is ended: tests/observability/test_running.py does that",
+    "parley serve gateway --log-json ": "likewise, and reads the log as it is read here",
 }
 
 
@@ -168,6 +171,20 @@ def test_the_keys_of_a_single_host_are_made(tmp_path: Path) -> None:
     assert keys.stat().st_mode & 0o004
     assert keys.parent.stat().st_mode & 0o005 == 0o005
     assert len((tmp_path / "secrets" / "internal-key").read_text().split()) == 1
+
+
+def test_what_the_guide_of_observability_checks_is_right() -> None:
+    tool("promtool")
+    (script,) = _runnable("observability.md")
+    _run(script, dict(os.environ), ROOT)
+
+
+def test_prometheus_takes_the_configuration_of_the_guide(tmp_path: Path) -> None:
+    text = (GUIDES / "observability.md").read_text()
+    (config,) = re.findall(r"^```yaml\n([\s\S]*?)^```$", text, re.M)
+    (tmp_path / "prometheus.yml").write_text(config)
+    (tmp_path / "helm").symlink_to(ROOT / "helm")
+    _run(f"{tool('promtool')} check config prometheus.yml", dict(os.environ), tmp_path)
 
 
 def test_what_troubleshooting_quotes_is_in_the_code() -> None:

@@ -28,7 +28,7 @@ from aiohttp import web
 
 from gateway.session import events as ev
 from load.emulators import emulators, read_profile
-from tests.observability.rules import ALERTS, table, tool
+from tests.observability.rules import ALERTS, ROOT, table, tool
 from tests.observability.test_dashboard import expressions
 from tests.support.caller import Caller
 from tests.support.collector import Collector, collecting
@@ -260,6 +260,20 @@ async def test_a_turn_is_one_trace_through_both_processes_and_one_name_in_both_l
     assert (slow["session"], slow["turn"]) == ("call-1", turn.about["parley.turn_id"])
     assert slow["trace"] == turn.trace
     assert slow["worker"] in {"0", "1"}
+
+
+async def test_one_call_is_read_from_the_log_as_the_guide_says(stack: Stack) -> None:
+    await talk(stack, "call-1")
+    guide = (ROOT / "docs" / "guides" / "observability.md").read_text()
+    (command,) = re.findall(r"^parley serve gateway --log-json 2>&1 \| (jq .*)$", guide, re.M)
+    both = "parley gateway is ready: grpc 127.0.0.1:1\n" + (stack.logs / "gateway.log").read_text()
+    done = await asyncio.to_thread(
+        subprocess.run, ["bash", "-c", command], input=both, capture_output=True, text=True, timeout=20
+    )
+    assert done.returncode == 0, done.stderr
+    read = [json.loads(one) for one in re.findall(r"^\{$[\s\S]*?^\}$", done.stdout, re.M)]
+    assert read
+    assert {line["session"] for line in read} == {"call-1"}
 
 
 async def test_prometheus_scrapes_both_with_exemplars_and_works_out_every_panel(stack: Stack) -> None:

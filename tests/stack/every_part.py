@@ -48,6 +48,8 @@ class World:
     grpc: str
     riva: str
     parent: int
+    folder: Path
+    """Logs, and what the processes need."""
     models: Path
     security: ClientSecurity
     llm: FaultyLlm
@@ -107,7 +109,7 @@ async def world(folder: Path) -> AsyncIterator[World]:
     async with AsyncExitStack() as open_:
         collector = open_.enter_context(collecting())
         llm = await open_.enter_async_context(FaultyLlm("ok", words=()))
-        triton = open_.enter_context(plain_triton(folder / "triton", models))
+        triton = open_.enter_context(plain_triton(folder / "triton", models, "--log-verbose=1"))
         shared = {
             "PARLEY_TRITON__REPOSITORIES": str(models),
             "PARLEY_MODELS__ASR": "asr_light",
@@ -154,7 +156,7 @@ async def world(folder: Path) -> AsyncIterator[World]:
         await pages.look()
         security = ClientSecurity(ClientTls(ca=files.ca), "the gateway")
         yield World(
-            gateway["grpc"], speech["riva"], gateway_process.pid, models, security, llm,
+            gateway["grpc"], speech["riva"], gateway_process.pid, folder, models, security, llm,
             collector, pages,
         )  # fmt: skip
 

@@ -203,6 +203,18 @@ async def the_gateway_is_drained(w: World) -> None:
             await w.until(name)
 
 
+def tritons_log_names_our_turns(w: World) -> None:
+    """As docs/guides/observability.md joins the two."""
+    turns = set(
+        re.findall(
+            r"slow turn: .* turn=([0-9a-f]{32}) .* outcome=audible", (w.folder / "gateway.log").read_text()
+        )
+    )
+    assert turns
+    log = (w.folder / "triton" / "triton.log").read_text()
+    assert {turn for turn in turns if f"request id: {turn}-" not in log} == set()
+
+
 STEPS = (
     spoken_turns, a_loud_sound, clients_that_are_not_served, a_session_goes_on_elsewhere, the_llm_fails,
     models_come_and_go, nobody_takes_the_traces, processes_stand_still_and_die, the_gateway_is_drained,
@@ -213,6 +225,12 @@ async def test_every_series_moves(tmp_path: Path) -> None:
     async with world(tmp_path) as w:
         for step in STEPS:
             await step(w)
+        tritons_log_names_our_turns(w)
+        rows = table()
+        for name, labels in w.pages.series():
+            for label, value in labels.items():  # nothing that a client makes up is one
+                words = (rows.get(name) or rows[f"{name}_count"]).labels[label]
+                assert not words or value in words, f"{name}: the table has no {label} {value!r}"
         told = {re.sub(r"_(bucket|sum|count)$", "", name) for name in table()}
         assert told >= STANDING
         dead = {name for name in told - STANDING - OF_OVERLOAD if not w.pages.moved(name)}

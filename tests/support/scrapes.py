@@ -54,6 +54,7 @@ class Scrapes:
             for key, course in self._courses.items():
                 if key[0] == page and key not in there:
                     course.values.add(0.0)  # a level of something that is gone
+                    course.last = 0.0
             self._looked.add(page)
 
     async def until(self, what: str, happened: Callable[[], bool], within_s: float = 15.0) -> None:
@@ -71,6 +72,10 @@ class Scrapes:
     def names(self) -> set[str]:
         return set(self._kinds)
 
+    def series(self) -> list[tuple[str, dict[str, str]]]:
+        """Every name and its labels that any page has had."""
+        return [(name, dict(labels)) for _, name, labels in self._courses]
+
     def moved(self, name: str, where: Callable[[dict[str, str]], bool] = lambda labels: True) -> bool:
         """Whether one of its series did: a counter or a histogram has grown, a level has had two values."""
         kind = self._kinds.get(name)
@@ -78,7 +83,7 @@ class Scrapes:
             if its != name or not where(dict(labels)):
                 continue
             if kind in ("counter", "histogram"):
-                if course.last > course.first or max(course.values) > course.first:
+                if max(course.values) > course.first:
                     return True
             elif len(course.values | {course.first}) > 1:
                 return True

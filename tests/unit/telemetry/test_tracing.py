@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import ssl
 import time
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from gateway.telemetry.context import Passed
 from gateway.telemetry.spans import Span
@@ -133,6 +136,29 @@ async def test_a_dead_collector_costs_a_count_and_a_line(how: str, caplog: pytes
         assert f"http://127.0.0.1:{port}" in said[0]
         assert "PARLEY_TELEMETRY__OTLP" in said[0]
     assert "hunter" not in caplog.text
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_a_collector_with_a_certificate_of_ones_own(
+    known: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Known to the SDK by its own variable; else nothing is sent there."""
+    for stronger in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):  # the SDK's HTTP client asks these first
+        monkeypatch.delenv(stronger, raising=False)
+    authority, tally = trustme.CA(), Counter[str]()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.crt"))
+    if known:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", str(tmp_path / "ca.crt"))
+    with collecting(context) as collector:
+        tracing = make(collector.url, tally)
+        session = tracing.session("s1", ())
+        assert session is not None
+        session.end("client")
+        await tracing.close()
+        assert [span.name for span in collector.spans] == ["session"] * known
+    assert tally == {"exported" if known else "failed": 1}
 
 
 async def test_what_does_not_fit_the_queue_is_counted() -> None:
