@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import shutil
 import signal
@@ -240,7 +241,8 @@ def test_a_triton_that_keeps_its_models_says_how_to_start_it(
                 "parley: this Triton neither loads nor unloads by request; "
                 "start it with --model-control-mode=explicit\n"
             )
-        assert not caplog.records, "one sentence is enough"
+        loud = [record for record in caplog.records if record.levelno >= logging.WARNING]
+        assert not loud, "one sentence is enough"
         assert main(["models", "list", "--triton", address]) == 0
 
 
