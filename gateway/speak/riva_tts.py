@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
@@ -22,6 +23,8 @@ from gateway.triton.fronts import Fronts, status_of
 from gateway.triton.line import Connection
 from gateway.triton.routing.addresses import Resolve, resolve_host
 
+log = logging.getLogger(__name__)
+
 _CHECK_S = 2.0
 _REFUSALS = (
     grpc.StatusCode.INVALID_ARGUMENT,
@@ -35,6 +38,12 @@ _REFUSALS = (
 """The request is wrong, the service is not."""
 _LOST = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 """The second is what a grpc.aio server says to a call that comes in the moment in which it is stopped."""
+_OWN_WORDS = "Error: "
+"""So begins what Riva's services say themselves."""
+_CUT = "Internal error from Core"
+"""What grpc.aio says, as INTERNAL, of a write into a call that ended before it."""
+_TRIES, _PAUSE_S = 3, 0.2
+"""For a sentence of which nothing was heard. The second try may go over the connection that is being closed."""
 _NO_SUCH_VOICE = ("not available on server", "Unavailable model requested")
 """What Riva says of a voice or language it has not, under a code that would mean a fault."""
 
@@ -95,9 +104,15 @@ class RivaSynthesizer:
             except (grpc.aio.AioRpcError, TritonUnavailable) as error:
                 # Of several services another takes a sentence of which nothing has been heard; also where they share
                 # one address, behind which one that is being stopped may have been the first.
-                lost = isinstance(error, grpc.aio.AioRpcError) and error.code() in _LOST
-                if not (lost and empty and tries < max(2, len(self._fronts.servers))):
+                lost = isinstance(error, grpc.aio.AioRpcError) and _is_lost(error)
+                if not (lost and empty and tries < max(_TRIES, len(self._fronts.servers))):
                     raise self._error(error) from error
+                code, details = status_of(error)
+                log.info(
+                    "a sentence is asked for again, as %s ended with %s", settings.uri, details or code.name
+                )
+            if tries > 1:
+                await asyncio.sleep(_PAUSE_S)
         if empty:
             raise TtsError(
                 f"the speech synthesiser at {settings.uri} made no audio: try another voice or language",
@@ -185,6 +200,8 @@ class RivaSynthesizer:
     def _error(self, error: grpc.aio.AioRpcError | TritonUnavailable) -> TtsError:
         code, details = status_of(error)
         uri = self._settings.uri
+        if code is grpc.StatusCode.UNAVAILABLE and details.startswith(_OWN_WORDS):
+            return TtsError(f"the speech synthesiser at {uri} does not serve now: {details}")
         if code is grpc.StatusCode.UNAVAILABLE:
             return TtsError(f"no speech synthesiser answers at {uri}: start it, or set PARLEY_TTS__URI")
         if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
@@ -194,3 +211,7 @@ class RivaSynthesizer:
             )
         refused = code in _REFUSALS or any(words in details for words in _NO_SUCH_VOICE)
         return TtsError(f"the speech synthesiser at {uri} failed: {details or code.name}", unwell=not refused)
+
+
+def _is_lost(error: grpc.aio.AioRpcError) -> bool:
+    return error.code() in _LOST or (error.code() is grpc.StatusCode.INTERNAL and error.details() == _CUT)

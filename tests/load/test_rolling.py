@@ -1,4 +1,5 @@
-"""A rolling update under 32 live calls, in short: both gateways and one of two speech services are replaced."""
+"""A rolling update under 32 live calls, in short: both gateways and one of two speech services, with
+its Triton, are replaced."""
 
 from __future__ import annotations
 
@@ -32,6 +33,7 @@ async def test_no_call_and_no_reply_is_lost(tmp_path: Path) -> None:
     found = json.loads((tmp_path / "rolling.json").read_text())
     assert found["callers"] == 32
     assert found["replies"] > 100
+    assert found["spoken"] > 15, "a quarter of the callers speak"
     assert len(found["gaps_s"]) >= 32, "everybody was moved at least once"
     assert max(found["gaps_s"]) < 2.0
     assert not found["cut"] + found["failed"] + found["forgotten"]

@@ -21,7 +21,9 @@ import aiohttp
 import grpc
 import pytest
 
-from gateway.cli.client import CallFailed
+from gateway.cli.client import CallFailed, VoiceClient
+from gateway.cli.steady import SteadyClient
+from gateway.cli.wav import read_speech
 from gateway.session import events as ev
 from tests.support.caller import Caller
 from tests.support.cluster import CHECKOUT, Cluster
@@ -78,6 +80,15 @@ class Release:
 
     def caller(self) -> Caller:
         return Caller(self.address, api_key=self.secret("api-key"))
+
+    def steady(self) -> SteadyClient:
+        """As `parley talk` is."""
+        key = self.secret("api-key")
+
+        def make(hello: ev.Hello, connect_s: float) -> VoiceClient:
+            return VoiceClient(self.address, hello, connect_s=connect_s, api_key=key, keep_audio=False)
+
+        return SteadyClient(make, ev.Hello(), give_up_s=60.0)
 
     def why(self) -> str:
         """For a failed install: what happened, and the ends of all logs."""
@@ -155,7 +166,10 @@ async def test_a_gateway_that_goes_lets_its_reply_end_and_takes_no_new_calls(rel
     run, api = release.cluster.run, release.cluster.api
     (gateway,) = await asyncio.to_thread(release.pods, "gateway")
     name, told = gateway["metadata"]["name"], len(release.kubelet.told)
+    stays, asked = release.steady(), asyncio.Event()
+    back = asyncio.create_task(_ask_and_stay(stays, asked))
     async with release.caller() as caller:
+        await asyncio.wait_for(asked.wait(), 20)
         mark = await caller.say(
             "One. Two. Three. Four. Five. Six. This is a reply of some length, said to its end."
         )
@@ -180,6 +194,8 @@ async def test_a_gateway_that_goes_lets_its_reply_end_and_takes_no_new_calls(rel
     async with release.caller() as caller:
         answer = await caller.ask("What time is it?", within_s=20)
         assert answer.done.outcome == "completed"
+    again = await asyncio.wait_for(back, 20)
+    assert again.resumed, "the chart's sealing key is that of all its gateways"
 
 
 async def test_a_call_outlives_a_rolling_update_of_speech(release: Release) -> None:
@@ -187,10 +203,14 @@ async def test_a_call_outlives_a_rolling_update_of_speech(release: Release) -> N
     async with release.caller() as caller:
         assert (await caller.ask("What time is it?", within_s=20)).done.outcome == "completed"
         rolling = asyncio.create_task(asyncio.to_thread(_roll_speech, release))
+        speaking = asyncio.create_task(_speak_until(release, rolling))
         replies = []
         while not rolling.done():
             replies.append(await caller.ask("What time is it?", within_s=20))
         await rolling
+        understood = await speaking
+        assert all("forward" in words for words in understood), f"{understood}\n{release.why()}"
+        assert len(understood) >= 2 or not SPEECH.exists()
         replies.append(await caller.ask("What time is it?", within_s=20))
         wrong = [(reply.done, reply.errors) for reply in replies if reply.done.outcome != "completed"]
         assert not wrong, f"{wrong}\n{release.why()}"
@@ -288,6 +308,38 @@ async def _get(url: str, key: str) -> tuple[int, str]:
 def _roll_speech(release: Release) -> None:
     release.cluster.kubectl("rollout", "restart", "deployment/parley-speech", "-n", release.namespace)
     release.cluster.run(release.cluster.api.until(release.path, _one_speech, within_s=90, labelSelector="app.kubernetes.io/component=speech"), within_s=100)  # fmt: skip
+
+
+async def _ask_and_stay(client: SteadyClient, asked: asyncio.Event) -> ev.Ready:
+    """Sets `asked` when the answer was heard; returns when it is connected again."""
+    async with client:
+        await client.send(ev.TextIn("My name is Ada"))
+        async for arrival in client:
+            if isinstance(arrival.event, ev.ReplyDone):
+                asked.set()
+            elif isinstance(arrival.event, ev.Ready):
+                await client.hang_up()
+                return arrival.event
+    raise AssertionError("the call ended")
+
+
+async def _speak_until(release: Release, rolling: asyncio.Task[None]) -> list[str]:
+    """One call, in which the same is said again and again; what was understood, each time that a whole reply came."""
+    understood: list[str] = []
+    if not SPEECH.exists():
+        return understood
+    said = read_speech(SPEECH, 16_000).astype("<i2").tobytes() + bytes(16_000 * 2 * 3 // 2)
+    async with release.caller() as caller:
+        last = False
+        while not last:
+            last = rolling.done()  # and once more with the new one alone
+            mark = caller.mark()
+            await caller.speak(said)
+            done = await caller.done(mark, within_s=20)
+            assert done.outcome == "completed", (done, caller.since(ev.Error, mark), release.why())
+            finals = [heard.text for heard in caller.since(ev.Transcript, mark) if heard.final]
+            understood.append(" ".join(finals))
+    return understood
 
 
 def _one_speech(pods: dict[str, Object]) -> bool:

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from contextlib import AsyncExitStack
 
+from load.clips import NoSpeech, ensure_clips
 from load.report.figures import percentile
+from load.run.child import Failed
 from load.run.soaking import Outcome, Soak
 from load.run.stage import environment
 from load.soak.rolling.course import GRACE_S, Stack, stack_up
 from load.soak.rolling.people import Person, Seen
 
-ABOUT = "32 calls while every gateway and every speech service is replaced, one after the other: none is lost"
+ABOUT = "32 calls while every gateway, and every speech service with its Triton, is replaced: none is lost"
 _ALL, _SHORT = 10, 1
 """Updates of everything."""
 _CALLERS = 32
 _PAUSE_S, _PAUSE_SHORT_S = 10.0, 1.0
 """Between two replacements."""
+_ONE_IN = 4
+"""One caller in so many speaks; the others type, which costs this machine less."""
+_CLIPS = 3
 _AGAIN_S = 2.0
 """The longest that a caller may be without a line."""
 
@@ -29,7 +35,8 @@ async def run(soak: Soak) -> Outcome:
     began = time.monotonic()
     async with AsyncExitStack() as leaving:
         stack = await leaving.enter_async_context(stack_up(soak.out, environment(soak.settings)))
-        people = [Person(seed) for seed in range(callers)]
+        clips = await asyncio.to_thread(_clips)
+        people = [Person(seed, () if seed % _ONE_IN else clips) for seed in range(callers)]
         living = [asyncio.create_task(one.live(stack.gateways.address)) for one in people]
 
         async def all_gone() -> None:
@@ -71,7 +78,7 @@ def _outcome(
     findings = [
         f"{callers} calls, {_updates(updates, len(rows))} in {seconds:.0f} s: "
         + ("no call and no reply was lost." if ok else "NOT FINE."),
-        f"Replies heard to their end: {seen.replies}; cut: {len(seen.cut)}{_some(seen.cut)}; calls that failed: "
+        f"Replies heard to their end: {seen.replies}, {seen.spoken} of them to callers who speak; cut: {len(seen.cut)}{_some(seen.cut)}; calls that failed: "
         f"{len(seen.failed)}{_some(seen.failed)}.",
         f"Reconnections: {len(seen.gaps_s)}, each with the history it had but {seen.fresh}; replies that knew of another "
         f"number of questions than was asked: {len(seen.forgotten)}{_some(seen.forgotten)}.",
@@ -80,12 +87,23 @@ def _outcome(
         f"Errors that callers were told of: {len(seen.errors)}{_some(seen.errors)}. The grace is {GRACE_S:g} s.",
     ]
     data = {
-        "replies": seen.replies, "cut": seen.cut, "failed": seen.failed, "fresh": seen.fresh, "errors": seen.errors,
+        "replies": seen.replies, "spoken": seen.spoken, "cut": seen.cut, "failed": seen.failed, "fresh": seen.fresh, "errors": seen.errors,
         "forgotten": seen.forgotten, "gaps_s": seen.gaps_s, "updates": updates, "callers": callers, "seconds": seconds,
     }  # fmt: skip
     return Outcome(
         "Soak: rolling", ok, findings, ("update", "replaced", "drain", "drained in, s"), rows, data
     )
+
+
+def _clips() -> list[bytes]:
+    """Short ones, which have no pause that ends a turn. Raises Failed."""
+    try:
+        manifest = ensure_clips()
+    except NoSpeech as error:
+        raise Failed(str(error)) from None
+    found = json.loads(manifest.read_text())
+    found.sort(key=lambda clip: int(clip["duration_ms"]))
+    return [(manifest.parent / clip["file"]).read_bytes() for clip in found[:_CLIPS]]
 
 
 def _updates(updates: int, replaced: int) -> str:

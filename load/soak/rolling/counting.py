@@ -9,6 +9,8 @@ from aiohttp import web
 
 ASKED = "question"
 """Each of a caller's texts holds this word once, and nothing else does."""
+HEARD = "one"
+"""What asr_light hears as the first word of whatever is said, and as every tenth after it."""
 _SOUND = "Tone 440 for 1500:"
 """What the light voice makes 1.5 s of sound of."""
 
@@ -25,6 +27,11 @@ async def serve_counting() -> tuple[web.AppRunner, str]:
     return runner, f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
 
 
+def questions(words: str) -> int:
+    """How many of a caller's questions these words are, typed or heard."""
+    return len(re.findall(rf"\b({ASKED}|{HEARD})\b", words.lower()))
+
+
 def counted(reply: str) -> int:
     """The number that a reply says; -1 for none."""
     found = re.findall(r"\d+", reply)
@@ -37,7 +44,7 @@ async def _models(_: web.Request) -> web.Response:
 
 async def _complete(request: web.Request) -> web.StreamResponse:
     asked = await request.json()
-    said = sum(m["content"].count(ASKED) for m in asked["messages"] if m["role"] == "user")
+    said = sum(questions(m["content"]) for m in asked["messages"] if m["role"] == "user")
     response = web.StreamResponse(headers={"content-type": "text/event-stream"})
     await response.prepare(request)
     head = {"id": "c", "object": "chat.completion.chunk", "created": 0, "model": "counting"}

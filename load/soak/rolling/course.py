@@ -1,4 +1,5 @@
-"""A stack of two gateways and two speech services, each pair behind one address, and how one of them is replaced."""
+"""A stack of two gateways and two speech services with a Triton each, either pair behind one address, and how one of
+them is replaced."""
 
 from __future__ import annotations
 
@@ -20,6 +21,7 @@ from load.soak.rolling.service import Service
 
 _START_S = 60.0
 _MODELS = ROOT / "tests" / "data" / "models"
+MODELS = ("asr_light", "tts_light")
 GRACE_S = 8.0
 """Longer than any reply."""
 
@@ -29,6 +31,8 @@ class Replica:
     child: Child
     address: str
     admin: str
+    triton: EmbeddedTriton | None = None
+    """In the same pod: it comes and goes with it."""
 
 
 @dataclass(slots=True)
@@ -42,6 +46,8 @@ class Part:
     """Under which it says its address and that for operators."""
     env: Mapping[str, str]
     out: Path
+    repository: Path | None = None
+    """Of a Triton for each."""
     service: Service = field(default_factory=Service)
     replicas: list[Replica] = field(default_factory=list)
     address: str = ""
@@ -51,45 +57,62 @@ class Part:
         """Ready, and then among those who get connections. Raises Failed."""
         self.made += 1
         name = f"{self.name}-{self.made}"
+        triton = None
         command = [sys.executable, "-m", "gateway.cli", "serve", self.name, *self.options]
+        if self.repository is not None:
+            logs = self.out / f"triton-{self.made}"
+            logs.mkdir()
+            triton = EmbeddedTriton([self.repository], models=MODELS, log_dir=logs)
+            await triton.start()
+            command += ["--triton", triton.grpc]
         child = Child(
             name, command, log=self.out / f"{name}.log", env=self.env, stop_s=GRACE_S + 10, talks=True
         )
-        await child.__aenter__()
         try:
+            await child.__aenter__()
             words = (await child.line(_START_S)).split()
             address, admin = (words[words.index(key) + 1] for key in self.keys)
             await _until_ready(admin)
-        except ValueError:
+        except BaseException as error:
             await child.stop()
-            raise Failed(f"{name} did not say its addresses") from None
-        except BaseException:
-            await child.stop()
+            if triton is not None:
+                await triton.stop()
+            if isinstance(error, ValueError):
+                raise Failed(f"{name} did not say its addresses") from None
             raise
-        replica = Replica(child, address, admin)
+        replica = Replica(child, address, admin, triton)
         self.replicas.append(replica)
         self.service.add(address)
         return replica
 
     async def replace_one(self, replica: Replica) -> tuple[str, float]:
-        """As a Deployment does it: the new one first; then the old one gets no connections, drains, and is ended.
+        """As a Deployment does it: the new one first; then the old one gets no connections, the hooks of its containers
+        are run, at once, and all of it is ended.
 
         Returns what was left when the signal came, and how long the drain took, s. Raises Failed.
         """
         await self.start_one()
         self.service.remove(replica.address)
         began = time.monotonic()
-        left = await _drain(replica.admin)
+        async with asyncio.TaskGroup() as hooks:
+            asked = hooks.create_task(_drain(replica.admin))
+            if replica.triton is not None:
+                hooks.create_task(_drain_triton(replica.triton.grpc))
         took_s = time.monotonic() - began
         self.replicas.remove(replica)
-        await replica.child.stop()
+        try:
+            await replica.child.stop()
+        finally:
+            if replica.triton is not None:
+                await replica.triton.stop()
         if replica.child.code != 0:
             raise Failed(f"{replica.child.name} ended with {replica.child.code}")
-        return left, took_s
+        return asked.result(), took_s
 
     async def close(self) -> None:
         await self.service.close()
         await asyncio.gather(*(replica.child.stop() for replica in self.replicas))
+        await asyncio.gather(*(one.triton.stop() for one in self.replicas if one.triton is not None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +126,8 @@ async def stack_up(out: Path, settings: Mapping[str, str]) -> AsyncIterator[Stac
     """settings: PARLEY_* of the gateways. Raises Failed."""
     async with AsyncExitStack() as stack:
         repository = out / "repository"
-        for name in ("asr_light", "tts_light"):
+        for name in MODELS:
             put_model(_MODELS / name, repository / name)
-        triton = await stack.enter_async_context(EmbeddedTriton([repository], log_dir=out))
         runner, llm = await serve_counting()
         stack.push_async_callback(runner.cleanup)
         common = {
@@ -117,10 +139,11 @@ async def stack_up(out: Path, settings: Mapping[str, str]) -> AsyncIterator[Stac
         }
         speech = Part(
             "speech",
-            ("--riva", "127.0.0.1:0", "--http", "127.0.0.1:0", "--triton", triton.grpc),
+            ("--riva", "127.0.0.1:0", "--http", "127.0.0.1:0"),
             ("riva", "speech_http"),
             common,
             out,
+            repository,
         )
         stack.push_async_callback(speech.close)
         speech.address = await speech.service.open()
@@ -171,3 +194,14 @@ async def _drain(admin: str) -> str:
     except (aiohttp.ClientError, TimeoutError) as error:
         raise Failed(f"{admin} did not drain: {error!r}") from None
     return f"{body['status']}, {body['left']} left"
+
+
+async def _drain_triton(address: str) -> None:
+    """Raises Failed."""
+    hook = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "gateway.cli", "drain", "triton", "--triton", address, "--timeout", f"{GRACE_S + 5:g}",
+        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, cwd=ROOT,
+    )  # fmt: skip
+    said, _ = await hook.communicate()
+    if hook.returncode != 0:
+        raise Failed(f"the Triton at {address} was not drained: {said.decode().strip()}")

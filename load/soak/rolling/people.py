@@ -1,15 +1,17 @@
-"""Callers who stay for the whole update: they ask, hear the answer to its end, think, and ask again."""
+"""Callers who stay for the whole update: they ask, typing or speaking, hear the answer to its end, think, and ask again."""
 
 from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from gateway.cli.client import CallFailed, VoiceClient
+from gateway.cli.microphone import SteadyMicrophone
 from gateway.cli.steady import SteadyClient
 from gateway.session import events as ev
-from load.soak.rolling.counting import ASKED, counted
+from load.soak.rolling.counting import ASKED, counted, questions
 
 _THINK_S = (0.3, 1.5)
 _PATIENCE_S = 20.0
@@ -21,6 +23,8 @@ class Seen:
 
     replies: int = 0
     """Heard to their end."""
+    spoken: int = 0
+    """Of these, to what was said, not typed."""
     cut: list[str] = field(default_factory=list)
     """How the others ended."""
     forgotten: list[str] = field(default_factory=list)
@@ -33,6 +37,7 @@ class Seen:
 
     def add(self, other: Seen) -> None:
         self.replies += other.replies
+        self.spoken += other.spoken
         self.fresh += other.fresh
         for name in ("cut", "forgotten", "failed", "errors", "gaps_s"):
             getattr(self, name).extend(getattr(other, name))
@@ -41,8 +46,12 @@ class Seen:
 class Person:
     """`await live(address)` until `leave()`."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, clips: Sequence[bytes] = ()) -> None:
+        """clips: PCM16 at 16 kHz, what it says; none: it types."""
         self._chance = random.Random(seed)
+        self._clips = clips
+        self._microphone: SteadyMicrophone | None = None
+        self._asked = self._known = 0
         self._leaving = False
         self._heard = ""
         self._done: ev.ReplyDone | None = None
@@ -62,12 +71,19 @@ class Person:
         try:
             async with SteadyClient(make, ev.Hello(output_rate=16_000)) as client:
                 reading = asyncio.create_task(self._read(client))
+                if self._clips:
+                    self._microphone = SteadyMicrophone(client)
+                    self._microphone.start()
                 try:
                     await self._talk(client)
+                    if self._microphone is not None:
+                        await self._microphone.stop()
                     await client.hang_up()
                     async with asyncio.timeout(_PATIENCE_S):
                         await reading
                 finally:
+                    if self._microphone is not None:
+                        await self._microphone.stop()
                     reading.cancel()
                     await asyncio.wait({reading})
                     self.seen.gaps_s = client.gaps_s
@@ -79,19 +95,22 @@ class Person:
             self.present.set()
 
     async def _talk(self, client: SteadyClient) -> None:
-        asked = 0
         while not self._leaving:
-            asked += 1
             self._heard, self._done = "", None
-            await client.send(ev.TextIn(f"{ASKED} {asked}"))
+            if self._microphone is None:
+                self._asked += 1
+                await client.send(ev.TextIn(f"{ASKED} {self._asked}"))
+            else:
+                await self._microphone.say(self._chance.choice(self._clips))
             async with asyncio.timeout(_PATIENCE_S):
                 while self._done is None:
                     self._news.clear()
                     await self._news.wait()
             if self._done.outcome is ev.Outcome.COMPLETED:
                 self.seen.replies += 1
-                if counted(self._heard) != asked:
-                    self.seen.forgotten.append(f"{asked} asked, {self._heard!r}")
+                self.seen.spoken += self._microphone is not None
+                if counted(self._heard) != self._known:
+                    self.seen.forgotten.append(f"{self._known} asked, {self._heard!r}")
             else:
                 self.seen.cut.append(str(self._done.outcome))
             self.present.set()
@@ -102,6 +121,10 @@ class Person:
             match arrival.event:
                 case ev.Ready(resumed=resumed):
                     self.seen.fresh += not resumed
+                case ev.Transcript(text=text, final=True):
+                    self._asked += questions(text)
+                case ev.ReplyStarted():
+                    self._heard, self._known = "", self._asked
                 case ev.ReplyText(text=text):
                     self._heard += text
                 case ev.ReplyDone() as done:

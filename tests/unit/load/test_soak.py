@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from load.run.soaking import markdown, write
-from load.soak.__main__ import main, names
+from load.soak._command import main, names
 from load.soak.sessions import _Found, _outcome, _short_clips
 
 MACHINE = {"cpu": "c", "cores": 2, "system": "s", "date": "d", "command": "scripts/soak sessions"}

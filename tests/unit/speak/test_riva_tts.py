@@ -122,6 +122,7 @@ async def test_every_wait_for_a_chunk_has_a_deadline(script: Script, heard: int)
     [
         (grpc.StatusCode.UNKNOWN, "Model is not available on server: Voice foo\nstack", "Voice foo$"),
         (grpc.StatusCode.UNAVAILABLE, "gone", "PARLEY_TTS__URI"),
+        (grpc.StatusCode.UNAVAILABLE, "Error: no model is ready", "not serve now: Error: no model is ready"),
         (grpc.StatusCode.UNAUTHENTICATED, "key", "PARLEY_TTS__API_KEY"),
     ],
 )
@@ -183,22 +184,29 @@ async def test_what_is_no_answer_at_all_is_an_error() -> None:
         await server.stop(None)
 
 
-@pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED])
-async def test_what_a_service_that_is_being_stopped_would_not_take_is_asked_once_more(
-    code: grpc.StatusCode,
+@pytest.mark.parametrize(
+    ("code", "details"),
+    [
+        (grpc.StatusCode.UNAVAILABLE, "the server is being stopped"),
+        (grpc.StatusCode.CANCELLED, ""),
+        (grpc.StatusCode.INTERNAL, "Internal error from Core"),
+    ],
+)
+async def test_what_a_service_that_is_being_stopped_would_not_take_is_asked_for_twice_more(
+    code: grpc.StatusCode, details: str
 ) -> None:
     calls = 0
 
     async def stopped_at_first(context: Any) -> None:
         nonlocal calls
         calls += 1
-        if calls == 1:
-            await context.abort(code, "the server is being stopped")
+        if calls <= 2:
+            await context.abort(code, details)
         await odd_pieces(context)
 
     async with served(stopped_at_first) as (_, synthesizer):
         assert b"".join(chunk.pcm for chunk in await spoken(synthesizer)) == b"\x01\x02\x03\x04\x05\x06"
-    assert calls == 2
+    assert calls == 3
 
 
 async def test_what_was_heard_in_part_is_not_said_again() -> None:
