@@ -38,9 +38,10 @@ FIRES: dict[str, tuple[Series, Series]] = {
             of("parley_turns_total", 'outcome="failed"'): "0+10x40",
             of("parley_turns_total", 'outcome="completed"'): "0+90x40",
         },
-        {
+        {  # few of many; one of one, in a quiet night
             of("parley_turns_total", 'outcome="failed"'): "0+1x40",
             of("parley_turns_total", 'outcome="completed"'): "0+99x40",
+            'parley_turns_total{outcome="failed",namespace="night",pod="gateway-0"}': "0x25 1x15",
         },
     ),
     "ParleyPartFailing": (
@@ -102,7 +103,9 @@ FIRES: dict[str, tuple[Series, Series]] = {
         {of("process_open_fds"): "500x40", of("process_max_fds"): "1024x40"},
     ),
     "ParleyDrainStuck": (
-        {of("parley_drain_overdue_seconds"): "0+60x40"},
+        {
+            of("parley_drain_overdue_seconds"): "0x27 28 stale"
+        },  # killed after half a minute, as the chart has it
         {of("parley_drain_overdue_seconds"): "0x5 10 0x30"},
     ),
     "ParleyCertificateExpiring": (
@@ -260,6 +263,17 @@ def test_no_label_of_ours_is_one_that_scraping_adds() -> None:
     """Prometheus would rename it. These are what ServiceMonitor and PodMonitor add."""
     added = {"namespace", "pod", "job", "instance", "service", "container", "endpoint", "node"}
     assert {label for row in table().values() for label in row.labels} & added == set()
+
+
+def test_a_stuck_drain_is_seen_before_its_pod_is_killed() -> None:
+    overdue_s = float(alerts()["ParleyDrainStuck"]["expr"].rpartition(">")[2])
+    for path in (ROOT / "helm" / "parley").glob("values*.yaml"):
+        values = yaml.safe_load(path.read_text())
+        scrape_s = 15  # monitoring.serviceMonitor.interval
+        for part in (values.get("gateway", {}), values.get("speech", {})):
+            if "drainSeconds" in part:
+                left_s = part["terminationGracePeriodSeconds"] - part["drainSeconds"]
+                assert left_s >= overdue_s + scrape_s, path.name
 
 
 def test_settings_that_pages_name_are_there() -> None:
