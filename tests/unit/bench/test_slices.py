@@ -225,7 +225,9 @@ async def test_a_slice_is_measured_under_callers() -> None:
     assert os.sched_getaffinity(0) == cores
     assert (alone.name, alone.sessions, all_of_them.sessions) == ("unary", 1, 3)
     assert alone.cpu_s > 0
-    assert all(used > 0 for used in (all_of_them.loop_s, all_of_them.detector_s, all_of_them.others_s))
+    used = (all_of_them.loop_s, all_of_them.detector_s, all_of_them.others_s)
+    assert min(used[:2]) > 0, used
+    assert used[2] >= 0, "other threads may have had nothing to do"
     assert all_of_them.core_b > 0
     assert all_of_them.frames > 0
     assert all_of_them.jitter_p99_ms >= 0
