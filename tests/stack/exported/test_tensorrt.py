@@ -103,7 +103,7 @@ def test_an_engine_is_built_once_and_held_against_torch(
     assert "equal" in first.stdout
     assert (out / model / "1" / "model.plan").exists()
     assert 'platform: "tensorrt_plan"' in (out / model / "config.pbtxt").read_text()
-    assert len(list(cache.glob("timing.cache-trt10.13.3-sm90"))) == 1
+    assert len(list(cache.rglob("timing.cache*"))) == 1
     again = run(repository, model, *options, path=tools)
     assert "from the cache" in again.stdout
     builds = [line for line in (tools / "calls").read_text().splitlines() if "--saveEngine" in line]
@@ -131,7 +131,7 @@ def test_a_failed_build_leaves_nothing_and_says_why(
     assert made.returncode == 1
     assert "out of memory" in made.stderr
     assert not (tmp_path / "p").exists()
-    assert not list((tmp_path / "c").glob("*-sm90-*"))
+    assert not [left for left in (tmp_path / "c").rglob("*") if left.is_file() and "timing" not in left.name]
 
 
 def test_a_python_that_was_named_and_has_no_wheel_is_a_fault(
