@@ -12,6 +12,7 @@ from typing import Any, NoReturn, TypeAlias
 import grpc
 import grpc.aio
 
+from gateway.grpc_methods import method_of, with_method
 from gateway.identity.caller import REVOKED, Caller, Denied, shown
 from gateway.identity.identity import Identity
 
@@ -49,18 +50,11 @@ def guarded(handler: Handler, identity: Identity, scope: str) -> Handler:
 
     For handlers of requests that stream, which read nothing before the caller is known.
     """
-    behaviour: Any = handler.stream_stream if handler.response_streaming else handler.stream_unary
-    make: Any = (
-        grpc.stream_stream_rpc_method_handler
-        if handler.response_streaming
-        else grpc.stream_unary_rpc_method_handler
-    )
 
     async def who(context: Any) -> Caller:
         return await identity.caller(credential_of(context.invocation_metadata()), scope)
 
-    checked = _held(behaviour, identity, who)
-    return make(checked, handler.request_deserializer, handler.response_serializer)  # type: ignore[no-any-return]
+    return with_method(handler, _held(method_of(handler), identity, who))  # type: ignore[no-any-return]
 
 
 class RequireIdentity(grpc.aio.ServerInterceptor):
@@ -86,14 +80,11 @@ class RequireIdentity(grpc.aio.ServerInterceptor):
             caller = await self._identity.caller(credential_of(metadata), self._scope)
         except Denied as denied:
             return _refusing(denied)
-        kind = f"{'stream' if handler.request_streaming else 'unary'}_{'stream' if handler.response_streaming else 'unary'}"
-        make: Any = getattr(grpc, f"{kind}_rpc_method_handler")
 
         async def who(_: Any) -> Caller:
             return caller
 
-        checked = _held(getattr(handler, kind), self._identity, who)
-        return make(checked, handler.request_deserializer, handler.response_serializer)
+        return with_method(handler, _held(method_of(handler), self._identity, who))
 
 
 def _refusing(denied: Denied) -> Handler:

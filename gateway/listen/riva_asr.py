@@ -90,15 +90,10 @@ class RivaRecognizer:
     async def check(self) -> None:
         """Raises AsrError when no streaming recogniser answers within 2 s."""
         try:
-            async with self._fronts.call() as connection:
-                response = await connection.stubs.GetRivaSpeechRecognitionConfig(
-                    riva_asr_pb2.RivaSpeechRecognitionConfigRequest(model_name=self._settings.model),
-                    metadata=self._metadata,
-                    timeout=_CHECK_S,
-                )
+            found = await streaming_models(self._fronts, self._settings, self._metadata)
         except (grpc.aio.AioRpcError, TritonUnavailable) as error:
             raise self._error(error) from error
-        if not any(model.parameters.get("type", "online") == "online" for model in response.model_config):
+        if not found:
             raise AsrError(f"the speech service at {self._settings.uri} has no streaming recogniser loaded")
 
     async def close(self) -> None:
@@ -160,6 +155,22 @@ def asr_fronts(settings: AsrSettings, resolve: Resolve) -> Fronts[Any]:
         resolve=resolve,
         version=None if security is None else security.version,
     )
+
+
+async def streaming_models(
+    fronts: Fronts[Any], settings: AsrSettings, metadata: Sequence[tuple[str, str]]
+) -> list[Any]:
+    """The recognisers that one of the services says it has, as Riva tells them, within 2 s.
+
+    Raises: AioRpcError, TritonUnavailable.
+    """
+    async with fronts.call() as connection:
+        response = await connection.stubs.GetRivaSpeechRecognitionConfig(
+            riva_asr_pb2.RivaSpeechRecognitionConfigRequest(model_name=settings.model),
+            metadata=metadata,
+            timeout=_CHECK_S,
+        )
+    return [model for model in response.model_config if model.parameters.get("type", "online") == "online"]
 
 
 class _Feed:

@@ -16,7 +16,7 @@ from riva.client.proto import riva_asr_pb2, riva_audio_pb2
 
 from gateway.listen.asr import RATE, AsrError, HeardWord
 from gateway.listen.cuts import Cuts
-from gateway.listen.riva_asr import asr_fronts, writer_of
+from gateway.listen.riva_asr import asr_fronts, streaming_models, writer_of
 from gateway.listen.transcriber import AsrModel, Passage, Wanted
 from gateway.settings import AsrSettings, call_metadata
 from gateway.triton.errors import TritonUnavailable
@@ -24,7 +24,6 @@ from gateway.triton.fronts import status_of
 from gateway.triton.line import Connection
 from gateway.triton.routing.addresses import Resolve, resolve_host
 
-_CHECK_S = 2.0
 _STABLE = 0.8
 _HINT_BOOST = 10.0
 _REFUSALS = (
@@ -70,19 +69,13 @@ class RivaTranscriber:
     async def models(self) -> list[AsrModel]:
         """See `Transcriber.models`."""
         try:
-            async with self._fronts.call() as connection:
-                response = await connection.stubs.GetRivaSpeechRecognitionConfig(
-                    riva_asr_pb2.RivaSpeechRecognitionConfigRequest(model_name=self._settings.model),
-                    metadata=self._metadata,
-                    timeout=_CHECK_S,
-                )
+            models = await streaming_models(self._fronts, self._settings, self._metadata)
         except (grpc.aio.AioRpcError, TritonUnavailable) as error:
             raise self._error(error) from error
         found: dict[str, list[str]] = {}
-        for model in response.model_config:
-            if model.parameters.get("type", "online") == "online":
-                tags = model.parameters.get("language_code", "").split(",")
-                found.setdefault(model.model_name, []).extend(tag.strip() for tag in tags if tag.strip())
+        for model in models:
+            tags = model.parameters.get("language_code", "").split(",")
+            found.setdefault(model.model_name, []).extend(tag.strip() for tag in tags if tag.strip())
         return [AsrModel(name, tuple(dict.fromkeys(tags))) for name, tags in found.items()]
 
     async def close(self) -> None:

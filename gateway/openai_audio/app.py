@@ -9,7 +9,6 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -20,13 +19,7 @@ from gateway.listen.transcriber import Transcriber
 from gateway.openai_audio import speech as speaking
 from gateway.openai_audio.answers import Gone, ahead, events, send_stream, unless_gone
 from gateway.openai_audio.body import drain, form, json_object
-from gateway.openai_audio.errors import (
-    SERVER,
-    ApiError,
-    on_api_error,
-    on_failure,
-    on_http_error,
-)
+from gateway.openai_audio.errors import ERRORS, SERVER, ApiError
 from gateway.openai_audio.gate import Door, Gate
 from gateway.openai_audio.names import Names
 from gateway.openai_audio.transcription import Transcribing
@@ -82,11 +75,7 @@ class OpenAiAudio:
                     methods=["POST"],
                 ),
             ],
-            exception_handlers={
-                ApiError: on_api_error,
-                HTTPException: on_http_error,
-                Exception: on_failure,
-            },
+            exception_handlers=ERRORS,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 from uuid import uuid4
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -18,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 from gateway.identity import ANYBODY, Denied, Identity
 from gateway.identity.asgi_guard import CALLER
 from gateway.openai_audio.body import json_object
-from gateway.openai_audio.errors import ApiError, bad, on_api_error, on_failure, on_http_error
+from gateway.openai_audio.errors import ERRORS, ApiError, bad
 from gateway.settings import AuthSettings
 
 PATH = "/v1/realtime/client_secrets"
@@ -35,11 +34,7 @@ class ClientSecrets:
         self._identity, self._usual_s = identity, auth.client_secret_s
         self._app = Starlette(
             routes=[Route(PATH, self._create, methods=["POST"])],
-            exception_handlers={
-                ApiError: on_api_error,
-                HTTPException: on_http_error,
-                Exception: on_failure,
-            },
+            exception_handlers=ERRORS,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

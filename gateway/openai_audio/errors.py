@@ -9,6 +9,7 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.types import ExceptionHandler
 
 from gateway.listen.asr import AsrError
 from gateway.speak.tts import TtsError
@@ -111,6 +112,14 @@ async def on_http_error(request: Request, error: Exception) -> Response:
 
 async def on_failure(_: Request, __: Exception) -> Response:
     return failed().response()
+
+
+ERRORS: dict[Any, ExceptionHandler] = {
+    ApiError: on_api_error,
+    HTTPException: on_http_error,
+    Exception: on_failure,
+}
+"""For every Starlette app that answers as OpenAI's API does."""
 
 
 def _sentence(error: Exception) -> str:

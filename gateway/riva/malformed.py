@@ -10,6 +10,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 
+from gateway.grpc_methods import method_of, with_method
 from gateway.riva.errors import MALFORMED
 from gateway.riva.tts_api.errors import MALFORMED as TTS_API_MALFORMED
 
@@ -30,7 +31,7 @@ class RefuseMalformed(grpc.aio.ServerInterceptor):
         if handler is None or handler.request_streaming:
             return handler
         parse = handler.request_deserializer
-        method = handler.unary_stream if handler.response_streaming else handler.unary_unary
+        method = method_of(handler)
         if not inspect.iscoroutinefunction(method):  # reflection and the like: not ours
             return handler
         ours = handler_call_details.method.startswith("/parley.")
@@ -47,9 +48,4 @@ class RefuseMalformed(grpc.aio.ServerInterceptor):
                 await context.abort(grpc.StatusCode.INVALID_ARGUMENT, text)
             return await method(request, context)
 
-        make = (
-            grpc.unary_stream_rpc_method_handler
-            if handler.response_streaming
-            else grpc.unary_unary_rpc_method_handler
-        )
-        return make(checked, parse_or_mark, handler.response_serializer)
+        return with_method(handler, checked, parse_or_mark)

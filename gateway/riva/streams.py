@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from gateway.grpc_methods import method_of, with_method
 from gateway.telemetry.speech_metrics import SpeechMetrics
 
 KIND_OF = {
@@ -35,13 +36,11 @@ class CountStreams(grpc.aio.ServerInterceptor):
         kind = KIND_OF.get(handler_call_details.method)
         if handler is None or kind is None:
             return handler
-        name = f"{'stream' if handler.request_streaming else 'unary'}_{'stream' if handler.response_streaming else 'unary'}"
-        method, stream = getattr(handler, name), self._metrics.stream
+        method, stream = method_of(handler), self._metrics.stream
         assert inspect.iscoroutinefunction(method), handler_call_details.method
 
         async def counted(request: Any, context: Any) -> Any:
             with stream(kind):
                 return await method(request, context)
 
-        make = getattr(grpc, f"{name}_rpc_method_handler")
-        return make(counted, handler.request_deserializer, handler.response_serializer)
+        return with_method(handler, counted)

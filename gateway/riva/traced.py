@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import grpc.aio
 
+from gateway.grpc_methods import method_of, with_method
 from gateway.riva.streams import KIND_OF
 from gateway.telemetry.context import Passed, Spot, read_ids, read_trace, session_id, spot, turn_id
 
@@ -36,8 +37,7 @@ class NameCalls(grpc.aio.ServerInterceptor):
         (session, turn), caller = read_ids(pairs), read_trace(pairs)
         if not session and not caller and self._tracing is None:
             return handler
-        kind = f"{'stream' if handler.request_streaming else 'unary'}_{'stream' if handler.response_streaming else 'unary'}"
-        method = getattr(handler, kind)
+        method = method_of(handler)
         assert inspect.iscoroutinefunction(method), name
 
         async def named(request: Any, context: Any) -> Any:
@@ -64,8 +64,7 @@ class NameCalls(grpc.aio.ServerInterceptor):
                 if here is not None:
                     here.end()
 
-        make = getattr(grpc, f"{kind}_rpc_method_handler")
-        return make(named, handler.request_deserializer, handler.response_serializer)
+        return with_method(handler, named)
 
 
 def _status(context: Any) -> str:

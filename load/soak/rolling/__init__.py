@@ -92,7 +92,8 @@ def _outcome(
         f"Reconnections: {len(seen.gaps_s)}, each with the history it had but {seen.fresh}; replies that knew of another "
         f"number of questions than was asked: {len(seen.forgotten)}{_some(seen.forgotten)}.",
         f"From the close to the next `ready`: p50 {percentile(seen.gaps_s, 0.5):.2f} s, p99 "
-        f"{percentile(seen.gaps_s, 0.99):.2f} s, longest {longest:.2f} s (allowed: {_AGAIN_S:g} s).",
+        f"{percentile(seen.gaps_s, 0.99):.2f} s, longest {longest:.2f} s (allowed: {_AGAIN_S:g} s"
+        f"{', for half of them' if short else ''}).",
         f"Errors that callers were told of: {len(seen.errors)}{_some(seen.errors)}. The grace is {GRACE_S:g} s.",
     ]
     data = {
